@@ -1,0 +1,64 @@
+"""`LossModule`: an nn.Module made from a loss function's own signature."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Callable, ClassVar
+
+import torch
+from torch import nn
+
+
+class LossModule(nn.Module):
+    """Options in the constructor, tensors in `forward`, one loss function behind.
+
+    A subclass names its function: `class MSELoss(LossModule, function=mse_loss): ...`. Arguments of the function
+    listed in `tensors` are those of `forward`; all others are options of the constructor with the function's
+    defaults, unless `defaults` overrides them. A tensor option is a buffer (a parameter if it is given as one).
+    """
+
+    function: ClassVar[Callable]
+    tensors: ClassVar[tuple[str, ...]]
+    options: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, *, function: Callable, tensors=("input", "target"), **defaults):
+        super().__init_subclass__()
+        signature = inspect.signature(function)
+        options = [
+            p.replace(default=defaults.get(p.name, p.default))
+            for p in signature.parameters.values()
+            if p.name not in tensors
+        ]
+        cls.function, cls.tensors = staticmethod(function), tuple(tensors)
+        cls.options = inspect.Signature(options)
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        cls.__signature__ = inspect.Signature(options)
+        cls.__init__.__signature__ = inspect.Signature([own, *options])
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+        try:
+            bound = type(self).options.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}") from None
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """The loss of `tensors`, in the order of the function's arguments."""
+        given = dict(zip(self.tensors, tensors, strict=True))
+        return type(self).function(**given, **{name: getattr(self, name) for name in self.options.parameters})
+
+    def extra_repr(self) -> str:
+        shown = []
+        for name, parameter in self.options.parameters.items():
+            value = getattr(self, name)
+            if isinstance(value, torch.Tensor):
+                shown.append(f"{name}=tensor{tuple(value.shape)}")
+            elif value != parameter.default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
