@@ -1,0 +1,51 @@
+"""The one place that says how close is close enough, derived from machine epsilon and the number of summed terms.
+
+A result is a formula of at most `OPERATIONS` correctly rounded steps, evaluated and summed in the accumulation dtype
+(float64 for float64, else float32) and rounded once to the dtype it is stored in. A sum of n terms of mixed order errs
+by about sqrt(n) roundings; `SUM_FACTOR` is the safety factor on that estimate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+OPERATIONS = 24
+SUM_FACTOR = 4.0
+
+
+def accumulation_eps(dtype: torch.dtype) -> float:
+    """Machine epsilon of the dtype that sums are taken in."""
+    return torch.finfo(torch.float64 if dtype is torch.float64 else torch.float32).eps
+
+
+def tolerance(dtype: torch.dtype, n_terms: int = 1) -> dict[str, float]:
+    """rtol and atol for values of order one in `dtype`, each a sum of `n_terms` terms.
+
+    A loss of half-precision input is returned in float32: ask for float32 there, for the input's dtype with gradients.
+    """
+    rtol = torch.finfo(dtype).eps + accumulation_eps(dtype) * (OPERATIONS + SUM_FACTOR * math.sqrt(max(n_terms, 1)))
+    return {"rtol": rtol, "atol": rtol}
+
+
+def assert_agrees(actual: torch.Tensor, expected: torch.Tensor, dtype=None, n_terms: int = 1, label: str = "") -> None:
+    """`actual` equals `expected` (same shape; any dtype, usually float64) within `tolerance`.
+
+    The absolute part is scaled by the largest finite magnitude expected, so that cancelling terms are judged by the
+    size of what was summed and a gradient of order 1/N is not passed by an atol of order one. NaN equals NaN.
+    """
+    dtype = dtype or actual.dtype
+    assert actual.shape == expected.shape, f"{label}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    limits = tolerance(dtype, n_terms)
+    finite = expected.detach()[expected.detach().isfinite()].double().abs()
+    scale = finite.max().item() if finite.numel() else 0.0
+    atol = limits["atol"] * scale + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        actual.detach().double().cpu(),
+        expected.detach().double().cpu(),
+        rtol=limits["rtol"],
+        atol=atol,
+        equal_nan=True,
+        msg=lambda text: f"{label}: {text}" if label else text,
+    )
