@@ -1,0 +1,188 @@
+"""Builds `fused_losses._C` (always) and `fused_losses._C_cuda` (where torch has CUDA and nvcc is found).
+
+FUSED_LOSSES_CUDA      0: never build `_C_cuda`; 1: fail where it cannot be built
+FUSED_LOSSES_SANITIZE  1: `_C` with AddressSanitizer and UndefinedBehaviorSanitizer
+TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX, CUDA_HOME  as in torch.utils.cpp_extension
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import setuptools
+from setuptools import setup
+
+
+def stop(sentence):
+    raise SystemExit(f"fused_losses: {sentence}")
+
+
+def numbers(version, count=2):
+    """The first `count` numbers of a version string."""
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:count])
+
+
+# Old setuptools cannot build a wheel by itself; without this check it says only "invalid command 'bdist_wheel'".
+if numbers(setuptools.__version__) < (70, 1) and importlib.util.find_spec("wheel") is None:
+    stop("this setuptools cannot build a wheel alone: run `pip install wheel` first.")
+
+try:
+    import torch
+    from torch.utils import cpp_extension
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    stop(
+        "it compiles against the torch of your environment and finds none here: install torch 2.11 or newer, then run "
+        "`pip install --no-build-isolation .`."
+    )
+
+if numbers(torch.__version__) < (2, 11):
+    stop(f"it needs torch 2.11 or newer and found {torch.__version__}: run `pip install 'torch>=2.11'` first.")
+
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # one binary for every torch from 2.11 on
+RELEASE_ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
+SANITIZE = os.environ.get("FUSED_LOSSES_SANITIZE") == "1"
+
+# Never -ffast-math: it breaks the rounding of exp. No -march: the sources choose the instruction sets themselves.
+CXX_FLAGS = (
+    ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
+    + ["-fvisibility=hidden", "-Wall", STABLE_ABI]
+)  # fmt: skip
+SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "--expt-relaxed-constexpr",
+    "-DUSE_CUDA",
+    STABLE_ABI,
+    "-Xcompiler=-fvisibility=hidden",
+]
+
+
+def files(*patterns):
+    root = Path(__file__).parent
+    return sorted(str(path.relative_to(root)) for pattern in patterns for path in root.glob(pattern))
+
+
+DEPENDS = ["setup.py", *files("csrc/**/*.h", "csrc/**/*.inl", "csrc/**/*.cuh")]
+
+
+def cpu_extension():
+    flags = [*CXX_FLAGS, *SANITIZER_FLAGS, "-O1", "-g"] if SANITIZE else CXX_FLAGS
+    return cpp_extension.CppExtension(
+        "fused_losses._C",
+        ["csrc/ops.cpp", *files("csrc/cpu/*.cpp")],
+        include_dirs=[str(Path("csrc").resolve())],
+        extra_compile_args={"cxx": flags},
+        extra_link_args=SANITIZER_FLAGS if SANITIZE else [],
+        depends=DEPENDS,
+    )
+
+
+def cuda_obstacle():
+    """Why `_C_cuda` is not built, or None. A toolkit that does not fit torch is an error rather than a silent skip."""
+    if os.environ.get("FUSED_LOSSES_CUDA") == "0":
+        return "FUSED_LOSSES_CUDA=0"
+    if SANITIZE:
+        return "FUSED_LOSSES_SANITIZE=1"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} has no CUDA"
+    if not files("csrc/cuda/*.cu"):
+        return "no CUDA sources"
+    home = cpp_extension.CUDA_HOME
+    nvcc = shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None
+    if nvcc is None:
+        return "no nvcc found on PATH or under CUDA_HOME"
+    release = re.search(r"release ([\d.]+)", subprocess.check_output([nvcc, "--version"], text=True)).group(1)
+    if numbers(release, 1) != numbers(torch.version.cuda, 1):
+        stop(
+            f"nvcc is of CUDA {release} but torch is built for CUDA {torch.version.cuda}: install a toolkit of that "
+            "major version, point CUDA_HOME at one, or set FUSED_LOSSES_CUDA=0 to build for the CPU only."
+        )
+    return None
+
+
+def choose_architectures():
+    """The GPUs of this machine if it has any (torch's default); otherwise the release list, cut to what nvcc knows."""
+    if os.environ.get("TORCH_CUDA_ARCH_LIST") or torch.cuda.is_available():
+        return
+    nvcc = os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc")
+    known = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
+    chosen = [a for a in RELEASE_ARCHITECTURES if f"compute_{a.replace('.', '')}" in known]
+    os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(chosen) + "+PTX"
+
+
+def cuda_extension():
+    choose_architectures()
+    # A small toolkit may lack headers and libraries that come with torch as packages (cublas.h, cusparse.h, cudart).
+    wheels = Path(torch.__file__).parents[1] / "nvidia"
+    packages = [wheels / f"cu{numbers(torch.version.cuda, 1)[0]}", *sorted(wheels.glob("*"))]
+    home = Path(cpp_extension.CUDA_HOME)
+    return cpp_extension.CUDAExtension(
+        "fused_losses._C_cuda",
+        files("csrc/cuda/*.cu", "csrc/cuda/*.cpp"),
+        include_dirs=[str(Path("csrc").resolve())],
+        extra_compile_args={
+            # After the toolkit's own headers: those of the packages fill gaps, they do not replace.
+            "cxx": [*CXX_FLAGS, "-DUSE_CUDA", *gap_includes(home, packages)],
+            "nvcc": [*NVCC_FLAGS, *gap_includes(home, packages)],
+        },
+        library_dirs=[str(path) for path in (home / "lib", home / "lib64") if path.is_dir()],
+        depends=DEPENDS,
+    )
+
+
+def gap_includes(home, packages):
+    if all((home / "include" / header).exists() for header in ("cublas_v2.h", "cusparse.h", "cusolverDn.h")):
+        return []
+    found = [p / "include" for p in packages if (p / "include").is_dir()]
+    return [flag for path in found for flag in ("-idirafter", str(path))]
+
+
+def extensions():
+    obstacle = cuda_obstacle()
+    if obstacle is None:
+        return [cpu_extension(), cuda_extension()], None
+    if os.environ.get("FUSED_LOSSES_CUDA") == "1":
+        stop(f"FUSED_LOSSES_CUDA=1 asks for the CUDA library, which cannot be built: {obstacle}.")
+    return [cpu_extension()], obstacle
+
+
+EXTENSIONS, CUDA_OBSTACLE = extensions()
+
+
+class Build(cpp_extension.BuildExtension):
+    """Checks first what would otherwise end in a traceback, builds, and says in one line what was built."""
+
+    def run(self):
+        compiler = os.environ.get("CXX", "c++ or g++")
+        found = any(shutil.which(name.split()[0]) for name in compiler.split(" or "))
+        if not found:
+            stop(f"no C++ compiler ({compiler}) found: install g++ 11 or newer, or name a compiler in CXX.")
+        headers = sysconfig.get_path("include")
+        if not os.path.exists(os.path.join(headers, "Python.h")):
+            stop(f"Python.h is not in {headers}: install the headers of this Python (python3-dev).")
+        super().run()
+        print(self.summary(), flush=True)
+
+    def summary(self):
+        cpu = f"_C for the CPU{' with sanitizers' if SANITIZE else ''}"
+        if CUDA_OBSTACLE is None:
+            cuda = f"and _C_cuda for {os.environ.get('TORCH_CUDA_ARCH_LIST') or 'the GPU of this machine'}"
+        else:
+            cuda = f"without CUDA ({CUDA_OBSTACLE})"
+        version = self.distribution.get_version()
+        return f"fused_losses {version}: built {cpu} {cuda}, with torch {torch.__version__}."
+
+
+if __name__ == "__main__":
+    # The ninja of the environment, also when its python is called by path.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
+    setup(license="Apache-2.0", ext_modules=EXTENSIONS, cmdclass={"build_ext": Build.with_options(use_ninja=True)})
