@@ -3,5 +3,14 @@
 from . import functional, reference
 from ._version import __version__
 from .losses.binary import BCEWithLogitsLoss
+from .losses.overlap import DiceLoss, JaccardLoss, TverskyLoss
 
-__all__ = ["BCEWithLogitsLoss", "__version__", "functional", "reference"]
+__all__ = [
+    "BCEWithLogitsLoss",
+    "DiceLoss",
+    "JaccardLoss",
+    "TverskyLoss",
+    "__version__",
+    "functional",
+    "reference",
+]
