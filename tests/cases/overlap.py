@@ -1,0 +1,133 @@
+"""Cases of the overlap losses and of their compounds."""
+
+from __future__ import annotations
+
+import torch
+from problems import Case, Variant, variant
+
+from .rowwise import per_class
+
+REGIONS = dict(
+    shape=(2, 3, 5, 7),
+    tiny=(2, 3, 3),
+    sizes=((1, 2, 1), (2, 2, 7), (2, 3, 15), (2, 3, 16), (2, 3, 17), (1, 2, 63), (1, 2, 64), (1, 2, 65), (1, 2, 16383),
+           (1, 3, 16385), (2, 2, 40000), (2, 3, 9, 9), (3, 300, 5)),
+    big=(2, 3, 130, 120),
+)  # fmt: skip
+
+
+def regions(m, shape, v, default="sigmoid"):
+    activation = v.options.get("activation", default)
+    index = v.options.get("ignore_index")
+    given = {"input": m.normal(shape, 2.0) if activation else m.uniform(shape, 0.02, 0.98)}
+    kind = v.how.get("target", "hard")
+    if kind == "index":
+        return given | {"target": m.ignoring(m.integers((shape[0], *shape[2:]), 0, shape[1]), index)}
+    if kind == "soft":
+        return given | {"target": m.ignoring(m.distribution(shape, 1), index)}
+    dtype = {"bool": torch.bool, "uint8": torch.uint8}.get(kind)
+    return given | {"target": m.ignoring(m.hard(shape, dtype), index)}
+
+
+def compound_regions(m, shape, v):
+    return regions(
+        m,
+        shape,
+        Variant(v.name, v.options, {"target": "index", **v.how}),
+        default="softmax",
+    )
+
+
+INDEX = {"target": "index"}
+OVERLAP_OPTIONS = (
+    variant("softmax", {"target": "soft"}, activation="softmax"),
+    variant("none", {"target": "soft"}, activation=None),
+    variant("bool", {"target": "bool"}),
+    variant("uint8", {"target": "uint8"}, batch=True),
+    variant("index", INDEX, activation="softmax"),
+    variant("index_sigmoid", INDEX, include_background=False),
+    variant("batch", INDEX, activation="softmax", batch=True, include_background=False,
+            weight=lambda m, s: m.uniform((s[1] - 1,), 0.2, 2.0)),
+    variant("weight", weight=per_class, smooth_nr=0.0, smooth_dr=1.0),
+    variant("ignore_index", INDEX, activation="softmax", ignore_index=255),
+    variant("ignore_dense", ignore_index=255),
+)  # fmt: skip
+SQUARED = (
+    variant("squared", {"target": "soft"}, squared=True),
+    variant("squared_index", INDEX, activation="softmax", squared=True, batch=True),
+)
+OVERLAP_BAD = (
+    ({"activation": "tanh"}, "activation"),
+    ({"smooth_dr": -1.0}, "smooth_dr"),
+    ({"smooth_nr": -1.0}, "smooth_nr"),
+)
+COMPOUND = dict(
+    make=compound_regions,
+    reductions=("mean", "sum"),
+    bad=OVERLAP_BAD,
+    **REGIONS,
+)
+COMPOUND_OPTIONS = (
+    variant("soft", {"target": "soft"}),
+    variant("ignore", ignore_index=255),
+    variant("sigmoid", {"target": "hard"}, activation="sigmoid"),
+    variant("sigmoid_index", activation="sigmoid", include_background=False),
+    variant("squared_batch", squared=True, batch=True),
+)
+
+OVERLAP = [
+    Case(
+        "dice_loss",
+        regions,
+        variants=OVERLAP_OPTIONS + SQUARED,
+        bad=OVERLAP_BAD,
+        **REGIONS,
+    ),
+    Case(
+        "jaccard_loss",
+        regions,
+        variants=OVERLAP_OPTIONS + SQUARED,
+        bad=OVERLAP_BAD,
+        **REGIONS,
+    ),
+    Case(
+        "tversky_loss",
+        regions,
+        variants=(
+            *OVERLAP_OPTIONS,
+            variant("alpha_beta", {"target": "soft"}, alpha=0.3, beta=0.7),
+            variant("gamma", INDEX, activation="softmax", alpha=0.7, beta=0.3, gamma=0.75),
+            variant("gamma2", gamma=2.0, batch=True),
+        ),
+        bad=(
+            *OVERLAP_BAD,
+            ({"gamma": 0.0}, "gamma"),
+            ({"gamma": -1.0}, "gamma"),
+            ({"alpha": -0.1}, "alpha"),
+        ),
+        **REGIONS,
+    ),
+    Case(
+        "dice_cross_entropy_loss",
+        variants=(
+            *COMPOUND_OPTIONS,
+            variant("weights", dice_weight=0.3, ce_weight=2.0),
+        ),
+        **COMPOUND,
+    ),
+    Case(
+        "dice_focal_loss",
+        variants=(
+            *COMPOUND_OPTIONS,
+            variant("weights", dice_weight=0.3, focal_weight=2.0, gamma=0.5, alpha=0.3),
+            variant(
+                "gamma0",
+                {"target": "hard"},
+                activation="sigmoid",
+                gamma=0.0,
+                alpha=0.25,
+            ),
+        ),
+        **COMPOUND,
+    ),
+]
