@@ -1,0 +1,32 @@
+// The element types kernels read and write, and their sizes. Free of torch, so that the hot loops can include it.
+#pragma once
+
+#include <cstdint>
+
+namespace fused_losses {
+
+// bool tensors count as kUInt8: both hold one byte, 0 or 1 for bool.
+enum class Dtype : int { kFloat32, kFloat64, kFloat16, kBFloat16, kUInt8, kInt32, kInt64 };
+
+// Bytes per element.
+constexpr int64_t element_size(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat64:
+    case Dtype::kInt64:
+      return 8;
+    case Dtype::kFloat32:
+    case Dtype::kInt32:
+      return 4;
+    case Dtype::kFloat16:
+    case Dtype::kBFloat16:
+      return 2;
+    case Dtype::kUInt8:
+      return 1;
+  }
+  return 0;
+}
+
+// Types whose accumulation type is float32 although they store less.
+constexpr bool is_half_precision(Dtype dtype) { return dtype == Dtype::kFloat16 || dtype == Dtype::kBFloat16; }
+
+}  // namespace fused_losses
