@@ -51,15 +51,16 @@ class Op:
         losses: int = 1,
         saved: int = 0,
         saved_shapes: Callable | None = None,
+        name: str | None = None,
     ):
         """
-        reference: the plain-PyTorch function, named `reference_<op>`.
+        reference: the plain-PyTorch function, named `reference_<op>` unless `name` gives the op's name.
         tensors: names of its tensor arguments in the op's order; `differentiable`: those whose gradient the kernels
             compute, a gradient for any other takes the reference.
         shape(tensors, options, reduction): shape of each of the `losses` results.
         saved, saved_shapes: number and shapes of the small tensors kept for the backward.
         """
-        self.name = reference.__name__.removeprefix("reference_")
+        self.name = name or reference.__name__.removeprefix("reference_")
         self.reference, self.tensors, self.shape = reference, tensors, shape
         self.differentiable = frozenset(tensors.index(name) for name in differentiable)
         self.losses, self.saved, self.saved_shapes = losses, saved, saved_shapes
