@@ -1,0 +1,291 @@
+"""The list of benchmark cases: every loss of the library, what it is measured on, and whom it is measured against.
+
+A case whose loss is not (yet) public is skipped by `cases()`. One unit of the floor is one read or write of one tensor
+of the first tensor's size; the floor reads every tensor `passes` times and writes every gradient once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Callable
+
+import torch
+import torch.nn.functional as F_torch
+
+import fused_losses.functional as F
+from fused_losses import reference
+
+from . import chains
+
+DEFAULT_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss on one kind of input.
+
+    shape: default shape of the first tensor; shape_of(n): the same kind of shape with about n elements.
+    make(shape, dtype, device, generator): the tensors by argument name; those in `leaves` require a gradient.
+    chain: the form people commonly write; torch_op: torch's own op for exactly this loss; both take the same arguments.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    shape_of: Callable[[int], tuple[int, ...]]
+    make: Callable
+    leaves: tuple[str, ...] = ("input",)
+    keywords: dict = field(default_factory=dict)
+    chain: Callable | None = None
+    torch_op: Callable | None = None
+    passes: int = 1
+    largest: int = 1 << 40  # elements beyond which the reference's temporaries fill a small machine (CUDA: 16 times)
+    only: str = ""  # the one device it is measured on, if not all
+
+    @property
+    def loss(self) -> str:
+        """The public name; the key adds a variant after "+"."""
+        return self.key.partition("+")[0]
+
+    def inputs(self, shape, dtype=torch.float32, device="cpu", seed=0) -> dict[str, torch.Tensor]:
+        """Fresh leaf tensors, the same for the same seed."""
+        generator = torch.Generator(device).manual_seed(seed)
+        tensors = self.make(shape, dtype, torch.device(device), generator)
+        return {name: t.detach().requires_grad_(name in self.leaves) for name, t in tensors.items()}
+
+    def bytes_of(self, tensors: dict) -> tuple[int, int]:
+        """Bytes of all inputs, and of all gradients: the least extra memory of forward + backward."""
+        size = {name: t.numel() * t.element_size() for name, t in tensors.items()}
+        return sum(size.values()), sum(size[name] for name in self.leaves)
+
+    def floor_bytes(self, tensors: dict) -> int:
+        """Bytes that the best implementation moves in forward + backward with an incoming gradient of 1."""
+        inputs, gradients = self.bytes_of(tensors)
+        return self.passes * inputs + gradients
+
+    @property
+    def fused(self) -> Callable:
+        return getattr(F, self.loss)
+
+    @property
+    def reference(self) -> Callable:
+        return getattr(reference, self.loss)
+
+
+# ---- shapes of about n elements
+
+
+def flat(n):
+    return (n,)
+
+
+def rows(columns):
+    return lambda n: (max(1, n // columns), min(columns, n))
+
+
+def maps(batch, channels):
+    def shape(n):
+        c = min(channels, n)
+        b = min(batch, n // c)
+        return (b, c, max(1, n // (b * c)))
+
+    return shape
+
+
+def sentences(n):
+    steps = min(64, max(1, math.isqrt(n)))
+    vocabulary = min(32_000, n // steps)
+    return (max(1, n // (steps * vocabulary)), steps, vocabulary)
+
+
+# ---- inputs
+
+
+def _randn(shape, dtype, device, generator):
+    return torch.randn(shape, device=device, generator=generator).to(dtype)
+
+
+def _rand(shape, dtype, device, generator):
+    return torch.rand(shape, device=device, generator=generator).to(dtype)
+
+
+def _bits(shape, dtype, device, generator):
+    return torch.randint(0, 2, shape, device=device, generator=generator).to(dtype)
+
+
+def logits_and_bits(shape, *like):
+    return {"input": _randn(shape, *like), "target": _bits(shape, *like)}
+
+
+def logits_bits_and_pos_weight(shape, dtype, device, generator):
+    tensors = logits_and_bits(shape, dtype, device, generator)
+    return tensors | {"pos_weight": torch.full((), 3.0, device=device, dtype=dtype)}
+
+
+def probabilities_and_bits(shape, *like):
+    return {"input": _rand(shape, *like).clamp(1e-3, 1 - 1e-3), "target": _bits(shape, *like)}
+
+
+def two_normals(shape, *like):
+    return {"input": _randn(shape, *like), "target": _randn(shape, *like)}
+
+
+def scores_and_signs(shape, *like):
+    return {"input": _randn(shape, *like), "target": _bits(shape, *like) * 2 - 1}
+
+
+def logits_and_classes(shape, dtype, device, generator):
+    target = (shape[0], *shape[2:])
+    classes = torch.randint(0, shape[1], target, device=device, generator=generator)
+    return {"input": _randn(shape, dtype, device, generator), "target": classes}
+
+
+def log_probabilities(shape, dtype, device, generator):
+    like = (torch.float32, device, generator)
+    input, target = _randn(shape, *like).log_softmax(-1), _randn(shape, *like).softmax(-1)
+    return {"input": input.to(dtype), "target": target.to(dtype)}
+
+
+def two_gaussians(shape, *like):
+    return {"mu": _randn(shape, *like), "logvar": _randn(shape, *like)}
+
+
+def autoencoder(shape, *like):
+    latent = (shape[0], 32)
+    return {
+        "reconstruction": _rand(shape, *like).clamp(1e-3, 1 - 1e-3),
+        "target": _rand(shape, *like),
+        "mu": _randn(latent, *like),
+        "logvar": _randn(latent, *like),
+    }
+
+
+def embeddings(shape, *like):
+    x1 = _randn(shape, *like)
+    x2 = x1 + _randn(shape, *like) / math.sqrt(shape[-1])  # distances around the margin of 1
+    return {"x1": x1, "x2": x2, "target": _bits(shape[:1], *like)}
+
+
+def distances(shape, *like):
+    return {"distance": _rand(shape, *like) * 2, "target": _bits(shape, *like)}
+
+
+def points_and_gaussian(shape, dtype, device, generator):
+    d = shape[1]
+    factor = torch.randn(d, d, device=device, generator=generator).tril(-1) / max(d, 1) + torch.eye(d, device=device)
+    like = (dtype, device, generator)
+    return {"input": _randn(shape, *like), "mean": _randn((d,), *like), "scale_tril": factor.to(dtype)}
+
+
+def labelled_points_and_gaussian(shape, *like):
+    points = points_and_gaussian(shape, *like)
+    return {"input": points.pop("input"), "target": _bits(shape[:1], *like), **points}
+
+
+def ranked_lists(shape, dtype, device, generator):
+    relevance = torch.randint(0, 5, shape, device=device, generator=generator)
+    relevance[:, 0] = 4
+    return {"scores": _randn(shape, dtype, device, generator), "relevance": relevance.to(dtype)}
+
+
+def translations(shape, dtype, device, generator):
+    target = torch.randint(0, shape[2], shape[:2], device=device, generator=generator)
+    return {"logits": _randn(shape, dtype, device, generator), "target": target}
+
+
+# ---- the list
+
+_FLAT = ((DEFAULT_ELEMENTS,), flat)
+_ROWS = ((4096, 1024), rows(1024))
+_MASKS = ((16, 1, 512, 512), maps(16, 1))
+_CLASS_MAPS = ((4, 16, 256, 256), maps(4, 16))
+_PAIRS = ((16_384, 256), rows(256))
+_POINTS = ((65_536, 64), rows(64))
+_LISTS = ((32, 1000), rows(1000))
+
+_FROM_INDICES = {"activation": "softmax"}
+_WEIGHTS = {"class_weights": (0.7, 2.0)}
+
+ALL = [
+    Case("binary_cross_entropy", *_FLAT, probabilities_and_bits, torch_op=F_torch.binary_cross_entropy),
+    Case(
+        "binary_cross_entropy_with_logits", *_FLAT, logits_and_bits, torch_op=F_torch.binary_cross_entropy_with_logits
+    ),
+    Case(
+        "binary_cross_entropy_with_logits+pos_weight", *_FLAT, logits_bits_and_pos_weight,
+        torch_op=F_torch.binary_cross_entropy_with_logits,
+    ),
+    Case(
+        "weighted_binary_cross_entropy", *_FLAT, probabilities_and_bits, keywords=_WEIGHTS, chain=chains.weighted_bce
+    ),
+    Case(
+        "weighted_binary_cross_entropy_with_logits", *_FLAT, logits_and_bits, keywords=_WEIGHTS,
+        chain=chains.weighted_bce_with_logits,
+    ),
+    Case(
+        "sigmoid_focal_loss", *_FLAT, logits_and_bits, keywords={"reduction": "mean"}, chain=chains.sigmoid_focal
+    ),
+    Case("mse_loss", *_FLAT, two_normals, chain=chains.mse, torch_op=F_torch.mse_loss),
+    Case("l1_loss", *_FLAT, two_normals, chain=chains.l1, torch_op=F_torch.l1_loss),
+    Case("huber_loss", *_FLAT, two_normals, torch_op=F_torch.huber_loss),
+    Case("smooth_l1_loss", *_FLAT, two_normals, torch_op=F_torch.smooth_l1_loss),
+    Case("hinge_loss", *_FLAT, scores_and_signs, chain=chains.hinge),
+    Case("cross_entropy", *_ROWS, logits_and_classes, torch_op=F_torch.cross_entropy),
+    Case("cross_entropy+128k", (32, 131_072), rows(131_072), logits_and_classes, torch_op=F_torch.cross_entropy),
+    Case("softmax_focal_loss", *_ROWS, logits_and_classes, chain=chains.softmax_focal),
+    Case("kl_div", *_ROWS, log_probabilities, keywords={"reduction": "batchmean"}, torch_op=F_torch.kl_div),
+    Case("kl_div_with_logits", *_ROWS, two_normals, chain=chains.kl_div_with_logits),
+    Case("js_div_with_logits", *_ROWS, two_normals, chain=chains.js_div_with_logits),
+    Case("gaussian_kl", *_PAIRS, two_gaussians, leaves=("mu", "logvar"), chain=chains.gaussian_kl),
+    Case(
+        "vae_loss", (5350, 784), rows(784), autoencoder, leaves=("reconstruction", "mu", "logvar"), chain=chains.vae
+    ),
+    Case("dice_loss", *_MASKS, logits_and_bits, chain=chains.dice, passes=2),
+    Case(
+        "dice_loss+indices", *_CLASS_MAPS, logits_and_classes, keywords=_FROM_INDICES,
+        chain=chains.dice_from_indices, passes=2,
+    ),
+    Case("jaccard_loss", *_MASKS, logits_and_bits, chain=chains.jaccard, passes=2),
+    Case(
+        "tversky_loss", *_MASKS, logits_and_bits, keywords={"alpha": 0.3, "beta": 0.7}, chain=chains.tversky, passes=2
+    ),
+    Case("dice_cross_entropy_loss", *_CLASS_MAPS, logits_and_classes, chain=chains.dice_cross_entropy, passes=2),
+    Case("dice_focal_loss", *_CLASS_MAPS, logits_and_classes, chain=chains.dice_focal, passes=2),
+    Case("contrastive_loss", *_PAIRS, embeddings, leaves=("x1", "x2"), chain=chains.contrastive),
+    Case(
+        "contrastive_loss_from_distance", *_FLAT, distances, leaves=("distance",),
+        chain=chains.contrastive_from_distance,
+    ),
+    Case("mahalanobis_distance", *_POINTS, points_and_gaussian, chain=chains.mahalanobis_distance),
+    Case("mahalanobis_loss", *_POINTS, labelled_points_and_gaussian, chain=chains.mahalanobis_loss),
+    Case("approx_ndcg_loss", *_LISTS, ranked_lists, leaves=("scores",), chain=chains.approx_ndcg, largest=1 << 16),
+    Case("lambda_ndcg_loss", *_LISTS, ranked_lists, leaves=("scores",), largest=1 << 16),
+    Case("expected_bleu_loss", (16, 64, 32_000), sentences, translations, leaves=("logits",)),
+]  # fmt: skip
+
+QUICK = ["sigmoid_focal_loss", "softmax_focal_loss", "dice_loss", "contrastive_loss", "kl_div_with_logits"]
+
+
+for _key in ("cross_entropy", "softmax_focal_loss", "kl_div_with_logits", "js_div_with_logits"):
+    _case = next(case for case in ALL if case.key == _key)
+    for _label, _columns in (("32k", 32_768), ("128k", 131_072)):
+        if f"{_key}+{_label}" not in {case.key for case in ALL}:
+            _shape = (DEFAULT_ELEMENTS // _columns, _columns)
+            ALL.append(replace(_case, key=f"{_key}+{_label}", shape=_shape, shape_of=rows(_columns), only="cuda"))
+
+
+def cases(names=None, device="cpu") -> list[Case]:
+    """The cases of public losses, all of them or those whose key or loss is in `names`."""
+    public = [case for case in ALL if case.loss in F.__all__ and case.only in ("", device)]
+    if names is None:
+        return public
+    known = {case.key for case in ALL} | {case.loss for case in ALL}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"benchmarks: expected a loss among {', '.join(sorted(known))}, got {name!r}")
+    return [case for case in public if case.key in names or case.loss in names]
+
+
+def unmeasured() -> list[str]:
+    """Public losses without a case; there should be none."""
+    return sorted(set(F.__all__) - {case.loss for case in ALL})

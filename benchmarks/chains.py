@@ -1,0 +1,128 @@
+"""The forms people commonly write for each loss: candidates for the eager rival beside the reference.
+
+Each takes the tensors of its benchmark case and returns the mean the case asks for. They follow what torchvision, MONAI
+and textbook code do (torch's fused pieces wherever one exists), without the checks and options of a library.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+SMOOTH = 1e-5
+
+
+def weighted_bce(input, target, class_weights):
+    low, high = class_weights
+    return F.binary_cross_entropy(input, target, weight=low + (high - low) * target)
+
+
+def weighted_bce_with_logits(input, target, class_weights):
+    low, high = class_weights
+    return F.binary_cross_entropy_with_logits(input, target, weight=low + (high - low) * target)
+
+
+def sigmoid_focal(input, target, alpha=0.25, gamma=2.0, reduction="mean"):
+    p = torch.sigmoid(input)
+    ce = F.binary_cross_entropy_with_logits(input, target, reduction="none")
+    p_t = p * target + (1 - p) * (1 - target)
+    alpha_t = alpha * target + (1 - alpha) * (1 - target)
+    return (alpha_t * ce * (1 - p_t) ** gamma).mean()
+
+
+def mse(input, target):
+    return (input - target).square().mean()
+
+
+def l1(input, target):
+    return (input - target).abs().mean()
+
+
+def hinge(input, target):
+    return (1 - input * target).clamp_min(0).mean()
+
+
+def softmax_focal(input, target, gamma=2.0):
+    log_p = F.log_softmax(input, 1).gather(1, target.unsqueeze(1)).squeeze(1)
+    return (-((1 - log_p.exp()) ** gamma) * log_p).mean()
+
+
+def kl_div_with_logits(input, target):
+    return F.kl_div(F.log_softmax(input, -1), F.log_softmax(target, -1), reduction="batchmean", log_target=True)
+
+
+def js_div_with_logits(input, target):
+    log_q, log_p = F.log_softmax(input, -1), F.log_softmax(target, -1)
+    log_m = (0.5 * (log_p.exp() + log_q.exp())).log()
+    of_p = F.kl_div(log_m, log_p, reduction="batchmean", log_target=True)
+    return 0.5 * (of_p + F.kl_div(log_m, log_q, reduction="batchmean", log_target=True))
+
+
+def gaussian_kl(mu, logvar):
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1).mean()
+
+
+def vae(reconstruction, target, mu, logvar):
+    term = F.binary_cross_entropy(reconstruction, target, reduction="sum") / target.shape[0]
+    return term + gaussian_kl(mu, logvar)
+
+
+def _sums(input, target):
+    p = torch.sigmoid(input).flatten(2)
+    g = target.flatten(2)
+    return (p * g).sum(-1), p.sum(-1), g.sum(-1)
+
+
+def dice(input, target):
+    both, p, g = _sums(input, target)
+    return (1 - (2 * both + SMOOTH) / (p + g + SMOOTH)).mean()
+
+
+def jaccard(input, target):
+    both, p, g = _sums(input, target)
+    return (1 - (both + SMOOTH) / (p + g - both + SMOOTH)).mean()
+
+
+def tversky(input, target, alpha, beta):
+    both, p, g = _sums(input, target)
+    return (1 - (both + SMOOTH) / (both + alpha * (p - both) + beta * (g - both) + SMOOTH)).mean()
+
+
+def dice_from_indices(input, target, activation="softmax"):
+    p = torch.softmax(input, 1).flatten(2)
+    g = F.one_hot(target, input.shape[1]).movedim(-1, 1).to(input.dtype).flatten(2)
+    both = (p * g).sum(-1)
+    return (1 - (2 * both + SMOOTH) / (p.sum(-1) + g.sum(-1) + SMOOTH)).mean()
+
+
+def dice_cross_entropy(input, target):
+    return dice_from_indices(input, target) + F.cross_entropy(input, target)
+
+
+def dice_focal(input, target):
+    return dice_from_indices(input, target) + softmax_focal(input, target)
+
+
+def contrastive(x1, x2, target):
+    distance = F.pairwise_distance(x1, x2)
+    return (target * distance.square() + (1 - target) * (1 - distance).clamp_min(0).square()).mean()
+
+
+def contrastive_from_distance(distance, target):
+    return (target * distance.square() + (1 - target) * (1 - distance).clamp_min(0).square()).mean()
+
+
+def mahalanobis_distance(input, mean, scale_tril):
+    return torch.linalg.solve_triangular(scale_tril, (input - mean).T, upper=False).square().sum(0).sqrt()
+
+
+def mahalanobis_loss(input, target, mean, scale_tril):
+    return contrastive_from_distance(mahalanobis_distance(input, mean, scale_tril), target)
+
+
+def approx_ndcg(scores, relevance):
+    gaps = (scores.unsqueeze(1) - scores.unsqueeze(2)).sigmoid()
+    ranks = gaps.sum(-1) + 0.5
+    gains = torch.exp2(relevance) - 1
+    ideal = gains.sort(descending=True).values / torch.log2(torch.arange(2.0, gains.shape[1] + 2, device=gains.device))
+    return (1 - (gains / torch.log2(1 + ranks)).sum(-1) / ideal.sum(-1)).mean()

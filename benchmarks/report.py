@@ -1,0 +1,230 @@
+"""Tables and plots from benchmarks/results/*.csv: `python -m benchmarks.report [--readme README.md]`.
+
+Writes benchmarks/RESULTS.md and benchmarks/plots/*.png, and the parts of the README between the markers
+`<!-- NAME:begin -->` and `<!-- NAME:end -->`, NAME being benchmark, benchmark-gpu or benchmark-small, where it has them.
+A ratio is always of two rows of one run; of several runs of the same measurement the latest counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from . import plots, targets
+from .cases import ALL
+from .rows import COLUMNS, RESULTS
+
+HERE = Path(__file__).resolve().parent
+ORDER = {case.key: i for i, case in enumerate(ALL)}
+SAME = ["machine", "device", "threads", "loss", "dtype", "elements", "mode", "incoming", "phase"]
+
+
+def load(folder: Path = RESULTS) -> pd.DataFrame:
+    """All rows; of every measurement those of its latest run with a fused row."""
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        return pd.DataFrame(columns=COLUMNS)
+    text = {"isa": str, "form": str, "run": str, "commit": str}
+    rows = pd.concat([pd.read_csv(f, dtype=text, keep_default_na=True) for f in files], ignore_index=True)
+    rows["isa"] = rows["isa"].fillna("")
+    fused = rows[rows.rival == "fused"].groupby(SAME, sort=False).run.last().rename("latest").reset_index()
+    rows = rows.merge(fused, on=SAME, how="left")
+    return rows[(rows.run == rows.latest) | (rows.rival == "copy")].drop(columns="latest").reset_index(drop=True)
+
+
+def compare(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line for each measurement: ns per element by rival, ratios to fused, percent of the copy."""
+    found = []
+    for key, group in rows[rows.rival != "copy"].groupby(SAME, sort=False):
+        fused = group[group.rival == "fused"]
+        if fused.empty:
+            continue
+        rank = {"avx512": 0, "avx2": 1}
+        fused = fused.assign(rank=[rank.get(isa, 2) for isa in fused.isa]).sort_values("rank").iloc[0]
+        line = dict(zip(SAME, key)) | {"fused": fused.median_s, "low": fused.q1_s, "high": fused.q3_s}
+        line |= {"copy_percent": fused.copy_percent, "shape": fused["shape"], "commit": fused.commit}
+        line |= {"peak": fused.peak_bytes, "gradients": fused.gradient_bytes, "torch_version": fused.torch}
+        line |= {"isa": fused.isa, "run": fused.run}
+        for _, other in group[group.rival != "fused"].iterrows():
+            line[other.rival] = other.median_s
+            line[f"{other.rival}_peak"] = other.peak_bytes
+            line[f"{other.rival}_form"] = other.form
+        found.append(line)
+    table = pd.DataFrame(found)
+    if table.empty:
+        return table
+    for name in ("eager", "compile", "compile-max", "torch", "mse_loss"):
+        if name not in table:
+            table[name] = float("nan")
+    table["best_eager"] = table[["eager", "torch"]].min(axis=1)
+    table["eager_ratio"] = table.best_eager / table.fused
+    table["compile_ratio"] = table[["compile", "compile-max"]].min(axis=1) / table.fused
+    table["ns"] = table.fused / table.elements * 1e9
+    return table.sort_values("loss", key=lambda c: c.map(ORDER).fillna(999), kind="stable")
+
+
+def pick(table: pd.DataFrame, **wanted) -> pd.DataFrame:
+    for name, value in wanted.items():
+        table = table[table[name] == value] if not table.empty else table
+    return table
+
+
+def default_size(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines measured at the default shape of their case."""
+    shapes = {case.key: "x".join(map(str, case.shape)) for case in ALL}
+    return table[[shapes.get(loss) == shape for loss, shape in zip(table.loss, table["shape"])]]
+
+
+def number(value, digits=2, suffix="") -> str:
+    return "-" if pd.isna(value) or value == "" else f"{value:.{digits}f}{suffix}"
+
+
+def ratio(value) -> str:
+    return "-" if pd.isna(value) else f"{value:.1f}×"
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines])
+
+
+def where(table: pd.DataFrame) -> str:
+    first = table.iloc[-1]
+    isa = "" if first.device == "cuda" else f", {first.isa.upper().replace('AVX512', 'AVX-512')}"
+    return f"{first.machine}, {int(first.threads)} threads{isa}, torch {first.torch_version}"
+
+
+def cpu_table(table: pd.DataFrame) -> str:
+    """README's table: cold ratios at the default size, float32."""
+    chosen = pick(table, device="cpu", mode="cold", phase="both", incoming="one", dtype="float32")
+    chosen = default_size(chosen) if not chosen.empty else chosen
+    if chosen.empty:
+        return "Not measured yet."
+    hot = pick(table, device="cpu", mode="hot", phase="both", incoming="one", dtype="float32")
+    hot_ns = {} if hot.empty else dict(zip(default_size(hot).loss, default_size(hot).ns))
+    lines = []
+    for r in chosen.itertuples():
+        own = "yes" if not pd.isna(r.torch) and r.torch <= r.eager else ""
+        peak = number(r.peak / r.gradients, 2, "×") if r.gradients and not pd.isna(r.peak) else "-"
+        lines.append(
+            [f"`{r.loss}`", r.shape.replace("x", " × "), number(r.ns), number(hot_ns.get(r.loss)), ratio(r.eager_ratio),
+             ratio(r.compile_ratio), number(r.copy_percent, 0, " %"), peak, own]
+        )  # fmt: skip
+    head = ["loss", "input", "ns/element cold", "hot", "faster than eager", "than torch.compile", "of copy speed",
+            "peak memory / gradients", "eager is torch's own op"]  # fmt: skip
+    note = (
+        f"Forward + backward, float32, {where(chosen)}; medians, cold caches: the rivals alternate call by call in one "
+        "run, the last cache flushed before each. Eager is the quickest of the plain reference, the form people "
+        "commonly write and torch's own op."
+    )
+    return f"{note}\n\n{markdown(head, lines)}"
+
+
+def small_table(table: pd.DataFrame) -> str:
+    """64 elements: microseconds against F.mse_loss and eager."""
+    chosen = pick(table, device="cpu", mode="hot", phase="both", incoming="one", dtype="float32")
+    chosen = (
+        chosen[(chosen.elements <= 64) & (chosen.elements > 30) & chosen.mse_loss.notna()] if len(chosen) else chosen
+    )
+    if chosen.empty:
+        return "Not measured yet."
+    lines = [
+        [f"`{r.loss}`", number(r.fused * 1e6, 1), number(r.mse_loss * 1e6, 1), number(r.fused / r.mse_loss, 2, "×"),
+         number(r.eager * 1e6, 1), ratio(r.eager / r.fused)]
+        for r in chosen.itertuples()
+    ]  # fmt: skip
+    head = ["loss, 64 elements", "fused, µs", "F.mse_loss, µs", "fused / F.mse_loss", "eager, µs", "faster than eager"]
+    return f"Forward + backward, arguments checked, float32, {where(chosen)}.\n\n{markdown(head, lines)}"
+
+
+def gpu_table(table: pd.DataFrame) -> str:
+    """The GPU's measurements, or that there are none."""
+    chosen = pick(table, device="cuda", mode="cold", phase="both", incoming="one")
+    if chosen.empty:
+        return "Speed on a GPU: not measured."
+    lines = [
+        [f"`{r.loss}`", r.dtype, f"{int(r.elements):,}", number(r.fused * 1e6, 1), ratio(r.eager_ratio),
+         ratio(r.compile_ratio), number(r.copy_percent, 0, " %")]
+        for r in chosen.itertuples()
+    ]  # fmt: skip
+    head = ["loss", "dtype", "elements", "fused, µs", "faster than eager", "than torch.compile", "of copy speed"]
+    return f"Forward + backward, cold L2, {where(chosen)}.\n\n{markdown(head, lines)}"
+
+
+def long_tables(table: pd.DataFrame) -> str:
+    """Every measurement at the default sizes: hot and cold, dtypes, phases, compile seconds left to the CSV."""
+    parts = []
+    for (device, mode, dtype, phase, incoming), group in (
+        table.groupby(["device", "mode", "dtype", "phase", "incoming"], sort=False) if len(table) else ()
+    ):
+        group = default_size(group) if device == "cpu" else group
+        if group.empty:
+            continue
+        lines = [
+            [f"`{r.loss}`", r.shape.replace("x", " × "), number(r.ns, 3), number(r.low / r.elements * 1e9, 3),
+             number(r.high / r.elements * 1e9, 3), number(r.eager / r.elements * 1e9), r.eager_form,
+             number(r.compile / r.elements * 1e9), number(r.torch / r.elements * 1e9), ratio(r.eager_ratio),
+             ratio(r.compile_ratio), number(r.copy_percent, 0, " %")]
+            for r in group.assign(eager_form=group.get("eager_form", "")).itertuples()
+        ]  # fmt: skip
+        head = ["loss", "input", "fused", "lower quartile", "upper", "eager", "form", "torch.compile", "torch's op",
+                "eager / fused", "compile / fused", "of copy"]  # fmt: skip
+        title = f"## {device}, {mode}, {dtype}, {phase}, incoming gradient {incoming}"
+        parts.append(f"{title}\n\nns per element, {where(group)}.\n\n{markdown(head, lines)}")
+    return "\n\n".join(parts)
+
+
+def verdicts(rows: pd.DataFrame) -> str:
+    """The bars of targets.py, met or missed."""
+    records = [
+        {k: "" if not isinstance(v, str) and pd.isna(v) else v for k, v in r.items()} for r in rows.to_dict("records")
+    ]
+    found = targets.check(records)
+    lines = [
+        ["met" if v.met else "**missed**", v.what, f"{v.value:.3g}", f"{'at most' if v.upper else 'at least'} {v.bar:g}",
+         "" if v.met else f"{abs(v.value / v.bar - 1) * 100:.0f} %"]
+        for v in found
+    ]  # fmt: skip
+    count = sum(v.met for v in found)
+    return f"{count} of {len(found)} bars met.\n\n{markdown(['outcome', 'bar', 'measured', 'wanted', 'off by'], lines)}"
+
+
+def fill(path: Path, sections: dict[str, str]) -> list[str]:
+    """Replace the text between the markers of each section the file has; the names of those found."""
+    text, done = path.read_text(), []
+    for name, body in sections.items():
+        pattern = re.compile(rf"(<!-- {name}:begin -->).*?(<!-- {name}:end -->)", re.S)
+        text, n = pattern.subn(lambda m, body=body: f"{m[1]}\n{body}\n{m[2]}", text)
+        done += [name] * bool(n)
+    path.write_text(text)
+    return done
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
+    parser.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=HERE, help="folder of RESULTS.md and plots/")
+    arguments = parser.parse_args(argv)
+    rows = load(arguments.results)
+    table = compare(rows)
+    sections = {
+        "benchmark": cpu_table(table),
+        "benchmark-small": small_table(table),
+        "benchmark-gpu": gpu_table(table),
+    }
+    if arguments.readme.exists():
+        print(f"{arguments.readme.name}: filled {', '.join(fill(arguments.readme, sections)) or 'nothing, no markers'}")
+    if table.empty:
+        return
+    text = "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`.\n\n## Bars\n\n"
+    (arguments.output / "RESULTS.md").write_text(f"{text}{verdicts(rows)}\n\n{long_tables(table)}\n")
+    for path in plots.draw(table, arguments.output / "plots"):
+        print(path.name)
+
+
+if __name__ == "__main__":
+    main()

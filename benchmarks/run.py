@@ -1,0 +1,242 @@
+"""Measures the fused losses against their rivals and appends the rows to benchmarks/results/<machine>.csv.
+
+python -m benchmarks.run --quick              the five families, one table, nothing stored
+python -m benchmarks.run --suite full         default sizes, float32 and bfloat16, hot and cold, memory
+python -m benchmarks.run --suite small        64 elements, against F.mse_loss
+python -m benchmarks.run --suite sweep        1 to 2^25 elements, fused and eager
+python -m benchmarks.run --suite full --check also says which bars of targets.py are met
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from . import memory, rivals, rows, targets, timing
+from .cases import QUICK, cases
+
+SWEEP = [1, 64, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 25]
+CPU_SUITES = {
+    "quick": dict(
+        sizes=["default"], dtypes=["float32"], modes=["cold"], rivals=["fused", "eager", "compile"], seconds=4.0,
+        losses=QUICK, memory=False,
+    ),
+    "full": dict(
+        sizes=["default"], dtypes=["float32", "bfloat16"], modes=["cold", "hot"], rivals=list(rivals.RIVALS),
+        seconds=12.0, memory=True,
+    ),
+    "small": dict(
+        sizes=["64"], dtypes=["float32"], modes=["hot"], rivals=["fused", "eager", "torch"], seconds=1.0, memory=False
+    ),
+    "sweep": dict(
+        sizes=[str(n) for n in SWEEP], dtypes=["float32"], modes=["hot"], rivals=["fused", "eager"], seconds=1.5,
+        memory=False,
+    ),
+}  # fmt: skip
+CUDA_SUITES = CPU_SUITES | {
+    "full": dict(
+        sizes=[str(1 << 14), str(1 << 20), str(1 << 26)], dtypes=["float32", "bfloat16"], modes=["cold", "wall"],
+        rivals=[*rivals.RIVALS, rivals.COMPILE_MAX], seconds=1.0, memory=True, incoming=[rivals.ONE, rivals.RANDOM],
+    ),
+}  # fmt: skip
+
+
+def parse(argv=None) -> argparse.Namespace:
+    listed = lambda text: [part for part in text.split(",") if part]  # noqa: E731
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="five families, float32, one table, nothing stored")
+    parser.add_argument("--suite", choices=["full", "small", "sweep"], help="a preset; the options below override it")
+    parser.add_argument("--losses", type=listed, help="names of losses or cases, comma-separated (default: all)")
+    parser.add_argument("--sizes", type=listed, help="numbers of elements, or default")
+    parser.add_argument("--dtypes", type=listed, help="float32, bfloat16, float16, float64")
+    parser.add_argument("--rivals", type=listed, help="fused, eager, compile, compile-max, torch")
+    parser.add_argument("--modes", type=listed, help="cold, hot, wall")
+    parser.add_argument("--phase", type=listed, default=["forward", "backward", "both"],
+                        help="forward, backward, both, inference (a forward without gradient)")  # fmt: skip
+    parser.add_argument("--incoming", type=listed, help="one, random: the incoming gradient")
+    parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--isa", type=listed, default=[], help="instruction sets of the fused rival: avx512,avx2,default"
+    )
+    parser.add_argument("--seconds", type=float, help="time for one case, size and mode, warm-up excluded")
+    parser.add_argument("--max-seconds", type=float, default=math.inf, help="start nothing new after this time")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, help="peak memory, in fresh processes")
+    parser.add_argument(
+        "--append", type=Path, help="CSV file (default: benchmarks/results/<machine>.csv; not for --quick)"
+    )
+    parser.add_argument("--check", action="store_true", help="compare with the bars of targets.py")
+    arguments = parser.parse_args(argv)
+    suites = CUDA_SUITES if arguments.device == "cuda" else CPU_SUITES
+    preset = suites["quick" if arguments.quick else arguments.suite or "full"]
+    for name, value in preset.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    arguments.incoming = arguments.incoming or [rivals.ONE]
+    if arguments.quick:
+        arguments.max_seconds = min(arguments.max_seconds, 90.0)
+    for option, given, known in (
+        ("--modes", arguments.modes, timing.MODES),
+        ("--phase", arguments.phase, timing.PHASES),
+        ("--rivals", arguments.rivals, (*rivals.RIVALS, rivals.COMPILE_MAX)),
+        ("--incoming", arguments.incoming, (rivals.ONE, rivals.RANDOM)),
+        ("--dtypes", arguments.dtypes, ("float32", "bfloat16", "float16", "float64")),
+    ):
+        if set(given) - set(known):
+            parser.error(f"{option}: expected some of {', '.join(known)}, got {','.join(given)}")
+    if any(size != "default" and not size.isdigit() for size in arguments.sizes):
+        parser.error(f"--sizes: expected numbers of elements or default, got {','.join(arguments.sizes)}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: expected a CUDA device, found none")
+    try:
+        arguments.plan = plan(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def plan(arguments) -> list[tuple]:
+    """(case, shape) of everything to measure, no shape twice."""
+    found = {}
+    for case in cases(arguments.losses, arguments.device):
+        for size in arguments.sizes:
+            shape = case.shape if size == "default" else case.shape_of(int(size))
+            largest = case.largest * (16 if arguments.device == "cuda" else 1)
+            if math.prod(shape) <= largest:
+                found[case.key, shape] = (case, shape)
+    return list(found.values())
+
+
+def measure(arguments, facts, clock, case, shape, deadline) -> tuple[list[dict], dict]:
+    """The rows of one case and size, and what failed."""
+    device = torch.device(arguments.device)
+    dtypes = [getattr(torch, name) for name in arguments.dtypes]
+    margin = 15.0 if arguments.quick else 0.0
+    field = rivals.field_of(
+        case, shape, dtypes, device, arguments.rivals, isas=arguments.isa, incoming=arguments.incoming,
+        inference="inference" in arguments.phase, compile_until=deadline - margin,
+    )  # fmt: skip
+    peaks = {}
+    if arguments.memory:
+        for (rival, dtype), form in field.form.items():
+            try:
+                peaks[rival, dtype] = memory.peak_memory(
+                    case, shape, dtype, arguments.device, rival, form, arguments.threads
+                )
+            except Exception as error:
+                field.failures[rival, f"{dtype} memory"] = str(error)[:200]
+    found = []
+    for mode in arguments.modes:
+        if mode == timing.WALL and math.prod(shape) > 1 << 17:
+            continue
+        samples = timing.measure(clock, field.calls, mode, arguments.seconds)
+        found += rows.rows_of(facts, case, shape, field, samples, mode, arguments.phase, peaks)
+    return found, field.failures
+
+
+def line(found: list[dict]) -> str:
+    """One case and size in one line: ns per element (below 65 536 elements: microseconds) and ratios to fused."""
+    parts = []
+    for mode in dict.fromkeys(r["mode"] for r in found):
+        for dtype in dict.fromkeys(r["dtype"] for r in found):
+            chosen = [
+                r for r in found
+                if (r["mode"], r["dtype"], r["phase"], r["incoming"]) == (mode, dtype, "both", "one")
+            ]  # fmt: skip
+            fused = next((r["median_s"] for r in chosen if r["rival"] == "fused"), None)
+            cells = []
+            for r in chosen:
+                value = r["ns_per_element"] if r["elements"] >= 1 << 16 else r["median_s"] * 1e6
+                ratio = f" ({r['median_s'] / fused:.1f}x)" if fused and r["rival"] != "fused" else ""
+                isa = f" {r['isa']}" if r["rival"] == "fused" and len({c["isa"] for c in chosen}) > 2 else ""
+                cells.append(f"{r['rival']}{isa} {value:.3g}{ratio}")
+            if cells:
+                parts.append(f"    {mode} {dtype}: " + ", ".join(cells))
+    unit = "ns/element" if found[0]["elements"] >= 1 << 16 else "us"
+    return f"{found[0]['loss']} {found[0]['shape']}, {unit}\n" + "\n".join(parts)
+
+
+def quick_table(found: list[dict]) -> str:
+    """The plain table that `make demo` ends with."""
+    head = (
+        f"{'loss':24}{'elements':>10}{'fused':>9}{'eager':>9}{'compile':>9}   {'eager/fused':>11}{'compile/fused':>15}"
+    )
+    out = [head, f"{'':24}{'':>10}{'ns per element':>27}   {'times as fast':>20}", "-" * len(head)]
+    for loss in dict.fromkeys(r["loss"] for r in found):
+        chosen = {r["rival"]: r for r in found if r["loss"] == loss and r["phase"] == "both"}
+        cells = [
+            f"{chosen[n]['ns_per_element']:9.2f}" if n in chosen else f"{'-':>9}" for n in ("fused", "eager", "compile")
+        ]
+        ratios = [
+            f"{chosen[n]['median_s'] / chosen['fused']['median_s']:{width}.1f}"
+            if n in chosen and "fused" in chosen else f"{'-':>{width}}"
+            for n, width in (("eager", 11), ("compile", 15))
+        ]  # fmt: skip
+        elements = next(iter(chosen.values()))["elements"]
+        out.append(f"{loss:24}{elements:>10,}{''.join(cells)}   {''.join(ratios)}")
+    return "\n".join(out)
+
+
+def main(argv=None) -> int:
+    arguments = parse(argv)
+    torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", module=r"torch\..*")
+    device = torch.device(arguments.device)
+    deadline = time.monotonic() + arguments.max_seconds
+    clock = timing.clock_of(device)
+    facts = rows.environment(device)
+    facts["torch_isa"] = torch.backends.cpu.get_cpu_capability().lower() if device.type == "cpu" else "cuda"
+    path = arguments.append or (None if arguments.quick else rows.RESULTS / f"{facts['machine']}.csv")
+    print(
+        f"{facts['machine']}, {facts['threads']} threads, torch {facts['torch']}, fused kernels: "
+        f"{rivals.cpu_isa() if device.type == 'cpu' else 'CUDA'}; medians of forward + backward"
+    )
+    everything, failures, unbuilt = [], {}, set()
+    bar = tqdm(arguments.plan, unit="case", disable=not sys.stderr.isatty())
+    for case, shape in bar:
+        if time.monotonic() > deadline:
+            failures[case.key, "", "x".join(map(str, shape))] = "not measured: out of time"
+            continue
+        bar.set_description(case.key)
+        try:
+            found, failed = measure(arguments, facts, clock, case, shape, deadline)
+        except Exception as error:  # one case must not cost the others' rows
+            found, failed = [], {("all", ""): f"{type(error).__name__}: {error}".splitlines()[0]}
+        failures |= {(case.key, *key): text for key, text in failed.items()}
+        if not found:
+            continue
+        if not arguments.quick:
+            tqdm.write(line(found))
+        if rivals.has_kernel(case, device):
+            everything += found
+            if path:
+                rows.append(path, found)
+        else:
+            unbuilt.add(case.loss)
+            everything += found if arguments.quick else []
+        gc.collect()
+    if arguments.quick and everything:
+        print(quick_table(everything))
+        print("cold caches: the three alternate call by call, with a flush of the last cache between the calls")
+    for key, text in failures.items():
+        print(f"not measured or not agreeing: {' '.join(filter(None, key))}: {text}")
+    if unbuilt:
+        print(f"without a kernel in this build, not stored: {', '.join(sorted(unbuilt))}")
+    if arguments.check:
+        verdicts = targets.check(everything)
+        print("\n".join(map(str, verdicts)))
+        print(f"{sum(v.met for v in verdicts)} of {len(verdicts)} bars met")
+        return 0 if all(v.met for v in verdicts) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

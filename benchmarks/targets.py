@@ -1,0 +1,193 @@
+"""The bars every measurement is held against, in one table, and the check that says met or missed by how much.
+
+Ratios are medians of one run. `eager` is the quickest of the reference, the form people commonly write and torch's
+own op; floors and bars were set from counted bytes and prototypes before the library existed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# case: (times as fast as eager, times as fast as torch.compile); CPU, 2 threads, float32, cold, forward + backward
+CPU = {
+    "sigmoid_focal_loss": (20, 6),
+    "weighted_binary_cross_entropy_with_logits": (8, 4),
+    "binary_cross_entropy_with_logits": (5, 3.8),
+    "kl_div": (7.5, 3.6),
+    "gaussian_kl": (7, 2.2),
+    "dice_loss": (3.5, 2),
+    "dice_loss+indices": (10, 3.2),
+    "softmax_focal_loss": (3.2, 2.6),
+    "cross_entropy": (3.2, 2.4),
+    "cross_entropy+128k": (3.2, 2.6),
+    "kl_div_with_logits": (6, 3),
+    "contrastive_loss": (5, 2.3),
+    "js_div_with_logits": (8, 3),
+    "tversky_loss": (6, 2),
+    "vae_loss": (5, 2),
+    "mse_loss": (2, 1.5),
+    "l1_loss": (2, 1.5),
+    "huber_loss": (2, 1.5),
+    "hinge_loss": (2, 1.5),
+    "dice_cross_entropy_loss": (6, None),
+    "mahalanobis_distance": (2, None),
+    "mahalanobis_loss": (2, None),
+    "approx_ndcg_loss": (10, None),
+    "lambda_ndcg_loss": (20, None),
+    "expected_bleu_loss": (3, None),
+}
+
+# the same on CUDA at 2^26 elements, cold L2
+CUDA_ELEMENTS = 1 << 26
+CUDA = {
+    "binary_cross_entropy_with_logits": (None, 1.6),
+    "sigmoid_focal_loss": (20, 1.6),
+    "softmax_focal_loss": (None, 1.6),
+    "cross_entropy": (None, 2),
+    "kl_div_with_logits": (None, 2),
+    "dice_loss+indices": (None, 3.5),
+}
+CUDA_COPY_PERCENT = 90  # of the copy's bandwidth, in floor bytes, for every loss bound by memory
+CUDA_SMALL_ELEMENTS = 1 << 14
+CUDA_SMALL = (2, 4)  # wall time against eager, torch.compile
+
+CALL_COST = 1.25  # 64 elements against F.mse_loss
+BFLOAT16 = 1.3  # bfloat16 time over float32 time
+AVX2 = 1.4  # AVX2 time over AVX-512 time
+GRADIENT_MEMORY = 1.01  # peak of forward + backward over the gradients
+INFERENCE_MEMORY = 0.01  # peak of a forward without gradient over the input
+RANKING_MEMORY = 0.02  # peak over the eager form's
+COMPUTE_BOUND = (
+    "approx_ndcg_loss",
+    "lambda_ndcg_loss",
+    "expected_bleu_loss",
+    "mahalanobis_distance",
+    "mahalanobis_loss",
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison: `value` must be at least `bar` (or at most, with `upper`)."""
+
+    what: str
+    value: float
+    bar: float
+    upper: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.bar if self.upper else self.value >= self.bar
+
+    def __str__(self):
+        off = abs(self.value / self.bar - 1) * 100
+        sign = "at most" if self.upper else "at least"
+        outcome = "met   " if self.met else "MISSED"
+        return f"{outcome}  {self.what}: {self.value:.3g}, {sign} {self.bar:g}" + (
+            "" if self.met else f" ({off:.0f} %)"
+        )
+
+
+def _seconds(rows, **wanted):
+    """Median seconds by rival of the rows that match."""
+    return {r["rival"]: r["median_s"] for r in rows if all(r[k] == v for k, v in wanted.items())}
+
+
+def check(rows: list[dict]) -> list[Verdict]:
+    """Every bar that the rows of one run allow to be checked."""
+    rows = [r for r in rows if r["phase"] in ("both", "inference")]
+    groups = {}
+    for r in rows:
+        groups.setdefault((r["loss"], r["elements"], r["device"]), []).append(r)
+    found = []
+    for (loss, elements, device), group in groups.items():
+        both = [r for r in group if r["phase"] == "both" and r["incoming"] == "one"]
+        if not any(r["rival"] == "fused" for r in both):
+            continue
+        if device == "cuda":
+            found += _cuda(loss, elements, both)
+        else:
+            found += _cpu(loss, elements, both)
+        found += _memory(loss, elements, group)
+    return found
+
+
+def _main_isa(rows):
+    return [r for r in rows if r["rival"] != "fused" or r["isa"] == _best_isa(rows)]
+
+
+def _best_isa(rows):
+    used = {r["isa"] for r in rows if r["rival"] == "fused"}
+    return next((isa for isa in ("avx512", "avx2", "default") if isa in used), next(iter(used)))
+
+
+def _cpu(loss, elements, both):
+    found = []
+    cold = _seconds(_main_isa(both), mode="cold", dtype="float32")
+    label = f"{loss}, {elements} elements"
+    if "fused" in cold and loss in CPU and elements >= 1 << 14:
+        eager, compiled = CPU[loss]
+        rival = min((cold[name] for name in ("eager", "torch") if name in cold), default=None)
+        if rival:
+            found.append(Verdict(f"{label}: cold, eager / fused", rival / cold["fused"], eager))
+        if compiled and "compile" in cold:
+            found.append(Verdict(f"{label}: cold, compile / fused", cold["compile"] / cold["fused"], compiled))
+    if elements >= 1 << 20:
+        half = _seconds(_main_isa(both), mode="cold", dtype="bfloat16")
+        if "fused" in half and "fused" in cold:
+            found.append(Verdict(f"{label}: bfloat16 / float32", half["fused"] / cold["fused"], BFLOAT16, upper=True))
+        isa = {
+            r["isa"]: r["median_s"] for r in both if (r["rival"], r["mode"], r["dtype"]) == ("fused", "cold", "float32")
+        }
+        if "avx2" in isa and "avx512" in isa:
+            found.append(Verdict(f"{label}: AVX2 / AVX-512", isa["avx2"] / isa["avx512"], AVX2, upper=True))
+    hot = _seconds(_main_isa(both), mode="hot", dtype="float32")
+    if "fused" in hot and "mse_loss" in hot and elements == 64:
+        found.append(Verdict(f"{label}: fused / F.mse_loss", hot["fused"] / hot["mse_loss"], CALL_COST, upper=True))
+    times = hot or cold
+    if "fused" in times and "eager" in times:
+        found.append(Verdict(f"{label}: never slower than eager", times["eager"] / times["fused"], 1.0))
+    return found
+
+
+def _cuda(loss, elements, both):
+    found = []
+    label = f"{loss}, {elements} elements"
+    if elements >= CUDA_ELEMENTS * 0.9:
+        cold = _seconds(both, mode="cold", dtype="float32")
+        eager, compiled = CUDA.get(loss, (None, None))
+        rival = min((cold[name] for name in ("eager", "torch") if name in cold), default=None)
+        if eager and rival:
+            found.append(Verdict(f"{label}: eager / fused", rival / cold["fused"], eager))
+        if compiled and "compile" in cold:
+            found.append(Verdict(f"{label}: compile / fused", cold["compile"] / cold["fused"], compiled))
+        if loss not in COMPUTE_BOUND:
+            for r in both:
+                if r["rival"] == "fused" and r["mode"] == "cold":
+                    what = f"{label}, {r['dtype']}: percent of the copy"
+                    found.append(Verdict(what, r["copy_percent"], CUDA_COPY_PERCENT))
+    wall = _seconds(both, mode="wall", dtype="float32")
+    if "fused" in wall and CUDA_SMALL_ELEMENTS * 0.8 <= elements <= CUDA_SMALL_ELEMENTS:
+        for name, bar in zip(("eager", "compile"), CUDA_SMALL):
+            if name in wall:
+                found.append(Verdict(f"{label}: wall time, {name} / fused", wall[name] / wall["fused"], bar))
+    return found
+
+
+def _memory(loss, elements, group):
+    found = []
+    label = f"{loss}, {elements} elements"
+    measured = [r for r in group if r["dtype"] == "float32" and r.get("peak_bytes", "") != ""]
+    peak = {(r["rival"], r["phase"]): r for r in measured}
+    both, inference = peak.get(("fused", "both")), peak.get(("fused", "inference"))
+    if both and elements >= 1 << 20:
+        extra = both["peak_bytes"] / both["gradient_bytes"]
+        found.append(Verdict(f"{label}: peak memory / gradients", extra, GRADIENT_MEMORY, upper=True))
+    if inference and elements >= 1 << 20:
+        share = inference["peak_bytes"] / inference["input_bytes"]
+        found.append(Verdict(f"{label}: memory of inference / input", share, INFERENCE_MEMORY, upper=True))
+    eager = peak.get(("eager", "both"))
+    if both and eager and loss in ("approx_ndcg_loss", "lambda_ndcg_loss"):
+        share = both["peak_bytes"] / eager["peak_bytes"]
+        found.append(Verdict(f"{label}: peak memory / eager's", share, RANKING_MEMORY, upper=True))
+    return found
