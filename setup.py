@@ -77,7 +77,7 @@ def cpu_extension():
     flags = [*CXX_FLAGS, *SANITIZER_FLAGS, "-O1", "-g"] if SANITIZE else CXX_FLAGS
     return cpp_extension.CppExtension(
         "fused_losses._C",
-        ["csrc/ops.cpp", *files("csrc/cpu/*.cpp")],
+        ["csrc/ops.cpp", *files("csrc/cpu/**/*.cpp")],
         include_dirs=[str(Path("csrc").resolve())],
         extra_compile_args={"cxx": flags},
         extra_link_args=SANITIZER_FLAGS if SANITIZE else [],
@@ -108,41 +108,47 @@ def cuda_obstacle():
     return None
 
 
-def choose_architectures():
+def toolkit_of(nvcc):
+    """The root of the CUDA toolkit; `nvcc` on PATH may be a link or a script that starts the real one."""
+    trace = subprocess.run([nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True)
+    top = re.search(r"^#\$ TOP=(.+)$", trace.stdout + trace.stderr, re.MULTILINE)
+    return Path(top.group(1).strip()).resolve() if top else Path(cpp_extension.CUDA_HOME)
+
+
+def choose_architectures(nvcc):
     """The GPUs of this machine if it has any (torch's default); otherwise the release list, cut to what nvcc knows."""
     if os.environ.get("TORCH_CUDA_ARCH_LIST") or torch.cuda.is_available():
         return
-    nvcc = os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc")
     known = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
     chosen = [a for a in RELEASE_ARCHITECTURES if f"compute_{a.replace('.', '')}" in known]
     os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(chosen) + "+PTX"
 
 
-def cuda_extension():
-    choose_architectures()
-    # A small toolkit may lack headers and libraries that come with torch as packages (cublas.h, cusparse.h, cudart).
+def gap_includes(toolkit):
+    """Headers a small toolkit lacks (cublas, cusparse) come with torch's packages; searched last, they replace none."""
+    if all((toolkit / "include" / header).exists() for header in ("cublas_v2.h", "cusparse.h", "cusolverDn.h")):
+        return []
     wheels = Path(torch.__file__).parents[1] / "nvidia"
-    packages = [wheels / f"cu{numbers(torch.version.cuda, 1)[0]}", *sorted(wheels.glob("*"))]
-    home = Path(cpp_extension.CUDA_HOME)
+    return [str(path) for path in sorted(wheels.glob("*/include"))]
+
+
+def cuda_extension():
+    nvcc = os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc")
+    choose_architectures(nvcc)
+    toolkit = toolkit_of(nvcc)
+    cpp_extension.CUDA_HOME = str(toolkit)
+    gaps = gap_includes(toolkit)
     return cpp_extension.CUDAExtension(
         "fused_losses._C_cuda",
         files("csrc/cuda/*.cu", "csrc/cuda/*.cpp"),
         include_dirs=[str(Path("csrc").resolve())],
+        library_dirs=[str(path) for path in (toolkit / "lib64", toolkit / "lib") if path.is_dir()],
         extra_compile_args={
-            # After the toolkit's own headers: those of the packages fill gaps, they do not replace.
-            "cxx": [*CXX_FLAGS, "-DUSE_CUDA", *gap_includes(home, packages)],
-            "nvcc": [*NVCC_FLAGS, *gap_includes(home, packages)],
+            "cxx": [*CXX_FLAGS, "-DUSE_CUDA", *(f"-idirafter{path}" for path in gaps)],
+            "nvcc": [*NVCC_FLAGS, *(f"-Xcompiler=-idirafter,{path}" for path in gaps)],
         },
-        library_dirs=[str(path) for path in (home / "lib", home / "lib64") if path.is_dir()],
         depends=DEPENDS,
     )
-
-
-def gap_includes(home, packages):
-    if all((home / "include" / header).exists() for header in ("cublas_v2.h", "cusparse.h", "cusolverDn.h")):
-        return []
-    found = [p / "include" for p in packages if (p / "include").is_dir()]
-    return [flag for path in found for flag in ("-idirafter", str(path))]
 
 
 def extensions():

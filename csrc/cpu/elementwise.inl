@@ -1,0 +1,192 @@
+// The hot loops of the elementwise family, compiled once per instruction set (namespace FL_ISA).
+// A chunk is run in place where every operand is stored in the accumulation dtype, else in blocks through buffers.
+#include "elementwise.h"
+
+namespace fused_losses::FL_ISA {
+
+#include "../math.h"
+#include "convert.h"
+#include "../losses/terms.h"
+#include "../losses/binary.h"
+
+constexpr int64_t kBlock = 512;
+
+enum Output : int { kSum = 1, kLoss = 2, kGradInput = 4, kGradTarget = 8 };
+
+template <class A>
+constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+
+// n elements; w and p are read only with kExtras. Returns the sum of w * loss; gradients are scale * w * derivative.
+template <class F, class A, int kOut, bool kExtras>
+A elementwise_block(const F f, const A* __restrict x, const A* __restrict t, const A* __restrict w,
+                    const A* __restrict p, const A scale, A* __restrict loss, A* __restrict grad_input,
+                    A* __restrict grad_target, const int64_t n) {
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const Terms<A> r = f(x[i], t[i], kExtras ? p[i] : A(1));
+    const A wi = kExtras ? w[i] : A(1);
+    if constexpr ((kOut & kSum) != 0) sum += wi * r.loss;
+    if constexpr ((kOut & kLoss) != 0) loss[i] = wi * r.loss;
+    if constexpr ((kOut & kGradInput) != 0) grad_input[i] = scale * wi * r.grad_input;
+    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = scale * wi * r.grad_target;
+  }
+  return sum;
+}
+
+// Whether any target lies outside the loss's domain.
+template <class F, class A>
+bool any_invalid(const F f, const A* __restrict t, const int64_t n) {
+  int bad = 0;
+#pragma omp simd reduction(| : bad)
+  for (int64_t i = 0; i < n; ++i) bad |= !f.valid(t[i]);
+  return bad != 0;
+}
+
+// Values [begin, begin + n) of a source: in place where it can be, else written to buffer [n].
+template <class A>
+const A* values(const Source& s, int64_t begin, int64_t n, A* buffer) {
+  if (s.period == 0) {
+    if (s.dtype == kDtypeOf<A>) return static_cast<const A*>(s.data) + begin;
+    load_block(s.data, s.dtype, begin, n, buffer);
+    return buffer;
+  }
+  const A* table = static_cast<const A*>(s.data);  // broadcast operands arrive in the accumulation dtype
+  for (int64_t i = 0; i < n;) {
+    const int64_t row = (begin + i) / s.inner;
+    const int64_t left = s.inner == 1 ? s.period - row % s.period : s.inner - (begin + i) % s.inner;
+    const int64_t run = left < n - i ? left : n - i;
+    const A* from = table + row % s.period;
+    for (int64_t k = 0; k < run; ++k) buffer[i + k] = from[s.inner == 1 ? k : 0];
+    i += run;
+  }
+  return buffer;
+}
+
+template <class A>
+bool in_place(const Source& s) {
+  return !s || (s.period == 0 && s.dtype == kDtypeOf<A>);
+}
+
+template <class A>
+A* output(void* data, Dtype dtype, int64_t begin, A* buffer) {
+  return data && dtype == kDtypeOf<A> ? static_cast<A*>(data) + begin : buffer;
+}
+
+// The weight of each element times its incoming gradient; ones where neither is given.
+template <class A>
+const A* factors(const ElementwiseTask& task, int64_t begin, int64_t n, A* buffer, A* second) {
+  if (task.weight && task.incoming) {
+    const A* w = values(task.weight, begin, n, buffer);
+    const A* g = values(task.incoming, begin, n, second);
+    for (int64_t i = 0; i < n; ++i) buffer[i] = w[i] * g[i];
+    return buffer;
+  }
+  if (task.weight) return values(task.weight, begin, n, buffer);
+  if (task.incoming) return values(task.incoming, begin, n, buffer);
+  for (int64_t i = 0; i < n; ++i) buffer[i] = A(1);
+  return buffer;
+}
+
+template <class F, class A, int kOut>
+double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, int64_t end) {
+  const bool extras = task.weight || task.pos_weight || task.incoming;
+  const bool direct = !extras && in_place<A>(task.input) && in_place<A>(task.target);
+  const int64_t step = direct ? end - begin : kBlock;
+  alignas(64) A xs[kBlock], ts[kBlock], ws[kBlock], ps[kBlock], gs[kBlock], dx[kBlock], dt[kBlock];
+  const A scale = static_cast<A>(task.scale);
+  double sum = 0;
+  for (int64_t at = begin; at < end; at += step) {
+    const int64_t n = step < end - at ? step : end - at;
+    const A* x = values(task.input, at, n, xs);
+    const A* t = values(task.target, at, n, ts);
+    if constexpr (F::kChecks) {
+      if (any_invalid(f, t, n)) {
+        int64_t i = 0;
+        while (f.valid(t[i])) ++i;
+        int64_t known = task.invalid->load();
+        while (at + i < known && !task.invalid->compare_exchange_weak(known, at + i)) {
+        }
+        return 0;
+      }
+    }
+    A* loss = static_cast<A*>(task.loss);
+    A* grad_input = output(task.grad_input, task.input.dtype, at, dx);
+    A* grad_target = output(task.grad_target, task.target.dtype, at, dt);
+    if (kOut & kLoss) loss += at;
+    if (extras) {
+      const A* w = factors(task, at, n, ws, gs);
+      const A* p = nullptr;
+      if (task.pos_weight) {
+        p = values(task.pos_weight, at, n, ps);
+      } else {
+        for (int64_t i = 0; i < n; ++i) ps[i] = A(1);
+        p = ps;
+      }
+      sum += elementwise_block<F, A, kOut, true>(f, x, t, w, p, scale, loss, grad_input, grad_target, n);
+    } else {
+      sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
+    }
+    if ((kOut & kGradInput) && grad_input == dx) store_block(dx, task.grad_input, task.input.dtype, at, n);
+    if ((kOut & kGradTarget) && grad_target == dt) store_block(dt, task.grad_target, task.target.dtype, at, n);
+  }
+  return sum;
+}
+
+template <template <class> class Functor, class A>
+double elementwise_loop(const ElementwiseTask& task, int64_t begin, int64_t end) {
+  return Functor<A>::with(task.options, [&](auto f) -> double {
+    using F = decltype(f);
+    if (task.loss) return elementwise_range<F, A, kLoss>(f, task, begin, end);
+    if constexpr (F::kGradTarget) {
+      if (task.grad_input && task.grad_target)
+        return elementwise_range<F, A, kSum | kGradInput | kGradTarget>(f, task, begin, end);
+      if (task.grad_target) return elementwise_range<F, A, kSum | kGradTarget>(f, task, begin, end);
+    }
+    if (task.grad_input) return elementwise_range<F, A, kSum | kGradInput>(f, task, begin, end);
+    return elementwise_range<F, A, kSum>(f, task, begin, end);
+  });
+}
+
+// What elements [begin, end) add to the denominator of the mean: the weights, or the number not ignored.
+template <template <class> class Functor, class A>
+double elementwise_count(const ElementwiseTask& task, int64_t begin, int64_t end) {
+  return Functor<A>::with(task.options, [&](auto f) -> double {
+    using F = decltype(f);
+    alignas(64) A buffer[kBlock];
+    double count = 0;
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t n = kBlock < end - at ? kBlock : end - at;
+      const A* v = values(F::kWeightedMean ? task.weight : task.target, at, n, buffer);
+      for (int64_t i = 0; i < n; ++i) {
+        if constexpr (F::kIgnores) {
+          count += f.ignored(v[i]) ? 0.0 : 1.0;
+        } else {
+          count += static_cast<double>(v[i]);
+        }
+      }
+    }
+    return count;
+  });
+}
+
+template <template <class> class Functor>
+constexpr ElementwiseEntry elementwise_entry() {
+  using F = Functor<float>;
+  ElementwiseEntry entry{{elementwise_loop<Functor, float>, elementwise_loop<Functor, double>},
+                         {nullptr, nullptr},
+                         F::kWeightedMean,
+                         nullptr};
+  if constexpr (F::kChecks) entry.expected_target = F::kExpectedTarget;
+  if constexpr (F::kIgnores || F::kWeightedMean) {
+    entry.count[0] = elementwise_count<Functor, float>;
+    entry.count[1] = elementwise_count<Functor, double>;
+  }
+  return entry;
+}
+
+#define FL_ENTRY(op, Functor) elementwise_entry<Functor>(),
+extern const ElementwiseEntry elementwise_loops[] = {FL_ELEMENTWISE_LOSSES(FL_ENTRY)};
+#undef FL_ENTRY
+
+}  // namespace fused_losses::FL_ISA

@@ -1,0 +1,111 @@
+// Instruction-set choice, huge-page advice and scalars of the CPU drivers.
+#include "isa.h"
+
+#include <sys/mman.h>
+
+#include "loop_headers.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fused_losses {
+namespace base {
+#include "../math.h"
+#include "convert.h"
+}
+
+namespace {
+
+constexpr const char* kNames[] = {"default", "avx2", "avx512"};
+
+Isa best_isa() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      return Isa::kAvx512;
+    }
+    return Isa::kAvx2;
+  }
+#endif
+  return Isa::kDefault;
+}
+
+// The named set, or the best the CPU has if it lacks that one; false for an unknown name.
+bool parse(const std::string& name, Isa* isa) {
+  for (int i = 0; i < 3; ++i) {
+    if (name == kNames[i]) {
+      const Isa best = best_isa();
+      *isa = static_cast<Isa>(i) < best ? static_cast<Isa>(i) : best;
+      return true;
+    }
+  }
+  return false;
+}
+
+Isa automatic_isa() {
+  Isa isa = best_isa();
+  for (const char* variable : {"FUSED_LOSSES_CPU_ISA", "ATEN_CPU_CAPABILITY"}) {
+    const char* name = std::getenv(variable);
+    if (name && parse(name, &isa)) return isa;
+  }
+  return isa;
+}
+
+std::atomic<int>& current() {
+  static std::atomic<int> isa{static_cast<int>(automatic_isa())};
+  return isa;
+}
+
+}  // namespace
+
+Isa active_isa() { return static_cast<Isa>(current().load(std::memory_order_relaxed)); }
+
+Isa set_isa(const std::string& name) {
+  Isa isa = automatic_isa();
+  if (!name.empty() && !parse(name, &isa)) {
+    throw std::invalid_argument("set_cpu_isa: expected \"default\", \"avx2\", \"avx512\" or \"\", got \"" + name + "\"");
+  }
+  current() = static_cast<int>(isa);
+  return isa;
+}
+
+const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+
+std::vector<std::string> supported_isas() {
+  return std::vector<std::string>(kNames, kNames + static_cast<int>(best_isa()) + 1);
+}
+
+void expect_large_writes(void* data, int64_t bytes) {
+  constexpr int64_t kHuge = 2 << 20, kLarge = 32 << 20;
+  if (bytes < kLarge) return;
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (address + kHuge - 1) / kHuge * kHuge, end = (address + bytes) / kHuge * kHuge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice only: may fail
+}
+
+Tensor new_scalar(const Tensor& like) { return new_tensor(like, {}, accumulation_dtype(dtype_of(like))); }
+
+void set_scalar(Tensor& t, double value) {
+  if (dtype_of(t) == Dtype::kFloat64) {
+    *static_cast<double*>(t.mutable_data_ptr()) = value;
+  } else {
+    *static_cast<float*>(t.mutable_data_ptr()) = static_cast<float>(value);
+  }
+}
+
+double scalar_value(const Tensor& t) {
+  return dtype_of(t) == Dtype::kFloat64 ? *static_cast<const double*>(t.const_data_ptr())
+                                        : static_cast<double>(*static_cast<const float*>(t.const_data_ptr()));
+}
+
+void read_values(const void* data, Dtype dtype, int64_t begin, int64_t n, float* out) {
+  base::load_block(data, dtype, begin, n, out);
+}
+
+void read_values(const void* data, Dtype dtype, int64_t begin, int64_t n, double* out) {
+  base::load_block(data, dtype, begin, n, out);
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,17 @@
+// Everything the loops need from outside, included before the target pragma: a template of a standard header compiled
+// for one instruction set must not be merged by the linker into another's code.
+#pragma once
+
+#include <immintrin.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <type_traits>
+
+#include "../dtype.h"
+#include "../losses.h"
+#include "../platform.h"

@@ -1,0 +1,47 @@
+// What the tensor side of the overlap family hands to the hot loops: input [B, C, S], the sums of a class over S.
+#pragma once
+
+#include <cstdint>
+
+#include "../dtype.h"
+
+namespace fused_losses {
+
+enum class Activation : int { kNone = 0, kSigmoid = 1, kSoftmax = 2 };
+
+struct OverlapTask {
+  const void* input = nullptr;   // [B, C, S]
+  const void* target = nullptr;  // [B, C, S] of any dense dtype, or class indices [B, S] with `indexed`
+  Dtype input_dtype, target_dtype;
+  int64_t classes = 0, positions = 0;  // C, S
+  Activation activation = Activation::kNone;
+  bool indexed = false, squared = false, ignoring = false;
+  double ignore_index = 0;
+  void* gradient = nullptr;  // [B, C, S] dtype of input
+};
+
+// Sums over positions [begin, end) of one sample: sums[3 * c + {0, 1, 2}] = I, P, G of class c in [first, last).
+// Returns the lowest position whose class index is not a class, or -1.
+using OverlapSums = int64_t (*)(const OverlapTask&, int64_t sample, int64_t first, int64_t last, int64_t begin,
+                                int64_t end, double* sums);
+// Writes the gradient at positions [begin, end) of one sample: with p the activated input, by_I[c] g + by_P[c] (2 p with
+// `squared`) pulled back through the activation.
+using OverlapGradient = void (*)(const OverlapTask&, int64_t sample, int64_t first, int64_t last, int64_t begin,
+                                 int64_t end, const double* by_I, const double* by_P);
+
+struct OverlapLoops {
+  OverlapSums sums[2];  // by accumulation dtype: float, double
+  OverlapGradient gradient[2];
+};
+
+namespace base {
+extern const OverlapLoops overlap_loops;
+}
+namespace avx2 {
+extern const OverlapLoops overlap_loops;
+}
+namespace avx512 {
+extern const OverlapLoops overlap_loops;
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,215 @@
+// Row-wise loops over one contiguous row, classes in the vector lanes. Included by rowwise.inl in each namespace.
+
+// Exponentials of a row in blocks of kRowBlock, each shifted by its own peak so that the row is read once:
+// p = e * factor[block], log p = (rate x - peak) - log_sum.
+template <class A>
+struct RowSoftmax {
+  A peak, log_sum;
+  A* factor;  // [blocks]
+};
+
+template <class A>
+A row_peak(const A* __restrict x, const int64_t n) {
+  A peak = -infinity_<A>();
+#pragma omp simd reduction(max : peak)
+  for (int64_t i = 0; i < n; ++i) peak = x[i] > peak ? x[i] : peak;
+  return peak;
+}
+
+// Sum of e = exp(rate x - shift); e is written only with kStore.
+template <class A, bool kStore>
+A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, const int64_t n) {
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const A v = exp_shifted(fma_(x[i], rate, -shift));
+    sum += v;
+    if constexpr (kStore) e[i] = v;
+  }
+  return sum;
+}
+
+// space: [2 * blocks]. e: [n], or null where the exponentials are not needed.
+template <class A>
+RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* space) {
+  const int64_t blocks = (n + kRowBlock - 1) / kRowBlock;
+  A* peaks = space;
+  A* sums = space + blocks;
+  A peak = -infinity_<A>();
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t at = b * kRowBlock, part = n - at < kRowBlock ? n - at : kRowBlock;
+    peaks[b] = rate * row_peak(x + at, part);
+    const A shift = peaks[b] == -infinity_<A>() ? A(0) : peaks[b];
+    sums[b] = e ? row_exp<A, true>(x + at, e + at, rate, shift, part)
+                : row_exp<A, false>(x + at, nullptr, rate, shift, part);
+    peak = peaks[b] > peak ? peaks[b] : peak;
+  }
+  double sum = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const A part = sums[b];
+    sums[b] = peaks[b] == -infinity_<A>() ? A(0) : exp_(peaks[b] - peak);
+    sum += part == A(0) ? 0.0 : static_cast<double>(part) * (part == part ? sums[b] : A(1));
+  }
+  const A total = static_cast<A>(sum), inverse = A(1) / total;
+  for (int64_t b = 0; b < blocks; ++b) sums[b] *= inverse;
+  return {peak, log_(total), sums};
+}
+
+template <class A>
+void row_scale(A* __restrict values, const A factor, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) values[i] *= factor;
+}
+
+// Class index y. e: the exponentials, replaced by the gradient; null without one.
+template <class F, class A>
+A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_t y, const A w, const A scale) {
+  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space);
+  const A u = (x[y] - s.peak) - s.log_sum;
+  const ClassTerms<A> t = f(u, exp_(u));
+  if (e) {
+    const A slope = scale * w * t.slope;
+    for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) {
+      row_scale(e + at, -slope * s.factor[b], n - at < kRowBlock ? n - at : kRowBlock);
+    }
+    e[y] += slope;
+  }
+  return w * t.loss;
+}
+
+// A target that is a mixture of classes: class c has the share (stretch y[c] + base) w[c].
+template <class A>
+struct Mixture {
+  const A* y;  // read only with kTarget
+  const A* w;
+  A stretch, base;
+};
+
+template <class A>
+struct RowSums {
+  A loss, slope;
+};
+
+template <class F, class A, bool kTarget>
+RowSums<A> mixture_sums(const F f, const A* __restrict x, const A* __restrict e, const A* __restrict y,
+                        const A* __restrict w, const A stretch, const A base, const A peak, const A log_sum,
+                        const A factor, const int64_t n) {
+  A loss = 0, slope = 0;
+#pragma omp simd reduction(+ : loss, slope)
+  for (int64_t i = 0; i < n; ++i) {
+    const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w[i];
+    const ClassTerms<A> t = f((x[i] - peak) - log_sum, e[i] * factor);
+    loss += share == A(0) ? A(0) : share * t.loss;
+    slope += share * t.slope;
+  }
+  return {loss, slope};
+}
+
+// e becomes the gradient; total: the sum of the slopes.
+template <class F, class A, bool kTarget>
+void mixture_gradient(const F f, const A* __restrict x, A* __restrict e, const A* __restrict y, const A* __restrict w,
+                      const A stretch, const A base, const A peak, const A log_sum, const A factor, const A total,
+                      const A scale, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w[i];
+    const A p = e[i] * factor;
+    const ClassTerms<A> t = f((x[i] - peak) - log_sum, p);
+    e[i] = scale * (share * t.slope - p * total);
+  }
+}
+
+// As index_row for a mixture, to which class `extra` (if not negative) adds `extra_share`, its weight included.
+template <bool kTarget, class F, class A>
+A mixture_row(const F f, const A* x, A* e, A* space, const int64_t n, const Mixture<A> m, const int64_t extra,
+              const A extra_share, const bool gradient, const A scale) {
+  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space);
+  double loss = 0, slope = 0;
+  const auto blocks = [n](const auto& run) {
+    for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) run(b, at, n - at < kRowBlock ? n - at : kRowBlock);
+  };
+  blocks([&](int64_t b, int64_t at, int64_t part) {
+    const RowSums<A> sums = mixture_sums<F, A, kTarget>(f, x + at, e + at, kTarget ? m.y + at : nullptr, m.w + at,
+                                                        m.stretch, m.base, s.peak, s.log_sum, s.factor[b], part);
+    loss += sums.loss;
+    slope += sums.slope;
+  });
+  A extra_slope = 0;
+  if (extra >= 0 && extra_share != A(0)) {
+    const A u = (x[extra] - s.peak) - s.log_sum;
+    const ClassTerms<A> t = f(u, exp_(u));
+    extra_slope = extra_share * t.slope;
+    loss += extra_share * t.loss;
+    slope += extra_slope;
+  }
+  if (gradient) {
+    const A total = static_cast<A>(slope);
+    blocks([&](int64_t b, int64_t at, int64_t part) {
+      mixture_gradient<F, A, kTarget>(f, x + at, e + at, kTarget ? m.y + at : nullptr, m.w + at, m.stretch, m.base,
+                                      s.peak, s.log_sum, s.factor[b], total, scale, part);
+    });
+    if (extra >= 0) e[extra] += scale * extra_slope;
+  }
+  return static_cast<A>(loss);
+}
+
+template <class A>
+struct PairSums {
+  A loss, slope_x, slope_z;
+};
+
+template <class F, class A>
+PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, const A peak_x, const A log_sum_x,
+                      const A factor_x, const A* __restrict z, const A* __restrict ez, const A peak_z,
+                      const A log_sum_z, const A factor_z, const int64_t n) {
+  A loss = 0, slope_x = 0, slope_z = 0;
+#pragma omp simd reduction(+ : loss, slope_x, slope_z)
+  for (int64_t i = 0; i < n; ++i) {
+    const PairTerms<A> t = f(fma_(x[i], f.rate, -peak_x) - log_sum_x, ex[i] * factor_x,
+                             fma_(z[i], f.rate, -peak_z) - log_sum_z, ez[i] * factor_z);
+    loss += t.loss;
+    slope_x += t.slope_input;
+    slope_z += t.slope_target;
+  }
+  return {loss, slope_x, slope_z};
+}
+
+// ex becomes the gradient of the input with kX, ez that of the target with kZ.
+template <class F, class A, bool kX, bool kZ>
+void pair_gradient(const F f, const A* __restrict x, A* __restrict ex, const A peak_x, const A log_sum_x,
+                   const A factor_x, const A total_x, const A* __restrict z, A* __restrict ez, const A peak_z,
+                   const A log_sum_z, const A factor_z, const A total_z, const A scale, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const A p = ex[i] * factor_x, q = ez[i] * factor_z;
+    const PairTerms<A> t = f(fma_(x[i], f.rate, -peak_x) - log_sum_x, p, fma_(z[i], f.rate, -peak_z) - log_sum_z, q);
+    if constexpr (kX) ex[i] = scale * (t.slope_input - p * total_x);
+    if constexpr (kZ) ez[i] = scale * (t.slope_target - q * total_z);
+  }
+}
+
+// Logits x and z; ex and ez: [n], replaced by the gradients asked for.
+template <class F, class A>
+A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int64_t n, const bool grad_x,
+           const bool grad_z, const A scale) {
+  const RowSoftmax<A> s = row_softmax(x, ex, n, f.rate, space);
+  const RowSoftmax<A> r = row_softmax(z, ez, n, f.rate, space + 2 * (n / kRowBlock + 1));
+  double loss = 0, slope_x = 0, slope_z = 0;
+  for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) {
+    const PairSums<A> sums = pair_sums(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], z + at, ez + at, r.peak,
+                                       r.log_sum, r.factor[b], n - at < kRowBlock ? n - at : kRowBlock);
+    loss += sums.loss;
+    slope_x += sums.slope_x;
+    slope_z += sums.slope_z;
+  }
+  if (!grad_x && !grad_z) return static_cast<A>(loss);
+  const auto run = grad_x && grad_z ? pair_gradient<F, A, true, true>
+                   : grad_x         ? pair_gradient<F, A, true, false>
+                                    : pair_gradient<F, A, false, true>;
+  const A total_x = static_cast<A>(slope_x), total_z = static_cast<A>(slope_z), factor = scale * f.rate;
+  for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) {
+    run(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], total_x, z + at, ez + at, r.peak, r.log_sum, r.factor[b],
+        total_z, factor, n - at < kRowBlock ? n - at : kRowBlock);
+  }
+  return static_cast<A>(loss);
+}

@@ -1,0 +1,22 @@
+// scale_: hands a stored gradient over, multiplied in place by the incoming scalar unless that is 1.
+#include "isa.h"
+
+#include "scale.h"
+
+namespace fused_losses {
+namespace {
+
+void scale_(Tensor gradient, Tensor grad_output) {
+  const double factor = scalar_value(grad_output);
+  if (factor == 1) return;
+  const auto run = for_isa(base::scale_range, avx2::scale_range, avx512::scale_range);
+  void* data = gradient.mutable_data_ptr();
+  const Dtype dtype = dtype_of(gradient);
+  parallel(gradient.numel(), 1, [&](int64_t begin, int64_t end) { run(data, dtype, factor, begin, end); });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) { m.impl("scale_", TORCH_BOX(&scale_)); }
+
+}  // namespace fused_losses

@@ -1,0 +1,4 @@
+// The row-wise loops of the "base" instruction set.
+#include "cpu/target_base.h"
+
+#include "cpu/rowwise.inl"

@@ -1,0 +1,100 @@
+// What every launcher needs from torch and the device: current stream, device guard, grid size, workspace, launch check.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+
+#include "../dtype.h"
+#include "../platform.h"
+#include "../tensor.h"
+
+namespace fused_losses::cuda {
+
+constexpr int kThreads = 256;
+constexpr int kBlocksPerSm = 2048 / kThreads;  // full occupancy at <= 32 registers; more registers: the rest waits its turn
+
+// Makes the device of `t` current for a launch and names its stream.
+class Launch {
+ public:
+  explicit Launch(const Tensor& t) : guard_(t.get_device_index()), device_(t.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  cudaStream_t stream() const { return stream_; }
+  int device() const { return device_; }
+
+  // Blocks of a persistent grid for `items` independent pieces of work, `per_block` of them at a time.
+  int grid(int64_t items, int64_t per_block, int blocks_per_sm = kBlocksPerSm) const {
+    const int64_t wanted = (items + per_block - 1) / per_block, most = int64_t{multiprocessors()} * blocks_per_sm;
+    return static_cast<int>(wanted < 1 ? 1 : wanted < most ? wanted : most);
+  }
+
+  // Asked of the driver once per device: the query costs more than a small kernel.
+  int multiprocessors() const {
+    static int known[64] = {};
+    int& count = known[device_ & 63];
+    if (count == 0) STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_));
+    return count;
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  int device_;
+  cudaStream_t stream_;
+};
+
+// A counter of finished blocks that is zero before and after each kernel using it: atomicInc wraps it. One per device
+// and stream, since kernels of one stream do not overlap; inside a graph capture a fresh one, zeroed by the graph.
+inline unsigned* block_counter(const Launch& launch, const Tensor& like, Tensor* keep) {
+  const auto fresh = [&] {
+    Tensor t = new_tensor(like, {1}, Dtype::kInt32);
+    STD_CUDA_CHECK(cudaMemsetAsync(t.mutable_data_ptr(), 0, sizeof(unsigned), launch.stream()));
+    return t;
+  };
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  STD_CUDA_CHECK(cudaStreamIsCapturing(launch.stream(), &capturing));
+  if (capturing != cudaStreamCaptureStatusNone) {
+    *keep = fresh();
+    return static_cast<unsigned*>(keep->mutable_data_ptr());
+  }
+  static auto* counters = new std::map<std::pair<int, cudaStream_t>, Tensor>;  // outlives the CUDA context: never freed
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto found = counters->find({launch.device(), launch.stream()});
+  if (found == counters->end()) found = counters->emplace(std::make_pair(launch.device(), launch.stream()), fresh()).first;
+  return static_cast<unsigned*>(found->second.mutable_data_ptr());
+}
+
+// A new scalar of the accumulation dtype of `like`.
+inline Tensor new_scalar(const Tensor& like) { return new_tensor(like, {}, accumulation_dtype(dtype_of(like))); }
+
+// Calls run(T{}) with the storage type of a floating dtype.
+template <class Run>
+void with_floating(Dtype dtype, const Run& run) {
+  switch (dtype) {
+    case Dtype::kFloat64: return run(double{});
+    case Dtype::kFloat16: return run(__half{});
+    case Dtype::kBFloat16: return run(__nv_bfloat16{});
+    default: return run(float{});
+  }
+}
+
+template <class T>
+using Accumulation = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+}  // namespace fused_losses::cuda

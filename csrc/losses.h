@@ -1,0 +1,35 @@
+// The table of losses: the whole library on one page. A row is X(op, functor); the family says which driver runs it.
+// Schemas, CPU and CUDA registrations and the list that `fused_losses.info` prints are generated from it.
+#pragma once
+
+// One result for each element, from one input and one target of the same shape. Formulas: losses/binary.h,
+// losses/regression.h, losses/divergence.h, losses/distance.h.
+#define FL_ELEMENTWISE_LOSSES(X) \
+  X(binary_cross_entropy_with_logits, BinaryCrossEntropyWithLogits)
+
+#define FL_ELEMENTWISE_ARGUMENTS "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight"
+
+// Rows summed over their last dimension, from two tensors and a label for each row (pairs) or from a mean and a
+// log-variance with an optional prior (gaussian). Formulas: losses/distance.h. One driver runs both.
+#define FL_PAIR_LOSSES(X) X(contrastive_loss, Contrastive)
+#define FL_PAIR_ARGUMENTS "Tensor x1, Tensor x2, Tensor target"
+#define FL_GAUSSIAN_LOSSES(X) X(gaussian_kl, GaussianKL)
+#define FL_GAUSSIAN_ARGUMENTS "Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar"
+
+// One result for each softmax: of the input against class indices or class probabilities, or of the input against that
+// of a second tensor of logits. Formulas: losses/classification.h, losses/divergence.h. One driver runs both.
+#define FL_ROWWISE_LOSSES(X)      \
+  X(cross_entropy, CrossEntropy)  \
+  X(softmax_focal_loss, SoftmaxFocal)
+#define FL_ROWWISE_PAIR_LOSSES(X)           \
+  X(kl_div_with_logits, KLDivWithLogits)    \
+  X(js_div_with_logits, JSDivWithLogits)
+#define FL_ROWWISE_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
+
+// Every family, for lists of all losses.
+#define FL_FAMILIES(F)                                                                          \
+  F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")         \
+  F(pairs, FL_PAIR_LOSSES, FL_PAIR_ARGUMENTS, "Tensor grad_output")                             \
+  F(pairs, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output") \
+  F(rowwise, FL_ROWWISE_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                     \
+  F(rowwise, FL_ROWWISE_PAIR_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")

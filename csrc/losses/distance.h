@@ -1,0 +1,72 @@
+// Distances and divergences summed along rows. Formulas only; references: fused_losses/losses/{distance,divergence,vae}.py.
+//
+// A row functor gives the term of one element and its derivative with respect to each operand; `finish` turns the sum
+// of a row's terms into the row's loss and the factor of its derivatives. kLinear: that factor does not need the sum.
+
+// One element's term of the row sum and its derivatives with respect to the row's operands.
+template <class A>
+struct RowTerms {
+  A value, grad[4];
+};
+
+// A row's loss and the derivative of the loss with respect to the sum.
+template <class A>
+struct RowLoss {
+  A loss, coefficient;
+};
+
+// y d^2 + (1-y) max(0, margin - d)^2, d = ||x1 - x2||; gradient 0 at d = 0 (Hadsell, Chopra, LeCun 2006).
+template <class A>
+struct Contrastive {
+  static constexpr int kOperands = 2;
+  static constexpr bool kLinear = false;
+  A margin;
+  explicit Contrastive(const double* options) : margin(static_cast<A>(options[0])) {}
+
+  template <class Run>
+  static auto with(const double* options, unsigned, const Run& run) {
+    return run(Contrastive(options));
+  }
+
+  FL_HD RowTerms<A> operator()(A x1, A x2, A, A) const {
+    const A d = x1 - x2;
+    return {d * d, {2 * d, -2 * d, A(0), A(0)}};
+  }
+
+  FL_HD RowLoss<A> finish(A sum, A y) const {
+    const A d = sqrt_(sum), short_by = max_(margin - d, A(0));
+    const A push = sum > A(0) ? short_by / d : sum * A(0);  // 0 at d = 0; NaN stays NaN
+    return {y * sum + (A(1) - y) * short_by * short_by, y - (A(1) - y) * push};
+  }
+};
+
+// 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
+template <class A, bool kPrior>
+struct GaussianKLTerms {
+  static constexpr int kOperands = 4;
+  static constexpr bool kLinear = true;
+
+  FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
+    const A half = A(0.5);
+    if constexpr (kPrior) {
+      const A ratio = exp_(v - pv), precision = exp_(-pv), d = m - pm, scaled = d * precision;
+      return {half * (pv - v - A(1) + ratio + d * scaled),
+              {scaled, half * (ratio - A(1)), -scaled, half * (A(1) - ratio - d * scaled)}};
+    } else {
+      const A ratio = exp_(v);
+      return {half * (ratio - A(1) - v + m * m), {m, half * (ratio - A(1)), A(0), A(0)}};
+    }
+  }
+
+  FL_HD RowLoss<A> finish(A sum, A) const { return {sum, A(1)}; }
+};
+
+template <class A>
+struct GaussianKL : GaussianKLTerms<A, true> {
+  // given: bit mask of the operands that are there.
+  template <class Run>
+  static auto with(const double*, unsigned given, const Run& run) {
+    if (given & 0b1100) return run(GaussianKLTerms<A, true>());
+    return run(GaussianKLTerms<A, false>());
+  }
+};

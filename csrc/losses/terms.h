@@ -1,0 +1,21 @@
+// What every formula header shares. Included once in each instruction set's namespace and once for CUDA: no guard.
+
+// A loss at one element and its derivatives with respect to input and target.
+template <class A>
+struct Terms {
+  A loss, grad_input, grad_target;
+};
+
+// A functor without compile-time variants: `with` builds it from its options and hands it to `run`.
+template <class Self>
+struct Plain {
+  static constexpr bool kGradTarget = false;  // grad_target is computed
+  static constexpr bool kIgnores = false;     // has `ignored(target)`: such elements count for nothing
+  static constexpr bool kWeightedMean = false;  // the mean divides by the sum of the weights
+  static constexpr bool kChecks = false;      // has `valid(target)` and kExpectedTarget, the words for it
+
+  template <class Run>
+  static auto with(const double* options, const Run& run) {
+    return run(Self(options));
+  }
+};

@@ -1,0 +1,77 @@
+// Schemas of all ops, generated from the table of losses, and the pybind11 module `_C`: build facts, instruction set.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "losses.h"
+
+namespace py = pybind11;
+
+namespace fused_losses {
+namespace {
+
+constexpr const char* kCall = ", float[] options, int reduction, int gradients) -> Tensor[]";
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(fused_losses, m) {
+  // Multiplies a gradient in place by the incoming scalar; does nothing where that is 1.
+  m.def("scale_(Tensor(a!) gradient, Tensor grad_output) -> ()");
+#define FL_SCHEMA(op, ...)                                                                       \
+  m.def((std::string(#op "(") + arguments + kCall).c_str());                                     \
+  m.def((std::string(#op "_backward(") + incoming + ", " + arguments + kCall).c_str());
+#define FL_FAMILY(family, LOSSES, ARGUMENTS, INCOMING)       \
+  {                                                          \
+    const std::string arguments = ARGUMENTS, incoming = INCOMING; \
+    LOSSES(FL_SCHEMA)                                        \
+  }
+  FL_FAMILIES(FL_FAMILY)
+#undef FL_FAMILY
+#undef FL_SCHEMA
+}
+
+namespace {
+
+std::vector<std::pair<std::string, std::string>> losses() {
+  std::vector<std::pair<std::string, std::string>> all;
+#define FL_ROW(op, ...) all.emplace_back(#op, family);
+#define FL_FAMILY(name, LOSSES, ARGUMENTS, INCOMING) \
+  {                                                  \
+    const char* family = #name;                      \
+    LOSSES(FL_ROW)                                   \
+  }
+  FL_FAMILIES(FL_FAMILY)
+#undef FL_FAMILY
+#undef FL_ROW
+  return all;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = "gcc " __VERSION__;
+  info["cxx_standard"] = static_cast<int64_t>(__cplusplus);
+  info["torch"] = std::to_string(TORCH_VERSION_MAJOR) + "." + std::to_string(TORCH_VERSION_MINOR) + "." +
+                  std::to_string(TORCH_VERSION_PATCH);
+  info["stable_abi_target"] = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
+                              std::to_string(TORCH_TARGET_VERSION >> 48 & 0xff);
+  return info;
+}
+
+}  // namespace
+}  // namespace fused_losses
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fused_losses;
+  m.doc() = "Build facts and the instruction-set override of fused_losses; the ops are in torch.ops.fused_losses.";
+  m.def("build_info", &build_info, "How this library was built.");
+  m.def("losses", &losses, "Every op and its family.");
+  m.def("cpu_isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set the CPU loops use.");
+  m.def("set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),
+        "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it.");
+  m.def("cpu_isas", &supported_isas, "The instruction sets this CPU supports.");
+}
