@@ -55,14 +55,12 @@ CXX_FLAGS = (
     + ["-fvisibility=hidden", "-Wall", STABLE_ABI]
 )  # fmt: skip
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-NVCC_FLAGS = [
-    "-std=c++20",
-    "-O3",
-    "--expt-relaxed-constexpr",
-    "-DUSE_CUDA",
-    STABLE_ABI,
-    "-Xcompiler=-fvisibility=hidden",
-]
+# torch.utils.cpp_extension forbids the operators of half types; the sources compile alike with a bare nvcc.
+HALF_OPERATORS = ["HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", "HALF2_OPERATORS"]
+NVCC_FLAGS = (
+    ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA", STABLE_ABI, "-Xcompiler=-fvisibility=hidden"]
+    + [f"-U__CUDA_NO_{name}__" for name in HALF_OPERATORS]
+)  # fmt: skip
 
 
 def files(*patterns):
