@@ -2,7 +2,15 @@
 
 from . import functional, reference
 from ._version import __version__
-from .losses.binary import BCEWithLogitsLoss
+from .losses.binary import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    HingeLoss,
+    SigmoidFocalLoss,
+    WeightedBinaryCrossEntropyLoss,
+    WeightedBinaryCrossEntropyWithLogitsLoss,
+)
+from .losses.classification import CrossEntropyLoss, SoftmaxFocalLoss
 from .losses.distance import (
     ContrastiveLoss,
     ContrastiveLossFromDistance,
@@ -10,17 +18,36 @@ from .losses.distance import (
     MahalanobisLoss,
     fit_gaussian,
 )
+from .losses.divergence import GaussianKLLoss, JSDivWithLogitsLoss, KLDivLoss, KLDivWithLogitsLoss
 from .losses.overlap import DiceLoss, JaccardLoss, TverskyLoss
+from .losses.regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
+from .losses.vae import VAELoss
 
 __all__ = [
+    "BCELoss",
     "BCEWithLogitsLoss",
     "ContrastiveLoss",
     "ContrastiveLossFromDistance",
+    "CrossEntropyLoss",
     "DiceLoss",
+    "GaussianKLLoss",
+    "HingeLoss",
+    "HuberLoss",
+    "JSDivWithLogitsLoss",
     "JaccardLoss",
+    "KLDivLoss",
+    "KLDivWithLogitsLoss",
+    "L1Loss",
+    "MSELoss",
     "MahalanobisDistance",
     "MahalanobisLoss",
+    "SigmoidFocalLoss",
+    "SmoothL1Loss",
+    "SoftmaxFocalLoss",
     "TverskyLoss",
+    "VAELoss",
+    "WeightedBinaryCrossEntropyLoss",
+    "WeightedBinaryCrossEntropyWithLogitsLoss",
     "__version__",
     "fit_gaussian",
     "functional",

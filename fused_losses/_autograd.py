@@ -17,6 +17,7 @@ from ._ops import HAS_CUDA_KERNELS, NONE, Op, scale_
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 _transforms_active = torch._C._are_functorch_transforms_active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor  # true under is_grads_batched, which is no transform
 _keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 
@@ -75,6 +76,12 @@ class FusedLoss(Function):
     def forward(ctx, op, keywords, options, reduction, needs, *tensors):
         # float16 keeps no gradient: 1/N may underflow in it, so the backward recomputes with 1/N in float32.
         fuse = needs if reduction != NONE and tensors[0].dtype is not torch.float16 else 0
+        if op.losses > 1:
+            # The op's gradient is the first loss's: handed over if no other loss is differentiated.
+            if torch.compiler.is_compiling():
+                fuse = 0
+            else:
+                ctx.set_materialize_grads(False)
         out = op.forward(*_contiguous(tensors), options, reduction, fuse)
         head = op.losses + op.saved
         ctx.call = op, keywords, options, reduction, needs
@@ -93,9 +100,17 @@ class FusedLoss(Function):
         op, keywords, options, reduction, needs = ctx.call
         n = len(ctx.needs_input_grad) - 5
         prefix = (None,) * 5
-        if ctx.gradients is not None and not torch.is_grad_enabled() and op.losses == 1:
+        eager, grad_mode = not torch.compiler.is_compiling(), torch.is_grad_enabled()
+        handed = ctx.gradients is not None and not grad_mode
+        if op.losses > 1:
+            given = [g for g in grad_outputs if g is not None]
+            if not given:
+                return prefix + (None,) * n
+            handed = handed and len(given) == 1 and grad_outputs[0] is not None
+            grad_outputs = tuple(torch.zeros_like(given[0]) if g is None else g for g in grad_outputs)
+        if handed:
             gradients, grad_output = ctx.gradients, grad_outputs[0]
-            if _keeps_graph() or _transforms_active():
+            if _keeps_graph() or _is_batched(grad_output) or _transforms_active():
                 gradients = [g * grad_output for g in gradients]
             else:
                 ctx.gradients = None
@@ -104,12 +119,13 @@ class FusedLoss(Function):
             return prefix + _at_positions(gradients, needs, n)
         saved = ctx.saved_tensors
         tensors, rest = saved[:n], saved[n:]
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        batched = eager and any(map(_is_batched, grad_outputs))
+        if grad_mode and eager and not batched:
             found = FusedLossBackward.apply(op, keywords, options, reduction, needs, rest, *grad_outputs, *tensors)
             return prefix + _at_positions(found if isinstance(found, tuple) else (found,), needs, n)
-        if ctx.kept is not None and op.losses == 1:
+        if ctx.kept is not None:
             gradients = [g * grad_outputs[0] for g in rest[op.saved :]]
-        elif not torch.compiler.is_compiling() and _transforms_active():
+        elif batched or (eager and _transforms_active()):
             gradients = _first_derivative(op, keywords, needs, *grad_outputs, *tensors)
         else:
             gradients = op.backward(*grad_outputs, *rest[: op.saved], *_contiguous(tensors), options, reduction, needs)

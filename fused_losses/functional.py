@@ -1,16 +1,43 @@
 """The fused losses as functions: import as `F`."""
 
-from .losses.binary import binary_cross_entropy_with_logits
+from .losses.binary import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    hinge_loss,
+    sigmoid_focal_loss,
+    weighted_binary_cross_entropy,
+    weighted_binary_cross_entropy_with_logits,
+)
+from .losses.classification import cross_entropy, softmax_focal_loss
 from .losses.distance import contrastive_loss, contrastive_loss_from_distance, mahalanobis_distance, mahalanobis_loss
+from .losses.divergence import gaussian_kl, js_div_with_logits, kl_div, kl_div_with_logits
 from .losses.overlap import dice_loss, jaccard_loss, tversky_loss
+from .losses.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
+from .losses.vae import vae_loss
 
 __all__ = [
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "contrastive_loss",
     "contrastive_loss_from_distance",
+    "cross_entropy",
     "dice_loss",
+    "gaussian_kl",
+    "hinge_loss",
+    "huber_loss",
     "jaccard_loss",
+    "js_div_with_logits",
+    "kl_div",
+    "kl_div_with_logits",
+    "l1_loss",
     "mahalanobis_distance",
     "mahalanobis_loss",
+    "mse_loss",
+    "sigmoid_focal_loss",
+    "smooth_l1_loss",
+    "softmax_focal_loss",
     "tversky_loss",
+    "vae_loss",
+    "weighted_binary_cross_entropy",
+    "weighted_binary_cross_entropy_with_logits",
 ]

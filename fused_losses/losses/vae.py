@@ -1,0 +1,101 @@
+"""Loss of a variational autoencoder: reference, public function and Module."""
+
+from __future__ import annotations
+
+import torch
+
+from .. import _checks as check
+from .._autograd import fused
+from .._module import LossModule
+from .._ops import NONE, Op
+from ._shared import accumulate, reduce
+from .binary import cross_entropy_of_logits, cross_entropy_of_probabilities
+
+LIKELIHOODS = {"bernoulli": 0.0, "bernoulli_logits": 1.0, "gaussian": 2.0}
+
+
+def reference_vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta=1.0, reduction="mean"):
+    """Σ nll(reconstruction, target) + beta ½ Σ (e^logvar - logvar - 1 + mu²) of each sample, and both terms."""
+    x, t, mu, logvar = accumulate(reconstruction, target, mu, logvar)
+    if likelihood == "bernoulli":
+        nll = cross_entropy_of_probabilities(x, t)
+    elif likelihood == "bernoulli_logits":
+        nll = cross_entropy_of_logits(x, t)
+    else:
+        nll = (t - x) ** 2
+    divergence = (torch.expm1(logvar) - logvar + mu**2) / 2
+    nll, divergence = (v.sum(tuple(range(1, v.ndim))) if v.ndim > 1 else v for v in (nll, divergence))
+    reconstruction_term, kl_term = reduce(nll, reduction), reduce(divergence, reduction)
+    return reconstruction_term + beta * kl_term, reconstruction_term, kl_term
+
+
+def _samples_shape(tensors, options, reduction):
+    """(B,) for "none", else a scalar."""
+    return tensors[0].shape[:1] if reduction == NONE else ()
+
+
+# tensors: reconstruction (B, *), target (same shape, any dense dtype), mu and logvar (B, *), of reconstruction's dtype.
+# options: likelihood (0 bernoulli, 1 bernoulli_logits, 2 gaussian), beta. Losses: total, reconstruction term, KL term;
+# the forward's gradients are those of the total, the backward takes a grad_output for each of the three. A float16
+# gradient of the Bernoulli likelihood on probabilities saturates.
+_vae_loss = Op(
+    reference_vae_loss,
+    ("reconstruction", "target", "mu", "logvar"),
+    _samples_shape,
+    differentiable=("reconstruction", "mu", "logvar"),
+    losses=3,
+)
+
+
+def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta=1.0, reduction="mean"):
+    """Loss of a (beta-)VAE: negative log-likelihood of the data plus the divergence of the code from N(0, I).
+
+    .. math:: R + \\beta K, \\quad K = \\tfrac{1}{2} \\sum (e^{v} - v - 1 + \\mu^2), \\; v = \\log \\sigma^2
+
+    with R, for each sample the sum over everything but the batch, one of
+
+    - "bernoulli": binary cross-entropy of the reconstruction as probabilities, logarithms clamped at -100;
+    - "bernoulli_logits": the same on logits;
+    - "gaussian": Σ (t - x)², without ½.
+
+    Args:
+        reconstruction: x (B, ...); float32, float64, float16 or bfloat16.
+        target: t, the reconstruction's shape; any floating dtype, bool or uint8; in [0, 1] for the Bernoulli kinds.
+        mu, logvar: μ and v (B, ...), of the same shape and of the reconstruction's dtype.
+        likelihood: "bernoulli", "bernoulli_logits" or "gaussian".
+        beta: weight of the divergence, >= 0.
+        reduction: "none" (of each sample), "mean" (over the batch) or "sum".
+
+    Returns:
+        (total, reconstruction_term, kl_term), kl_term before beta: scalars, or (B,) with "none"; float64 for float64
+        input, else float32. Any of the three may be differentiated.
+
+    As :func:`binary_cross_entropy` at probabilities of 0 and 1. NaN propagates; the mean of nothing is NaN; e^logvar
+    may overflow to infinity.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option.
+    Kingma and Welling, "Auto-encoding variational Bayes" (2014); Higgins et al., "beta-VAE" (2017).
+    """
+    name = "vae_loss"
+    check.pair(name, reconstruction, target, names=("reconstruction", "target"))
+    if reconstruction.ndim == 0:
+        raise ValueError(f"{name}: expected reconstruction of shape (B, ...), got ()")
+    check.pair(name, mu, logvar, check.FLOATING, ("mu", "logvar"))
+    if mu.shape[:1] != reconstruction.shape[:1]:
+        raise ValueError(f"{name}: expected mu of shape ({reconstruction.shape[0]}, ...), got {tuple(mu.shape)}")
+    for argument, value in (("mu", mu), ("logvar", logvar)):
+        if value.dtype != reconstruction.dtype:
+            raise TypeError(f"{name}: expected {argument} of dtype {reconstruction.dtype}, got {value.dtype}")
+    check.same_device(name, "mu", mu, reconstruction)
+    code = check.reduction_code(name, reduction)
+    try:
+        kind = LIKELIHOODS[likelihood]
+    except (KeyError, TypeError):
+        listed = ", ".join(f'"{choice}"' for choice in LIKELIHOODS)
+        raise ValueError(f"{name}: expected likelihood to be one of {listed}, got {likelihood!r}") from None
+    check.number(name, "beta", beta, 0)
+    keywords = {"likelihood": likelihood, "beta": beta, "reduction": reduction}
+    return fused(_vae_loss, (reconstruction, target, mu, logvar), (kind, float(beta)), code, keywords)
+
+
+class VAELoss(LossModule, function=vae_loss, tensors=("reconstruction", "target", "mu", "logvar")):
+    """Module of :func:`vae_loss`."""
