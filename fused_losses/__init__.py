@@ -11,6 +11,7 @@ from .losses.binary import (
     WeightedBinaryCrossEntropyWithLogitsLoss,
 )
 from .losses.classification import CrossEntropyLoss, SoftmaxFocalLoss
+from .losses.compound import DiceCrossEntropyLoss, DiceFocalLoss
 from .losses.distance import (
     ContrastiveLoss,
     ContrastiveLossFromDistance,
@@ -29,6 +30,8 @@ __all__ = [
     "ContrastiveLoss",
     "ContrastiveLossFromDistance",
     "CrossEntropyLoss",
+    "DiceCrossEntropyLoss",
+    "DiceFocalLoss",
     "DiceLoss",
     "GaussianKLLoss",
     "HingeLoss",

@@ -73,8 +73,8 @@ class Op:
         torch.library.register_fake(f"fused_losses::{self.name}_backward", self._fake_backward)
 
     def call_reference(self, tensors, keywords):
-        """The reference on the op's tensors and the loss's other arguments."""
-        return self.reference(**dict(zip(self.tensors, tensors)), **keywords)
+        """The reference on the op's tensors and the loss's other arguments; a keyword stands for a tensor not given."""
+        return self.reference(**{**dict(zip(self.tensors, tensors)), **keywords})
 
     def _fake_gradients(self, tensors, gradients):
         return [t.new_empty(t.shape) for i, t in enumerate(tensors) if t is not None and gradients >> i & 1]

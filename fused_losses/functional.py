@@ -9,6 +9,7 @@ from .losses.binary import (
     weighted_binary_cross_entropy_with_logits,
 )
 from .losses.classification import cross_entropy, softmax_focal_loss
+from .losses.compound import dice_cross_entropy_loss, dice_focal_loss
 from .losses.distance import contrastive_loss, contrastive_loss_from_distance, mahalanobis_distance, mahalanobis_loss
 from .losses.divergence import gaussian_kl, js_div_with_logits, kl_div, kl_div_with_logits
 from .losses.overlap import dice_loss, jaccard_loss, tversky_loss
@@ -21,6 +22,8 @@ __all__ = [
     "contrastive_loss",
     "contrastive_loss_from_distance",
     "cross_entropy",
+    "dice_cross_entropy_loss",
+    "dice_focal_loss",
     "dice_loss",
     "gaussian_kl",
     "hinge_loss",

@@ -10,6 +10,8 @@ from .losses.binary import (
 )
 from .losses.classification import reference_cross_entropy as cross_entropy
 from .losses.classification import reference_softmax_focal_loss as softmax_focal_loss
+from .losses.compound import reference_dice_cross_entropy_loss as dice_cross_entropy_loss
+from .losses.compound import reference_dice_focal_loss as dice_focal_loss
 from .losses.distance import reference_contrastive_loss as contrastive_loss
 from .losses.distance import reference_contrastive_loss_from_distance as contrastive_loss_from_distance
 from .losses.distance import reference_mahalanobis_distance as mahalanobis_distance
@@ -33,6 +35,8 @@ __all__ = [
     "contrastive_loss",
     "contrastive_loss_from_distance",
     "cross_entropy",
+    "dice_cross_entropy_loss",
+    "dice_focal_loss",
     "dice_loss",
     "gaussian_kl",
     "hinge_loss",

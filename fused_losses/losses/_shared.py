@@ -14,12 +14,12 @@ def accumulate(*tensors):
 
 
 def reduce(loss: torch.Tensor, reduction: str, denominator=None) -> torch.Tensor:
-    """Apply `reduction`; the mean is over `denominator` (default: the elements), batchmean over loss.shape[0]."""
+    """Apply `reduction`; mean and batchmean divide by `denominator` (default: the elements, loss.shape[0])."""
     if reduction == "none":
         return loss
     if reduction == "sum":
         return loss.sum()
-    if reduction == "batchmean":
+    if reduction == "batchmean" and denominator is None:
         return loss.sum() / loss.shape[0]
     return loss.sum() / (loss.numel() if denominator is None else denominator)
 
@@ -32,3 +32,25 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
 def elementwise_shape(tensors, options, reduction):
     """The input's shape for "none", else a scalar."""
     return tensors[0].shape if reduction == NONE else ()
+
+
+def without(dropped: torch.Tensor, *tensors):
+    """The tensors with 0 where `dropped`, so that nothing there, NaN included, reaches a value or a gradient."""
+    return [t if t is None else torch.where(dropped, 0, t) for t in tensors]
+
+
+def times(factor: torch.Tensor, log_value: torch.Tensor) -> torch.Tensor:
+    """factor * log_value, 0 (and gradient 0) where the factor is 0 and the logarithm infinite."""
+    limit = (factor == 0) & log_value.isinf()
+    return torch.where(limit, 0, torch.where(limit, 0, factor) * torch.where(limit, 0, log_value))
+
+
+def log_add_exp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """log(e^a + e^b), also where one of them is -inf; right under derivatives of any order."""
+    high, low = torch.where(a < b, b, a), torch.where(a < b, a, b)
+    return high + softplus(low - high)
+
+
+def ignore_value(ignore_index) -> float:
+    """`ignore_index` as the kernels read it: NaN, equal to nothing, for None."""
+    return float("nan") if ignore_index is None else float(ignore_index)
