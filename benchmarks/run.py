@@ -23,15 +23,15 @@ from tqdm import tqdm
 from . import memory, rivals, rows, targets, timing
 from .cases import QUICK, cases
 
-SWEEP = [1, 64, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 25]
+SWEEP = [1, 64, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 21, 1 << 23, 1 << 25]
 CPU_SUITES = {
     "quick": dict(
         sizes=["default"], dtypes=["float32"], modes=["cold"], rivals=["fused", "eager", "compile"], seconds=4.0,
-        losses=QUICK, memory=False,
+        losses=QUICK, memory=False, phase=["both"],
     ),
     "full": dict(
         sizes=["default"], dtypes=["float32", "bfloat16"], modes=["cold", "hot"], rivals=list(rivals.RIVALS),
-        seconds=12.0, memory=True,
+        seconds=6.0, memory=True, phase=list(timing.PHASES),
     ),
     "small": dict(
         sizes=["64"], dtypes=["float32"], modes=["hot"], rivals=["fused", "eager", "torch"], seconds=1.0, memory=False
@@ -42,9 +42,10 @@ CPU_SUITES = {
     ),
 }  # fmt: skip
 CUDA_SUITES = CPU_SUITES | {
-    "full": dict(
-        sizes=[str(1 << 14), str(1 << 20), str(1 << 26)], dtypes=["float32", "bfloat16"], modes=["cold", "wall"],
-        rivals=[*rivals.RIVALS, rivals.COMPILE_MAX], seconds=1.0, memory=True, incoming=[rivals.ONE, rivals.RANDOM],
+    "full": dict(  # the sizes the bars are for come first: machine time may run out
+        sizes=[str(1 << 26), str(1 << 14), str(1 << 20)], dtypes=["float32", "bfloat16"], modes=["cold", "wall"],
+        rivals=[*rivals.RIVALS, rivals.COMPILE_MAX], seconds=0.5, memory=True,
+        incoming=[rivals.ONE, rivals.RANDOM], phase=list(timing.PHASES),
     ),
 }  # fmt: skip
 
@@ -58,8 +59,8 @@ def parse(argv=None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=listed, help="numbers of elements, or default")
     parser.add_argument("--dtypes", type=listed, help="float32, bfloat16, float16, float64")
     parser.add_argument("--rivals", type=listed, help="fused, eager, compile, compile-max, torch")
-    parser.add_argument("--modes", type=listed, help="cold, hot, wall")
-    parser.add_argument("--phase", type=listed, default=["forward", "backward", "both"],
+    parser.add_argument("--modes", type=listed, help="cold, hot, wall (whole loops, up to 2^17 elements)")
+    parser.add_argument("--phase", type=listed,
                         help="forward, backward, both, inference (a forward without gradient)")  # fmt: skip
     parser.add_argument("--incoming", type=listed, help="one, random: the incoming gradient")
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
@@ -73,6 +74,7 @@ def parse(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--append", type=Path, help="CSV file (default: benchmarks/results/<machine>.csv; not for --quick)"
     )
+    parser.add_argument("--prepare", action="store_true", help="only fill torch.compile's cache for a later run")
     parser.add_argument("--check", action="store_true", help="compare with the bars of targets.py")
     arguments = parser.parse_args(argv)
     suites = CUDA_SUITES if arguments.device == "cuda" else CPU_SUITES
@@ -81,6 +83,7 @@ def parse(argv=None) -> argparse.Namespace:
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     arguments.incoming = arguments.incoming or [rivals.ONE]
+    arguments.phase = arguments.phase or ["forward", "backward", "both"]
     if arguments.quick:
         arguments.max_seconds = min(arguments.max_seconds, 90.0)
     for option, given, known in (
@@ -106,8 +109,13 @@ def parse(argv=None) -> argparse.Namespace:
 def plan(arguments) -> list[tuple]:
     """(case, shape) of everything to measure, no shape twice."""
     found = {}
-    for case in cases(arguments.losses, arguments.device):
-        for size in arguments.sizes:
+    chosen = cases(arguments.losses, arguments.device)
+    if arguments.losses is QUICK:
+        chosen = sorted((case for case in chosen if case.key in QUICK), key=lambda case: QUICK.index(case.key))
+    if arguments.device == "cuda":
+        chosen.sort(key=lambda case: case.key not in targets.CUDA)
+    for size in arguments.sizes:
+        for case in chosen:
             shape = case.shape if size == "default" else case.shape_of(int(size))
             largest = case.largest * (16 if arguments.device == "cuda" else 1)
             if math.prod(shape) <= largest:
@@ -120,13 +128,19 @@ def measure(arguments, facts, clock, case, shape, deadline) -> tuple[list[dict],
     device = torch.device(arguments.device)
     dtypes = [getattr(torch, name) for name in arguments.dtypes]
     margin = 15.0 if arguments.quick else 0.0
+    without = rivals.COMPILE_MAX if math.prod(shape) < targets.CUDA_ELEMENTS // 2 else None
+    contenders = [rival for rival in arguments.rivals if rival != without or arguments.device == "cpu"]
     field = rivals.field_of(
-        case, shape, dtypes, device, arguments.rivals, isas=arguments.isa, incoming=arguments.incoming,
+        case, shape, dtypes, device, contenders, isas=arguments.isa, incoming=arguments.incoming,
         inference="inference" in arguments.phase, compile_until=deadline - margin,
     )  # fmt: skip
+    if arguments.prepare:
+        return [], field.failures
     peaks = {}
     if arguments.memory:
         for (rival, dtype), form in field.form.items():
+            if dtype != "float32":
+                continue
             try:
                 peaks[rival, dtype] = memory.peak_memory(
                     case, shape, dtype, arguments.device, rival, form, arguments.threads
@@ -225,7 +239,7 @@ def main(argv=None) -> int:
         gc.collect()
     if arguments.quick and everything:
         print(quick_table(everything))
-        print("cold caches: the three alternate call by call, with a flush of the last cache between the calls")
+        print("cold caches: the three alternate call by call, each after a flush of the last cache")
     for key, text in failures.items():
         print(f"not measured or not agreeing: {' '.join(filter(None, key))}: {text}")
     if unbuilt:

@@ -79,13 +79,17 @@ class Verdict:
     def met(self) -> bool:
         return self.value <= self.bar if self.upper else self.value >= self.bar
 
+    @property
+    def bound(self) -> str:
+        return "at most" if self.upper else "at least"
+
+    @property
+    def missed_by(self) -> str:
+        return "" if self.met else f"{abs(self.value / self.bar - 1) * 100:.0f} %"
+
     def __str__(self):
-        off = abs(self.value / self.bar - 1) * 100
-        sign = "at most" if self.upper else "at least"
         outcome = "met   " if self.met else "MISSED"
-        return f"{outcome}  {self.what}: {self.value:.3g}, {sign} {self.bar:g}" + (
-            "" if self.met else f" ({off:.0f} %)"
-        )
+        return f"{outcome}  {self.what}: {self.value:.3g}, {self.bound} {self.bar:g} {self.missed_by}".rstrip()
 
 
 def _seconds(rows, **wanted):
