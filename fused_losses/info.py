@@ -1,0 +1,87 @@
+"""What this build consists of: `python -m fused_losses.info` prints it, `build_info()` returns it."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from . import _C, _ops
+from ._version import __version__
+
+if _ops.HAS_CUDA_KERNELS:
+    from . import _C_cuda
+else:
+    _C_cuda = None
+
+
+def _kernel(op: str, key: str) -> bool:
+    return all(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_losses::{name}", key) for name in (op, f"{op}_backward")
+    )
+
+
+def _ops_table() -> list[dict]:
+    """One row for each op: its family, and where its forward and backward kernels are."""
+    absent = "missing" if _C_cuda else "source, not built"
+    return [
+        {
+            "op": name,
+            "family": family,
+            "cpu": "yes" if _kernel(name, "CPU") else "missing",
+            "cuda": "yes" if _kernel(name, "CUDA") else absent,
+        }
+        for name, family in _C.losses()
+    ]
+
+
+def build_info() -> dict:
+    """Versions, instruction sets, CUDA architectures and the kernels of every op.
+
+    Returns a dict with the keys `version`, `python`, `torch`, `torch_cuda` (None without), `cpu` (how `_C` was built,
+    the instruction set in use and those this CPU has), `cuda` (how `_C_cuda` was built, None without it) and `ops`
+    (a list of dicts with `op`, `family`, `cpu`, `cuda`).
+    """
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "cpu": {**_C.build_info(), "instruction_set": _C.cpu_isa(), "instruction_sets": list(_C.cpu_isas())},
+        "cuda": dict(_C_cuda.build_info()) if _C_cuda else None,
+        "ops": _ops_table(),
+    }
+
+
+def _facts(facts: dict) -> str:
+    def text(value) -> str:
+        return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    return ", ".join(f"{name.replace('_', ' ')} {text(value)}" for name, value in facts.items())
+
+
+def _table(rows: list[dict]) -> list[str]:
+    rows = [dict(zip(rows[0], rows[0])), *rows] if rows else []
+    widths = [max(len(row[column]) for row in rows) for column in rows[0]] if rows else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row.values(), widths)).rstrip() for row in rows]
+
+
+def main() -> None:
+    info = build_info()
+    cpu = dict(info["cpu"])
+    used, supported = cpu.pop("instruction_set"), cpu.pop("instruction_sets")
+    lines = [
+        f"fused_losses {info['version']}, Python {info['python']}, torch {info['torch']}",
+        f"CPU library   {_facts(cpu)}",
+        f"              instruction set in use: {used}; this CPU has: {', '.join(supported)}",
+        f"CUDA library  {_facts(info['cuda']) if info['cuda'] else 'not built'}",
+        f"              torch's CUDA: {info['torch_cuda'] or 'none'}; GPU: "
+        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
+        "",
+        *_table(info["ops"]),
+    ]
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
