@@ -10,8 +10,8 @@ import torch
 from .. import _checks as check
 from .._autograd import fused
 from .._module import LossModule
-from .._ops import NONE, Op, accumulation_dtype
-from ._shared import accumulate, reduce
+from .._ops import NONE, REDUCTIONS, Op, accumulation_dtype
+from ._shared import accumulate, ignore_value, reduce
 
 ACTIVATIONS = {None: 0.0, "sigmoid": 1.0, "softmax": 2.0}
 MASK = check.DENSE | check.CLASS_INDEX
@@ -68,7 +68,7 @@ def reduce_classes(loss, weight, include_background, reduction):
 
 def check_overlap(
     name, input, target, weight, reduction, activation, smooth_nr, smooth_dr, squared, batch, include_background,
-    ignore_index,
+    ignore_index, reductions=REDUCTIONS,
 ):  # fmt: skip
     """Check the arguments all overlap losses share; the target as the op reads it, the options, the reduction code."""
     check.tensor(name, "input", input)
@@ -90,7 +90,7 @@ def check_overlap(
     else:
         check.tensor(name, "target", target, check.CLASS_INDEX)
     check.same_device(name, "target", target, input)
-    code = check.reduction_code(name, reduction)
+    code = check.reduction_code(name, reduction, reductions)
     try:
         activation = ACTIVATIONS[activation]
     except (KeyError, TypeError):
@@ -110,9 +110,8 @@ def check_overlap(
         check.same_device(name, "weight", weight, input)
         if weight.shape != (classes,):
             raise ValueError(f"{name}: expected weight of shape ({classes},), got {tuple(weight.shape)}")
-    ignored = float("nan") if ignore_index is None else float(ignore_index)
     flags = float(squared), float(batch), float(include_background)
-    options = (activation, float(smooth_nr), float(smooth_dr), *flags, ignored)
+    options = (activation, float(smooth_nr), float(smooth_dr), *flags, ignore_value(ignore_index))
     return target, options, code
 
 
