@@ -104,7 +104,7 @@ class Case:
         return (Variant("default"), *self.variants)
 
     def problem(self, variant=None, dtype=torch.float32, device="cpu", shape=None, seed=0) -> Problem:
-        variant, shape = variant or Variant("default"), tuple(shape or self.shape)
+        variant, shape = variant or Variant("default"), self.shape if shape is None else tuple(shape)
         maker = Maker(dtype, device, seed)
         tensors = self.make(maker, shape, variant)
         options = {k: v(maker, shape) if callable(v) else v for k, v in variant.options.items()}
@@ -189,7 +189,9 @@ def gradients(problem: Problem, names, function=None, reduction=None, kind="one"
     """Outputs and gradients by name; the problem's tensors are copied first."""
     mine = problem.leaves(names)
     outputs = as_tuple(mine.call(function, reduction))
-    found = torch.autograd.grad(outputs, [mine.arguments[n] for n in names], incoming(outputs, kind))
+    pairs = [(out, g) for out, g in zip(outputs, incoming(outputs, kind)) if out.requires_grad]
+    parts, grad_outputs = zip(*pairs)
+    found = torch.autograd.grad(parts, [mine.arguments[n] for n in names], grad_outputs)
     return [out.detach() for out in outputs], dict(zip(names, found, strict=True))
 
 

@@ -18,7 +18,7 @@ PAIRS = dict(
 
 def twins(m, shape, v):
     x1 = m.normal(shape)
-    x2 = x1 + m.normal(shape, 0.7 / shape[1] ** 0.5)
+    x2 = x1 + m.normal(shape, 0.7 / max(shape[1], 1) ** 0.5)
     return {"x1": x1, "x2": x2, "target": m.hard(shape[:1])}
 
 

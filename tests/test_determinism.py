@@ -1,0 +1,72 @@
+"""The same bits from run to run and for any number of threads; instruction sets agree within derived bounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import each_case
+from problems import expected, gradients
+from tolerances import assert_agrees
+
+from fused_losses import _C
+
+LIBRARY_PRODUCTS = ("mahalanobis_distance", "mahalanobis_loss")  # a triangular solve and matrix products of the library
+
+
+def results(case, problem, reduction):
+    names = [n for n in problem.floating() if n in case.fused]
+    outputs, found = gradients(problem, names, None, reduction, "scalar")
+    return [*outputs, *found.values()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@each_case
+def test_runs_and_threads(case, dtype, device):
+    problem = case.problem(None, dtype, device, case.big)
+    for reduction in case.reductions:
+        torch.set_num_threads(1)
+        want = results(case, problem, reduction)
+        again = results(case, problem, reduction)
+        assert all(torch.equal(a, b) for a, b in zip(again, want)), f"run to run, {reduction}"
+        for threads in (2, 3, 4):
+            torch.set_num_threads(threads)
+            for _ in range(2):
+                got = results(case, problem, reduction)
+                for a, b in zip(got, want):
+                    if case.name in LIBRARY_PRODUCTS:
+                        assert_agrees(a, b.double(), n_terms=problem.n_terms)
+                    else:
+                        assert torch.equal(a, b), f"{threads} threads, {reduction}"
+
+
+@pytest.fixture
+def every_isa():
+    """The instruction sets of this CPU; the automatic choice is restored afterwards."""
+    yield _C.cpu_isas()
+    _C.set_cpu_isa("")
+
+
+@each_case
+def test_instruction_sets(case, every_isa):
+    """Each instruction set agrees with the reference in float64, hence with the others."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        problem = case.problem(None, dtype, "cpu", case.shape, seed=11)
+        names = [n for n in problem.floating() if n in case.fused]
+        for reduction in case.reductions[:2]:
+            want, want_gradients = expected(problem, names, reduction, "scalar")
+            for isa in every_isa:
+                assert _C.set_cpu_isa(isa) == isa
+                got = results(case, problem, reduction)
+                for a, b in zip(got, [*want, *want_gradients.values()]):
+                    assert_agrees(a, b, n_terms=problem.n_terms, label=f"{isa} {dtype} {reduction}")
+
+
+def test_choice_of_instruction_set(every_isa):
+    assert "default" in every_isa
+    assert _C.cpu_isa() in every_isa
+    for isa in every_isa:
+        assert _C.set_cpu_isa(isa) == isa
+        assert _C.cpu_isa() == isa
+    with pytest.raises(ValueError, match="sse9"):
+        _C.set_cpu_isa("sse9")
+    assert _C.set_cpu_isa("") in every_isa

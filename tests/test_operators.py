@@ -1,0 +1,144 @@
+"""The compiled ops themselves: torch.library.opcheck, kernels really called, memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import each_case, each_dtype, each_variant
+from problems import as_tuple, gradients, incoming
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fused_losses import functional as F
+
+HELPERS = {"fit_gaussian"}
+
+
+class Calls(TorchDispatchMode):
+    """Records every call of an op of this library, arguments copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fused_losses":
+            copied = [a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args]
+            self.seen.append((func, copied, dict(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+def calls_of(problem, reduction):
+    """Ops called by forward and backward, with and without a kept graph."""
+    names = [n for n in problem.floating() if n in problem.case.fused]
+    recorded = Calls()
+    with recorded:
+        mine = problem.leaves(names)
+        outputs = as_tuple(mine.call(None, reduction))
+        torch.autograd.backward(outputs, incoming(outputs, "tensor"))
+    return recorded.seen
+
+
+@each_variant
+def test_opcheck(case, variant, device):
+    """Schema, fake kernel and AOT dispatch of each op and each backward op."""
+    problem = case.problem(variant, torch.float32, device, case.tiny)
+    checked = set()
+    for reduction in {case.reductions[0], case.reduced()}:
+        for op, args, kwargs in calls_of(problem, reduction):
+            torch.library.opcheck(op, tuple(args), kwargs)
+            checked.add(op.name())
+    assert f"fused_losses::{case.name}" in checked
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=["float16", "float64"])
+@each_case
+def test_opcheck_of_dtypes(case, dtype, device):
+    problem = case.problem(None, dtype, device, case.tiny)
+    for op, args, kwargs in calls_of(problem, case.reduced()):
+        torch.library.opcheck(op, tuple(args), kwargs, test_utils=("test_schema", "test_faketensor"))
+
+
+@each_dtype
+@each_case
+def test_the_kernel_is_used(case, dtype, device):
+    """Eager calls with gradients run the fused op; the reference never stands in silently."""
+    problem = case.problem(None, dtype, device)
+    for reduction in case.reductions:
+        names = {op.name() for op, _, _ in calls_of(problem, reduction)}
+        assert f"fused_losses::{case.name}" in names
+    with torch.no_grad(), Calls() as quiet:
+        problem.call()
+    assert [op.name() for op, _, _ in quiet.seen] == [f"fused_losses::{case.name}"]
+    assert quiet.seen[0][1][-1] == 0, "a forward that needs no gradient asks for none"
+
+
+@pytest.mark.parametrize("name", sorted(set(F.__all__) - HELPERS))
+def test_kernels_are_registered(name):
+    for op in (f"fused_losses::{name}", f"fused_losses::{name}_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(op, "CPU"), op
+
+
+def peak_bytes(step) -> int:
+    """Most bytes in use at once, above the start, during step()."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        kept = step()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    now = peak = 0
+    for event in events:
+        now += event.nbytes()
+        peak = max(peak, now)
+    assert kept is not None
+    return peak
+
+
+LARGE = {
+    "elementwise": (1 << 20,),
+    "rows": (512, 2048),
+    "regions": (2, 4, 256, 256),
+    "lists": (64, 1024),
+    "sentences": (8, 16, 4096),
+}
+
+
+def large_shape(case):
+    if len(case.sizes[0]) == 1:
+        return LARGE["elementwise"]
+    if case.name.endswith("ndcg_loss"):
+        return LARGE["lists"]
+    if case.name == "expected_bleu_loss":
+        return LARGE["sentences"]
+    if len(case.sizes[0]) == 3:
+        return LARGE["regions"]
+    return (16384, 64) if case.name.startswith("mahalanobis") else LARGE["rows"]
+
+
+@each_case
+def test_memory(case):
+    """Forward and backward allocate the gradients and 1 %; a forward without gradient less than 1 % of an input."""
+    problem = case.problem(None, torch.float32, "cpu", large_shape(case))
+    names = [n for n in problem.floating() if n in case.fused]
+    mine = problem.leaves(names)
+    wanted = sum(mine.arguments[n].numel() * 4 for n in names)
+    largest = max(t.numel() * t.element_size() for t in problem.tensors.values())
+    small = 0.02 * largest if case.name.startswith("mahalanobis") else 0.01 * largest
+    if case.name.startswith("mahalanobis"):
+        small += largest  # the library's triangular solve returns the whitened points
+
+    def forward_and_backward():
+        outputs = as_tuple(mine.call(None, case.reduced()))
+        found = torch.autograd.grad(outputs, [mine.arguments[n] for n in names], incoming(outputs, "one"))
+        return found
+
+    def forward():
+        with torch.no_grad():
+            return problem.call(None, case.reduced() or None)
+
+    gradients(case.problem(), names, None, case.reduced())
+    spent = peak_bytes(forward_and_backward)
+    assert spent <= wanted * 1.01 + small + 4096, f"{spent / wanted:.3f} of the gradients"
+    quiet = peak_bytes(forward)
+    rows = problem.tensors[case.fused[0]].shape[0] * 4
+    allowed = small + 4096 + (rows if case.reduced() is None else 0)
+    assert quiet <= allowed, f"{quiet / largest:.4f} of an input"
