@@ -21,10 +21,13 @@ from .losses.distance import (
 )
 from .losses.divergence import GaussianKLLoss, JSDivWithLogitsLoss, KLDivLoss, KLDivWithLogitsLoss
 from .losses.overlap import DiceLoss, JaccardLoss, TverskyLoss
+from .losses.ranking import ApproxNDCGLoss, LambdaNDCGLoss
 from .losses.regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
+from .losses.sequence import ExpectedBLEULoss
 from .losses.vae import VAELoss
 
 __all__ = [
+    "ApproxNDCGLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
     "ContrastiveLoss",
@@ -33,6 +36,7 @@ __all__ = [
     "DiceCrossEntropyLoss",
     "DiceFocalLoss",
     "DiceLoss",
+    "ExpectedBLEULoss",
     "GaussianKLLoss",
     "HingeLoss",
     "HuberLoss",
@@ -41,6 +45,7 @@ __all__ = [
     "KLDivLoss",
     "KLDivWithLogitsLoss",
     "L1Loss",
+    "LambdaNDCGLoss",
     "MSELoss",
     "MahalanobisDistance",
     "MahalanobisLoss",

@@ -48,10 +48,13 @@ class LossModule(nn.Module):
             else:
                 setattr(self, name, value)
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """The loss of `tensors`, in the order of the function's arguments."""
-        given = dict(zip(self.tensors, tensors, strict=True))
-        return type(self).function(**given, **{name: getattr(self, name) for name in self.options.parameters})
+    def forward(self, *tensors: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        """The loss of the tensors, in the order of `self.tensors` or by name; the last may be optional."""
+        if len(tensors) > len(self.tensors):
+            raise TypeError(f"{type(self).__name__}: expected at most {len(self.tensors)} tensors, got {len(tensors)}")
+        given = dict(zip(self.tensors, tensors))
+        options = {name: getattr(self, name) for name in self.options.parameters}
+        return type(self).function(**given, **named, **options)
 
     def extra_repr(self) -> str:
         shown = []

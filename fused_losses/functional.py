@@ -13,10 +13,13 @@ from .losses.compound import dice_cross_entropy_loss, dice_focal_loss
 from .losses.distance import contrastive_loss, contrastive_loss_from_distance, mahalanobis_distance, mahalanobis_loss
 from .losses.divergence import gaussian_kl, js_div_with_logits, kl_div, kl_div_with_logits
 from .losses.overlap import dice_loss, jaccard_loss, tversky_loss
+from .losses.ranking import approx_ndcg_loss, lambda_ndcg_loss
 from .losses.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
+from .losses.sequence import expected_bleu_loss
 from .losses.vae import vae_loss
 
 __all__ = [
+    "approx_ndcg_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "contrastive_loss",
@@ -25,6 +28,7 @@ __all__ = [
     "dice_cross_entropy_loss",
     "dice_focal_loss",
     "dice_loss",
+    "expected_bleu_loss",
     "gaussian_kl",
     "hinge_loss",
     "huber_loss",
@@ -33,6 +37,7 @@ __all__ = [
     "kl_div",
     "kl_div_with_logits",
     "l1_loss",
+    "lambda_ndcg_loss",
     "mahalanobis_distance",
     "mahalanobis_loss",
     "mse_loss",

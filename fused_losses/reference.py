@@ -23,13 +23,17 @@ from .losses.divergence import reference_kl_div_with_logits as kl_div_with_logit
 from .losses.overlap import reference_dice_loss as dice_loss
 from .losses.overlap import reference_jaccard_loss as jaccard_loss
 from .losses.overlap import reference_tversky_loss as tversky_loss
+from .losses.ranking import reference_approx_ndcg_loss as approx_ndcg_loss
+from .losses.ranking import reference_lambda_ndcg_loss as lambda_ndcg_loss
 from .losses.regression import reference_huber_loss as huber_loss
 from .losses.regression import reference_l1_loss as l1_loss
 from .losses.regression import reference_mse_loss as mse_loss
 from .losses.regression import reference_smooth_l1_loss as smooth_l1_loss
+from .losses.sequence import reference_expected_bleu_loss as expected_bleu_loss
 from .losses.vae import reference_vae_loss as vae_loss
 
 __all__ = [
+    "approx_ndcg_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "contrastive_loss",
@@ -38,6 +42,7 @@ __all__ = [
     "dice_cross_entropy_loss",
     "dice_focal_loss",
     "dice_loss",
+    "expected_bleu_loss",
     "gaussian_kl",
     "hinge_loss",
     "huber_loss",
@@ -46,6 +51,7 @@ __all__ = [
     "kl_div",
     "kl_div_with_logits",
     "l1_loss",
+    "lambda_ndcg_loss",
     "mahalanobis_distance",
     "mahalanobis_loss",
     "mse_loss",

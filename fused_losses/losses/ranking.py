@@ -1,0 +1,179 @@
+"""Ranking losses over lists of items (approximate NDCG, LambdaRank): reference, public function and Module of each."""
+
+from __future__ import annotations
+
+import torch
+
+from .. import _checks as check
+from .._autograd import fused
+from .._module import LossModule
+from .._ops import NONE, Op
+from ._shared import accumulate, reduce, softplus
+
+
+def read_lists(scores, relevance, mask):
+    """Scores, gains 2^rel - 1 and the mask of real items; a padded item has score 0 and gain 0, whatever it holds."""
+    s, relevance = accumulate(scores, relevance)
+    if mask is None:
+        return s, torch.exp2(relevance) - 1, torch.ones_like(s, dtype=torch.bool)
+    return torch.where(mask, s, 0), torch.exp2(torch.where(mask, relevance, 0)) - 1, mask
+
+
+def current_ranks(s, real):
+    """1 for the highest real score of each list; equal scores rank in the order of the input."""
+    order = torch.arange(s.shape[1], device=s.device)
+    above = s.unsqueeze(1) > s.unsqueeze(2)
+    before = (s.unsqueeze(1) == s.unsqueeze(2)) & (order < order.unsqueeze(1))
+    return 1 + ((above | before) & real.unsqueeze(1)).sum(2).to(s.dtype)
+
+
+def discount(rank):
+    """1 / log2(1 + rank)."""
+    return 1 / torch.log2(1 + rank)
+
+
+def ideal_dcg(gain, k):
+    """DCG of the first k items of the best order; all if k is None."""
+    n = gain.shape[1] if k is None else min(k, gain.shape[1])
+    best = gain.sort(1, descending=True).values[:, :n]
+    return (best * discount(torch.arange(1, n + 1, device=gain.device, dtype=gain.dtype))).sum(1)
+
+
+def reference_approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, reduction="mean"):
+    """1 - Σ_i (2^rel_i - 1) / log2(1 + rank_i) / IDCG@k, rank_i = 1 + Σ_{j≠i} sigmoid((s_j - s_i) / temperature)."""
+    s, gain, real = read_lists(scores, relevance, mask)
+    n = s.shape[1]
+    others = real.unsqueeze(1) & ~torch.eye(n, dtype=torch.bool, device=s.device)
+    lead = torch.where(others, s.unsqueeze(1) - s.unsqueeze(2), 0) / temperature
+    rank = 1 + torch.where(others, lead.sigmoid(), 0).sum(2)
+    terms = gain * discount(rank)
+    if k is not None:
+        terms = torch.where(current_ranks(s, real) <= k, terms, 0)
+    ideal = ideal_dcg(gain, k)
+    empty = ideal == 0
+    loss = torch.where(empty, 0, 1 - terms.sum(1) / torch.where(empty, 1, ideal))
+    return reduce(loss, reduction)
+
+
+def _lists_shape(tensors, options, reduction):
+    """(B,) for "none", else a scalar."""
+    return tensors[0].shape[:1] if reduction == NONE else ()
+
+
+# tensors of both ops: scores (B, n), relevance (B, n) of any dense dtype, mask (B, n) bool or None.
+# options: temperature, k (0: none).
+_approx_ndcg_loss = Op(
+    reference_approx_ndcg_loss, ("scores", "relevance", "mask"), _lists_shape, differentiable=("scores",)
+)
+
+
+def _check_lists(name, scores, relevance, k, mask):
+    check.pair(name, scores, relevance, names=("scores", "relevance"))
+    if scores.ndim != 2:
+        raise ValueError(f"{name}: expected scores of shape (B, n), got {tuple(scores.shape)}")
+    if mask is not None:
+        check.pair(name, scores, mask, _BOOL, ("scores", "mask"))
+    if k is None:
+        return
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"{name}: expected k to be an integer or None, got {type(k).__name__}")
+    if k < 1:
+        raise ValueError(f"{name}: expected k >= 1, got {k}")
+
+
+_BOOL = frozenset({torch.bool})
+
+
+def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, reduction="mean"):
+    """1 - NDCG of each list, its ranks replaced by smooth ones.
+
+    .. math:: 1 - \\frac{1}{\\mathrm{IDCG}_k} \\sum_i \\frac{2^{r_i} - 1}{\\log_2(1 + \\rho_i)}, \\quad
+        \\rho_i = 1 + \\sum_{j \\ne i} \\sigma\\left(\\frac{s_j - s_i}{T}\\right)
+
+    Args:
+        scores: s (B, n); float32, float64, float16 or bfloat16.
+        relevance: r (B, n), not negative; any floating dtype, bool or uint8.
+        temperature: T > 0; towards 0 the loss tends to 1 - NDCG.
+        k: cut-off: the sum is over the items now ranked at most k (no gradient through that choice, equal scores in
+            the order of the input), IDCG over the k best; None: all.
+        mask: (B, n) bool, True for a real item; a padded one is not read.
+        reduction: "none", "mean" (over all B lists) or "sum".
+
+    Returns:
+        A scalar, or (B,) with "none"; float64 for float64 scores, else float32.
+
+    A list without relevance, without items or all padded gives 0 with gradient 0. NaN propagates; the mean of nothing
+    is NaN. The kernels need memory O(B n), no B x n x n tensor.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option.
+    Qin, Liu and Li, "A general approximation framework for direct optimization of information retrieval measures"
+    (2010).
+    """
+    name = "approx_ndcg_loss"
+    _check_lists(name, scores, relevance, k, mask)
+    code = check.reduction_code(name, reduction)
+    check.number(name, "temperature", temperature, 0, open_low=True)
+    keywords = {"temperature": temperature, "k": k, "reduction": reduction}
+    return fused(_approx_ndcg_loss, (scores, relevance, mask), (float(temperature), float(k or 0)), code, keywords)
+
+
+class ApproxNDCGLoss(LossModule, function=approx_ndcg_loss, tensors=("scores", "relevance", "mask")):
+    """Module of :func:`approx_ndcg_loss`; `forward(scores, relevance, mask=None)`."""
+
+
+def reference_lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reduction="mean"):
+    """Σ over rel_i > rel_j of log(1 + e^(-sigma (s_i - s_j))) |gain_i - gain_j| |D_i - D_j| / IDCG@k, D 1/log2(1+r)."""
+    s, gain, real = read_lists(scores, relevance, mask)
+    rank = current_ranks(s, real)
+    pairs = (gain.unsqueeze(2) > gain.unsqueeze(1)) & real.unsqueeze(2) & real.unsqueeze(1)
+    if k is not None:
+        pairs = pairs & (rank <= k).unsqueeze(2) & (rank <= k).unsqueeze(1)
+    lead = torch.where(pairs, s.unsqueeze(2) - s.unsqueeze(1), 0)
+    d = discount(rank)
+    weight = (gain.unsqueeze(2) - gain.unsqueeze(1)) * (d.unsqueeze(2) - d.unsqueeze(1)).abs()
+    total = torch.where(pairs, weight * softplus(-sigma * lead), 0).sum((1, 2))
+    ideal = ideal_dcg(gain, k)
+    empty = ideal == 0
+    return reduce(torch.where(empty, 0, total / torch.where(empty, 1, ideal)), reduction)
+
+
+# options: sigma, k (0: none).
+_lambda_ndcg_loss = Op(
+    reference_lambda_ndcg_loss, ("scores", "relevance", "mask"), _lists_shape, differentiable=("scores",)
+)
+
+
+def lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reduction="mean"):
+    """LambdaRank: a logistic loss of each pair, weighted by what exchanging the two would change in NDCG.
+
+    .. math:: \\frac{1}{\\mathrm{IDCG}_k} \\sum_{r_i > r_j} \\log(1 + e^{-\\sigma (s_i - s_j)}) \\;
+        |2^{r_i} - 2^{r_j}| \\; \\left| \\frac{1}{\\log_2(1+\\rho_i)} - \\frac{1}{\\log_2(1+\\rho_j)} \\right|
+
+    with ρ the current ranks: equal scores rank in the order of the input, and no gradient flows through them.
+
+    Args:
+        scores: s (B, n); float32, float64, float16 or bfloat16.
+        relevance: r (B, n), not negative; any floating dtype, bool or uint8.
+        sigma: steepness, > 0.
+        k: cut-off: only pairs with both current ranks at most k, IDCG over the k best; None: all.
+        mask: (B, n) bool, True for a real item; a padded one is not read.
+        reduction: "none" (the sum over each list's pairs), "mean" (over all B lists) or "sum".
+
+    Returns:
+        A scalar, or (B,) with "none"; float64 for float64 scores, else float32.
+
+    A list without relevance, without items or all padded gives 0 with gradient 0. Finite for any finite scores. NaN
+    propagates from an item that is in a pair; the mean of nothing is NaN. The kernels need memory O(B n).
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option.
+    Burges, "From RankNet to LambdaRank to LambdaMART: an overview" (2010); Wang et al., "The LambdaLoss framework for
+    ranking metric optimization" (2018).
+    """
+    name = "lambda_ndcg_loss"
+    _check_lists(name, scores, relevance, k, mask)
+    code = check.reduction_code(name, reduction)
+    check.number(name, "sigma", sigma, 0, open_low=True)
+    keywords = {"sigma": sigma, "k": k, "reduction": reduction}
+    return fused(_lambda_ndcg_loss, (scores, relevance, mask), (float(sigma), float(k or 0)), code, keywords)
+
+
+class LambdaNDCGLoss(LossModule, function=lambda_ndcg_loss, tensors=("scores", "relevance", "mask")):
+    """Module of :func:`lambda_ndcg_loss`; `forward(scores, relevance, mask=None)`."""
