@@ -4,10 +4,29 @@
 
 // One result for each element, from one input and one target of the same shape. Formulas: losses/binary.h,
 // losses/regression.h, losses/divergence.h, losses/distance.h.
-#define FL_ELEMENTWISE_LOSSES(X) \
-  X(binary_cross_entropy_with_logits, BinaryCrossEntropyWithLogits)
+#define FL_ELEMENTWISE_LOSSES(X)                                                       \
+  X(binary_cross_entropy, BinaryCrossEntropy)                                          \
+  X(binary_cross_entropy_with_logits, BinaryCrossEntropyWithLogits)                    \
+  X(weighted_binary_cross_entropy, WeightedBinaryCrossEntropy)                         \
+  X(weighted_binary_cross_entropy_with_logits, WeightedBinaryCrossEntropyWithLogits)   \
+  X(sigmoid_focal_loss, SigmoidFocal)                                                  \
+  X(hinge_loss, Hinge)                                                                 \
+  X(mse_loss, SquaredError)                                                            \
+  X(l1_loss, AbsoluteError)                                                            \
+  X(huber_loss, Huber)                                                                 \
+  X(smooth_l1_loss, SmoothL1)                                                          \
+  X(kl_div, KLDiv)                                                                     \
+  X(contrastive_loss_from_distance, ContrastiveFromDistance)
 
 #define FL_ELEMENTWISE_ARGUMENTS "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight"
+
+// The ratio of sums over the positions of each class, from (B, C, ...) and a target of that shape or class indices.
+// Formulas: losses/overlap.h.
+#define FL_OVERLAP_LOSSES(X)   \
+  X(dice_loss, Dice)           \
+  X(jaccard_loss, Jaccard)     \
+  X(tversky_loss, Tversky)
+#define FL_OVERLAP_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
 
 // Rows summed over their last dimension, from two tensors and a label for each row (pairs) or from a mean and a
 // log-variance with an optional prior (gaussian). Formulas: losses/distance.h. One driver runs both.
@@ -29,6 +48,7 @@
 // Every family, for lists of all losses.
 #define FL_FAMILIES(F)                                                                          \
   F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")         \
+  F(overlap, FL_OVERLAP_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums")        \
   F(pairs, FL_PAIR_LOSSES, FL_PAIR_ARGUMENTS, "Tensor grad_output")                             \
   F(pairs, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output") \
   F(rowwise, FL_ROWWISE_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                     \

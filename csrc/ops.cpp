@@ -1,6 +1,10 @@
 // Schemas of all ops, generated from the table of losses, and the pybind11 module `_C`: build facts, instruction set.
+// pybind11 as torch 2.11 ships it refuses to be included under a stable-ABI target; it includes nothing of torch.
+#pragma push_macro("TORCH_TARGET_VERSION")
+#undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#pragma pop_macro("TORCH_TARGET_VERSION")
 #include <torch/csrc/stable/library.h>
 
 #include <string>

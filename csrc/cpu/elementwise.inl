@@ -8,6 +8,9 @@ namespace fused_losses::FL_ISA {
 #include "convert.h"
 #include "../losses/terms.h"
 #include "../losses/binary.h"
+#include "../losses/distance.h"
+#include "../losses/divergence.h"
+#include "../losses/regression.h"
 
 constexpr int64_t kBlock = 512;
 
@@ -26,12 +29,22 @@ A elementwise_block(const F f, const A* __restrict x, const A* __restrict t, con
   for (int64_t i = 0; i < n; ++i) {
     const Terms<A> r = f(x[i], t[i], kExtras ? p[i] : A(1));
     const A wi = kExtras ? w[i] : A(1);
-    if constexpr ((kOut & kSum) != 0) sum += wi * r.loss;
-    if constexpr ((kOut & kLoss) != 0) loss[i] = wi * r.loss;
-    if constexpr ((kOut & kGradInput) != 0) grad_input[i] = scale * wi * r.grad_input;
-    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = scale * wi * r.grad_target;
+    bool counts = true;
+    if constexpr (F::kIgnores) counts = !f.ignored(t[i]);
+    const A value = counts ? wi * r.loss : A(0);
+    if constexpr ((kOut & kSum) != 0) sum += value;
+    if constexpr ((kOut & kLoss) != 0) loss[i] = value;
+    if constexpr ((kOut & kGradInput) != 0) grad_input[i] = counts ? scale * wi * r.grad_input : A(0);
+    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = counts ? scale * wi * r.grad_target : A(0);
   }
   return sum;
+}
+
+// float16 holds up to 65504: a larger finite gradient is stored as that.
+template <class A>
+void saturate(A* __restrict values, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) values[i] = max_(min_(values[i], A(65504)), A(-65504));
 }
 
 // Whether any target lies outside the loss's domain.
@@ -127,6 +140,7 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
     } else {
       sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
     }
+    if (F::kSaturates && (kOut & kGradInput) && task.input.dtype == Dtype::kFloat16) saturate(dx, n);
     if ((kOut & kGradInput) && grad_input == dx) store_block(dx, task.grad_input, task.input.dtype, at, n);
     if ((kOut & kGradTarget) && grad_target == dt) store_block(dt, task.grad_target, task.target.dtype, at, n);
   }

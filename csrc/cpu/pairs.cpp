@@ -24,7 +24,7 @@ struct Call {
     task.length = dims > 0 ? first.size(dims - 1) : 1;
     rows = 1;
     for (int64_t d = 0; d + 1 < dims; ++d) rows *= first.size(d);
-    batch = dims > 1 ? first.size(0) : 1;
+    batch = dims > 0 ? first.size(0) : 1;
     for (size_t k = 0; k < operands.size(); ++k) {
       if (!operands[k]) continue;
       task.operand[k] = operands[k]->const_data_ptr();

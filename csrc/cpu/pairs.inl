@@ -6,6 +6,7 @@ namespace fused_losses::FL_ISA {
 
 #include "../math.h"
 #include "convert.h"
+#include "../losses/terms.h"
 #include "../losses/distance.h"
 
 constexpr int64_t kPairBlock = 1024;

@@ -1,7 +1,7 @@
 // Row-wise loops over one contiguous row, classes in the vector lanes. Included by rowwise.inl in each namespace.
 
 // Exponentials of a row in blocks of kRowBlock, each shifted by its own peak so that the row is read once:
-// p = e * factor[block], log p = (rate x - peak) - log_sum.
+// p = e * factor[block], log p = rate (x - peak) - log_sum.
 template <class A>
 struct RowSoftmax {
   A peak, log_sum;
@@ -16,13 +16,13 @@ A row_peak(const A* __restrict x, const int64_t n) {
   return peak;
 }
 
-// Sum of e = exp(rate x - shift); e is written only with kStore.
+// Sum of e = exp(rate (x - shift)); e is written only with kStore.
 template <class A, bool kStore>
 A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, const int64_t n) {
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    const A v = exp_shifted(fma_(x[i], rate, -shift));
+    const A v = exp_shifted((x[i] - shift) * rate);
     sum += v;
     if constexpr (kStore) e[i] = v;
   }
@@ -38,7 +38,7 @@ RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* sp
   A peak = -infinity_<A>();
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t at = b * kRowBlock, part = n - at < kRowBlock ? n - at : kRowBlock;
-    peaks[b] = rate * row_peak(x + at, part);
+    peaks[b] = row_peak(x + at, part);
     const A shift = peaks[b] == -infinity_<A>() ? A(0) : peaks[b];
     sums[b] = e ? row_exp<A, true>(x + at, e + at, rate, shift, part)
                 : row_exp<A, false>(x + at, nullptr, rate, shift, part);
@@ -47,8 +47,8 @@ RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* sp
   double sum = 0;
   for (int64_t b = 0; b < blocks; ++b) {
     const A part = sums[b];
-    sums[b] = peaks[b] == -infinity_<A>() ? A(0) : exp_(peaks[b] - peak);
-    sum += part == A(0) ? 0.0 : static_cast<double>(part) * (part == part ? sums[b] : A(1));
+    sums[b] = peaks[b] == -infinity_<A>() ? A(0) : exp_((peaks[b] - peak) * rate);
+    sum += part == A(0) ? 0.0 : static_cast<double>(part) * sums[b];
   }
   const A total = static_cast<A>(sum), inverse = A(1) / total;
   for (int64_t b = 0; b < blocks; ++b) sums[b] *= inverse;
@@ -74,7 +74,7 @@ A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_
     }
     e[y] += slope;
   }
-  return w * t.loss;
+  return w == A(0) ? A(0) : w * t.loss;
 }
 
 // A target that is a mixture of classes: class c has the share (stretch y[c] + base) w[c].
@@ -165,8 +165,8 @@ PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, 
   A loss = 0, slope_x = 0, slope_z = 0;
 #pragma omp simd reduction(+ : loss, slope_x, slope_z)
   for (int64_t i = 0; i < n; ++i) {
-    const PairTerms<A> t = f(fma_(x[i], f.rate, -peak_x) - log_sum_x, ex[i] * factor_x,
-                             fma_(z[i], f.rate, -peak_z) - log_sum_z, ez[i] * factor_z);
+    const PairTerms<A> t = f((x[i] - peak_x) * f.rate - log_sum_x, ex[i] * factor_x,
+                             (z[i] - peak_z) * f.rate - log_sum_z, ez[i] * factor_z);
     loss += t.loss;
     slope_x += t.slope_input;
     slope_z += t.slope_target;
@@ -182,7 +182,7 @@ void pair_gradient(const F f, const A* __restrict x, A* __restrict ex, const A p
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A p = ex[i] * factor_x, q = ez[i] * factor_z;
-    const PairTerms<A> t = f(fma_(x[i], f.rate, -peak_x) - log_sum_x, p, fma_(z[i], f.rate, -peak_z) - log_sum_z, q);
+    const PairTerms<A> t = f((x[i] - peak_x) * f.rate - log_sum_x, p, (z[i] - peak_z) * f.rate - log_sum_z, q);
     if constexpr (kX) ex[i] = scale * (t.slope_input - p * total_x);
     if constexpr (kZ) ez[i] = scale * (t.slope_target - q * total_z);
   }

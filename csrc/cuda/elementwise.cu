@@ -15,6 +15,9 @@ namespace {
 #include "../math.h"
 #include "../losses/terms.h"
 #include "../losses/binary.h"
+#include "../losses/distance.h"
+#include "../losses/divergence.h"
+#include "../losses/regression.h"
 
 // Where one operand's values come from: element i reads data[(i / inner) % period], or data[i] when period is 0.
 struct Source {
@@ -63,15 +66,24 @@ __device__ __forceinline__ A element(const F& f, const Operands& o, A scale, int
   if constexpr (F::kChecks) CUDA_KERNEL_ASSERT(f.valid(t));
   const Terms<A> r = f(x, t, broadcast_value<A>(o.pos_weight, i));
   const A w = broadcast_value<A>(o.weight, i);
-  const A loss = w * r.loss;
+  bool counts = true;
+  if constexpr (F::kIgnores) counts = !f.ignored(t);
+  const A loss = counts ? w * r.loss : A(0);
   if (o.loss) static_cast<A*>(o.loss)[i] = loss;
   A s = scale * w;
   if (o.incoming && !o.incoming_scalar) s *= static_cast<const A*>(o.incoming)[i];
-  *grad_input = s * r.grad_input;
+  *grad_input = counts ? s * r.grad_input : A(0);
   if constexpr (F::kGradTarget) {
-    if (o.grad_target) store_any(o.grad_target, o.target_dtype, i, s * r.grad_target);
+    if (o.grad_target) store_any(o.grad_target, o.target_dtype, i, counts ? s * r.grad_target : A(0));
   }
   return loss;
+}
+
+// A gradient in its storage type; float16 holds up to 65504.
+template <class F, class T, class A>
+__device__ __forceinline__ T narrow_gradient(A g) {
+  if constexpr (F::kSaturates && std::is_same_v<T, __half>) g = max_(min_(g, A(65504)), A(-65504));
+  return narrow<T>(g);
 }
 
 // One pack of elements from `at`; target values are read as they are stored.
@@ -85,7 +97,7 @@ __device__ __forceinline__ A pack_of(const F& f, const Operands& o, A scale, int
     const A target = kSameDtype ? widen<A>(t.values[k]) : load_any<A>(o.target, o.target_dtype, at + k);
     A g;
     sum += element<F, A>(f, o, scale, at + k, widen<A>(x.values[k]), target, &g);
-    grad.values[k] = narrow<T>(g);
+    grad.values[k] = narrow_gradient<F, T>(g);
   }
   if (o.grad_input) store_pack(static_cast<T*>(o.grad_input) + at, grad);
   return sum;
@@ -116,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const 
   for (int64_t i = packs * kPack + thread; i < o.n; i += threads) {
     A g;
     sum += element<F, A>(f, o, scale, i, widen<A>(input[i]), load_any<A>(o.target, o.target_dtype, i), &g);
-    if (o.grad_input) static_cast<T*>(o.grad_input)[i] = narrow<T>(g);
+    if (o.grad_input) static_cast<T*>(o.grad_input)[i] = narrow_gradient<F, T>(g);
   }
   if (o.total == nullptr) return;
   double total;

@@ -13,6 +13,7 @@ namespace fused_losses::cuda {
 namespace {
 
 #include "../math.h"
+#include "../losses/terms.h"
 #include "../losses/distance.h"
 
 constexpr int64_t kWarpRow = 2048;  // longest row a single warp sums
@@ -183,7 +184,7 @@ void run(Operands o, const TensorPointers& operands, const Options& options, Red
   for (int64_t d = 0; d + 1 < dims; ++d) o.rows *= first.size(d);
   o.factor = 1;
   if (reduction == Reduction::kMean) o.factor = 1.0 / static_cast<double>(o.rows);
-  if (reduction == Reduction::kBatchMean) o.factor = 1.0 / static_cast<double>(dims > 1 ? first.size(0) : 1);
+  if (reduction == Reduction::kBatchMean) o.factor = 1.0 / static_cast<double>(dims > 0 ? first.size(0) : 1);
   unsigned given = 0;
   bool write = false, same = true;
   for (size_t k = 0; k < operands.size(); ++k) {

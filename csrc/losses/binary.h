@@ -1,13 +1,134 @@
-// Binary cross-entropy on logits and on probabilities. Formulas only; reference: fused_losses/losses/binary.py.
+// Binary cross-entropy, focal and hinge losses. Formulas only; reference: fused_losses/losses/binary.py.
 
-// w [(1-t) log(1+e^x) + p t log(1+e^-x)]; both terms are non-negative, so nothing cancels.
+// (1-t) log(1+e^x) + p t log(1+e^-x) and its derivative; both terms are non-negative, so nothing cancels.
+template <class A>
+FL_HD Terms<A> logistic_terms(const Sigmoid<A>& s, A t, A pos_weight) {
+  const A positive = pos_weight * t, negative = A(1) - t;
+  return {negative * s.softplus_pos + positive * s.softplus_neg, negative * s.p - positive * s.q, A(0)};
+}
+
+// -[t log p + (1-t) log(1-p)], logarithms >= -100, with the derivative (p-t) / max(p(1-p), 1e-12).
+template <class A>
+FL_HD Terms<A> probability_terms(A p, A t) {
+  const A negative = A(1) - t, floor = A(-100);
+  const A loss = -(t * max_(log_(p), floor) + negative * max_(log1p_neg(p), floor));
+  return {loss, (p - t) / max_(p * (A(1) - p), A(1e-12)), A(0)};
+}
+
 template <class A>
 struct BinaryCrossEntropyWithLogits : Plain<BinaryCrossEntropyWithLogits<A>> {
   explicit BinaryCrossEntropyWithLogits(const double*) {}
 
+  FL_HD Terms<A> operator()(A x, A t, A pos_weight) const { return logistic_terms(sigmoid_terms(x), t, pos_weight); }
+};
+
+// (t w1 + (1-t) w0) of the logistic loss; t smoothed to t (1-e) + e/2 first.
+template <class A>
+struct WeightedBinaryCrossEntropyWithLogits : Plain<WeightedBinaryCrossEntropyWithLogits<A>> {
+  static constexpr bool kIgnores = true;
+  A ignore_index, keep, shift, w0, w1;
+  explicit WeightedBinaryCrossEntropyWithLogits(const double* options)
+      : ignore_index(static_cast<A>(options[0])),
+        keep(static_cast<A>(1 - options[1])),
+        shift(static_cast<A>(options[1] / 2)),
+        w0(static_cast<A>(options[2])),
+        w1(static_cast<A>(options[3])) {}
+
+  FL_HD bool ignored(A t) const { return t == ignore_index; }
+
+  FL_HD Terms<A> operator()(A x, A target, A pos_weight) const {
+    const A t = target * keep + shift, w = t * w1 + (A(1) - t) * w0;
+    const Terms<A> r = logistic_terms(sigmoid_terms(x), t, pos_weight);
+    return {w * r.loss, w * r.grad_input, A(0)};
+  }
+};
+
+template <class A>
+struct BinaryCrossEntropy : Plain<BinaryCrossEntropy<A>> {
+  static constexpr bool kSaturates = true;
+  explicit BinaryCrossEntropy(const double*) {}
+
+  FL_HD Terms<A> operator()(A p, A t, A) const { return probability_terms(p, t); }
+};
+
+// (t w1 + (1-t) w0) of the loss on probabilities.
+template <class A>
+struct WeightedBinaryCrossEntropy : Plain<WeightedBinaryCrossEntropy<A>> {
+  static constexpr bool kSaturates = true;
+  A w0, w1;
+  explicit WeightedBinaryCrossEntropy(const double* options)
+      : w0(static_cast<A>(options[0])), w1(static_cast<A>(options[1])) {}
+
+  FL_HD Terms<A> operator()(A p, A t, A) const {
+    const A w = t * w1 + (A(1) - t) * w0;
+    const Terms<A> r = probability_terms(p, t);
+    return {w * r.loss, w * r.grad_input, A(0)};
+  }
+};
+
+// alpha_t u^gamma ce, u = 1 - p_t = p (1-t) + q t, alpha_t = alpha t + (1-alpha)(1-t) (Lin et al., "Focal Loss", 2017).
+// With r = p q / u, which stays in [0, 1], the derivative is alpha_t u^gamma (ce' + gamma (1-2t) r ce): no power of u
+// with a negative exponent. kGamma < 0: any gamma, in log space.
+template <class A, int kGamma>
+struct SigmoidFocalGamma : Plain<SigmoidFocalGamma<A, kGamma>> {
+  static constexpr bool kIgnores = true;
+  A ignore_index, at_one, at_zero, gamma;
+  explicit SigmoidFocalGamma(const double* options)
+      : ignore_index(static_cast<A>(options[0])),
+        at_one(static_cast<A>(options[1] < 0 ? 1 : options[1])),
+        at_zero(static_cast<A>(options[1] < 0 ? 1 : 1 - options[1])),
+        gamma(static_cast<A>(options[2])) {}
+
+  FL_HD bool ignored(A t) const { return t == ignore_index; }
+
   FL_HD Terms<A> operator()(A x, A t, A pos_weight) const {
-    const auto s = sigmoid_terms(x);
-    const A positive = pos_weight * t, negative = A(1) - t;
-    return {negative * s.softplus_pos + positive * s.softplus_neg, negative * s.p - positive * s.q, A(0)};
+    const Sigmoid<A> s = sigmoid_terms(x);
+    const Terms<A> ce = logistic_terms(s, t, pos_weight);
+    const A alpha = at_one * t + at_zero * (A(1) - t);
+    if constexpr (kGamma == 0) return {alpha * ce.loss, alpha * ce.grad_input, A(0)};
+    const A tiny = A(1e-37);  // keeps 0/0 away where p or q underflows: then r is q or p
+    const A p = s.p > tiny ? s.p : tiny, q = s.q > tiny ? s.q : tiny;
+    const A u = p * (A(1) - t) + q * t, r = p * q / u;
+    A power;
+    if constexpr (kGamma == 1) {
+      power = u;
+    } else if constexpr (kGamma == 2) {
+      power = u * u;
+    } else if constexpr (kGamma == 3) {
+      power = u * u * u;
+    } else {
+      power = pow_from_log(log_(u), gamma);
+    }
+    const A slope = ce.grad_input + gamma * (A(1) - A(2) * t) * r * ce.loss;
+    return {alpha * power * ce.loss, alpha * power * slope, A(0)};
+  }
+};
+
+template <class A>
+struct SigmoidFocal : SigmoidFocalGamma<A, -1> {
+  template <class Run>
+  static auto with(const double* options, const Run& run) {
+    if (options[2] == 0) return run(SigmoidFocalGamma<A, 0>(options));
+    if (options[2] == 1) return run(SigmoidFocalGamma<A, 1>(options));
+    if (options[2] == 2) return run(SigmoidFocalGamma<A, 2>(options));
+    if (options[2] == 3) return run(SigmoidFocalGamma<A, 3>(options));
+    return run(SigmoidFocalGamma<A, -1>(options));
+  }
+};
+
+// max(0, margin - t x) or its square; subgradient 0 at the kink (Cortes and Vapnik, 1995).
+template <class A>
+struct Hinge : Plain<Hinge<A>> {
+  static constexpr bool kChecks = true;
+  static constexpr const char* kExpectedTarget = "target in {-1, +1}";
+  A margin;
+  bool squared;
+  explicit Hinge(const double* options) : margin(static_cast<A>(options[0])), squared(options[1] != 0) {}
+
+  FL_HD bool valid(A t) const { return t == A(1) || t == A(-1); }
+
+  FL_HD Terms<A> operator()(A x, A t, A) const {
+    const A slack = max_(margin - t * x, A(0)), linear = slack > A(0) ? -t : A(0);
+    return {squared ? slack * slack : slack, squared ? -2 * t * slack : linear, A(0)};
   }
 };

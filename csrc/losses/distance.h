@@ -41,6 +41,7 @@ struct Contrastive {
 };
 
 // 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
+// Near the prior, expm1 keeps the difference exact.
 template <class A, bool kPrior>
 struct GaussianKLTerms {
   static constexpr int kOperands = 4;
@@ -49,12 +50,12 @@ struct GaussianKLTerms {
   FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
     const A half = A(0.5);
     if constexpr (kPrior) {
-      const A ratio = exp_(v - pv), precision = exp_(-pv), d = m - pm, scaled = d * precision;
-      return {half * (pv - v - A(1) + ratio + d * scaled),
-              {scaled, half * (ratio - A(1)), -scaled, half * (A(1) - ratio - d * scaled)}};
+      const A excess = expm1_(v - pv), d = m - pm, scaled = d * exp_(-pv);
+      return {half * (excess - (v - pv) + d * scaled),
+              {scaled, half * excess, -scaled, -half * (excess + d * scaled)}};
     } else {
-      const A ratio = exp_(v);
-      return {half * (ratio - A(1) - v + m * m), {m, half * (ratio - A(1)), A(0), A(0)}};
+      const A excess = expm1_(v);
+      return {half * (excess - v + m * m), {m, half * excess, A(0), A(0)}};
     }
   }
 
@@ -68,5 +69,17 @@ struct GaussianKL : GaussianKLTerms<A, true> {
   static auto with(const double*, unsigned given, const Run& run) {
     if (given & 0b1100) return run(GaussianKLTerms<A, true>());
     return run(GaussianKLTerms<A, false>());
+  }
+};
+
+// y d^2 + (1-y) max(0, margin - d)^2 from a given distance.
+template <class A>
+struct ContrastiveFromDistance : Plain<ContrastiveFromDistance<A>> {
+  A margin;
+  explicit ContrastiveFromDistance(const double* options) : margin(static_cast<A>(options[0])) {}
+
+  FL_HD Terms<A> operator()(A d, A y, A) const {
+    const A short_by = max_(margin - d, A(0)), other = A(1) - y;
+    return {y * d * d + other * short_by * short_by, A(2) * (y * d - other * short_by), A(0)};
   }
 };

@@ -45,3 +45,28 @@ struct JSDivWithLogits : Plain<JSDivWithLogits<A>> {
     return {from_p + from_q, from_p, from_q};
   }
 };
+
+// ---- From log-probabilities, element by element. ----
+
+// t (log t - x), or e^t (t - x) for a log-target; a target of probability 0 contributes 0 (Kullback and Leibler, 1951).
+template <class A, bool kLogTarget>
+struct KLDivTerms : Plain<KLDivTerms<A, kLogTarget>> {
+  static constexpr bool kGradTarget = true;
+  explicit KLDivTerms(const double*) {}
+
+  FL_HD Terms<A> operator()(A x, A t, A) const {
+    const A p = kLogTarget ? exp_(t) : t, log_p = kLogTarget ? t : log_(t);
+    const bool empty = (kLogTarget ? t == -infinity_<A>() : t == A(0)) && x == x;
+    const A distance = log_p - x, loss = p * distance;
+    return {empty ? A(0) : loss, empty ? A(0) : -p, empty ? A(0) : (kLogTarget ? loss + p : distance + A(1))};
+  }
+};
+
+template <class A>
+struct KLDiv : KLDivTerms<A, false> {
+  template <class Run>
+  static auto with(const double* options, const Run& run) {
+    if (options[0] != 0) return run(KLDivTerms<A, true>(options));
+    return run(KLDivTerms<A, false>(options));
+  }
+};

@@ -9,10 +9,11 @@ struct Terms {
 // A functor without compile-time variants: `with` builds it from its options and hands it to `run`.
 template <class Self>
 struct Plain {
-  static constexpr bool kGradTarget = false;  // grad_target is computed
-  static constexpr bool kIgnores = false;     // has `ignored(target)`: such elements count for nothing
+  static constexpr bool kGradTarget = false;    // grad_target is computed
+  static constexpr bool kIgnores = false;       // has `ignored(target)`: such elements count for nothing, NaN included
   static constexpr bool kWeightedMean = false;  // the mean divides by the sum of the weights
-  static constexpr bool kChecks = false;      // has `valid(target)` and kExpectedTarget, the words for it
+  static constexpr bool kSaturates = false;     // a float16 gradient is clamped to the largest finite number
+  static constexpr bool kChecks = false;        // has `valid(target)` and kExpectedTarget, the words for it
 
   template <class Run>
   static auto with(const double* options, const Run& run) {

@@ -1,0 +1,269 @@
+// The tensor side of the overlap family: sums of every class, a ratio of each, then the gradient while the sample is
+// still in the cache.
+#include "overlap.h"
+
+#include <cmath>
+
+#include "../losses.h"
+#include "isa.h"
+#include "loop_headers.h"
+
+namespace fused_losses {
+namespace {
+
+using std::pow;
+#include "../losses/overlap.h"
+
+constexpr int64_t kOverlapChunk = 64 * 1024;  // elements whose sums are kept together
+
+// One call. Groups are what has sums of its own and can be worked on alone: a sample, or a class of a sample where
+// neither the activation nor the target ties the classes together.
+template <class F>
+struct Call {
+  const F ratio;
+  const char* name;
+  const Tensor& input;
+  const double* options;
+  OverlapTask task;
+  int64_t samples, kept, classes_of_group, groups, chunk, chunks;
+  bool batch;
+  const OverlapLoops& loops;
+  int wide;
+  std::vector<float> weights_;
+  std::vector<double> sums, by_I, by_P, losses;  // [samples, C, 3], [samples, C] (one sample with batch)
+  std::atomic<int64_t> invalid{-1};
+
+  Call(const char* name, const Tensor& input, const Tensor& target, const Options& given)
+      : ratio(given.data()),
+        name(name),
+        input(input),
+        options(given.data()),
+        batch(given[4] != 0),
+        loops(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
+        wide(dtype_of(input) == Dtype::kFloat64) {
+    task.input = input.const_data_ptr();
+    task.target = target.const_data_ptr();
+    task.input_dtype = dtype_of(input);
+    task.target_dtype = dtype_of(target);
+    task.classes = input.size(1);
+    samples = input.size(0);
+    task.positions = 1;
+    for (int64_t d = 2; d < input.dim(); ++d) task.positions *= input.size(d);
+    task.activation = static_cast<Activation>(static_cast<int>(options[0]));
+    task.indexed = target.dim() < input.dim();
+    task.squared = options[3] != 0;
+    task.ignoring = !std::isnan(options[6]);
+    task.ignore_index = options[6];
+    kept = task.classes - (options[5] != 0 ? 0 : 1);
+    const bool apart = task.activation != Activation::kSoftmax && !task.indexed;
+    classes_of_group = apart ? 1 : task.classes;
+    groups = apart ? samples * task.classes : samples;
+    chunk = kOverlapChunk / (classes_of_group > 0 ? classes_of_group : 1);
+    if (chunk < 1024) chunk = 1024;
+    chunks = task.positions > 0 ? (task.positions + chunk - 1) / chunk : 1;
+    sums.assign((batch ? 1 : samples) * task.classes * 3, 0.0);
+  }
+
+  int64_t end(int64_t c) const { return c + 1 < chunks ? (c + 1) * chunk : task.positions; }
+  int64_t first(int64_t group) const { return classes_of_group == 1 ? group % task.classes : 0; }
+  int64_t sample(int64_t group) const { return classes_of_group == 1 ? group / task.classes : group; }
+
+  // Sums of chunk c of a group into part [classes_of_group, 3].
+  void add_chunk(int64_t group, int64_t c, double* part) {
+    const int64_t from = first(group), bad = loops.sums[wide](task, sample(group), from, from + classes_of_group,
+                                                             c * chunk, end(c), part);
+    if (bad >= 0) {
+      int64_t at = sample(group) * task.positions + bad, known = invalid.load();
+      while ((known < 0 || at < known) && !invalid.compare_exchange_weak(known, at)) {
+      }
+    }
+  }
+
+  double* sums_of(int64_t group) { return &sums[((batch ? 0 : sample(group)) * task.classes + first(group)) * 3]; }
+
+  void write_gradient(int64_t group, int64_t c) {
+    const int64_t at = (batch ? 0 : sample(group)) * task.classes + first(group);
+    loops.gradient[wide](task, sample(group), first(group), first(group) + classes_of_group, c * chunk, end(c),
+                         &by_I[at], &by_P[at]);
+  }
+
+  // Factor of class c's loss: its weight, 0 for the background where that is left out.
+  double weight_of(const std::vector<double>& weights, int64_t c) const {
+    const int64_t k = c - (task.classes - kept);
+    return k < 0 ? 0.0 : weights.empty() ? 1.0 : weights[k];
+  }
+
+  // Loss and coefficients of classes [from, to) of row r of `sums`; incoming(r, k): gradient of the loss of kept class k.
+  template <class Incoming>
+  void finish(int64_t r, int64_t from, int64_t to, const std::vector<double>& weights, const Incoming& incoming) {
+    for (int64_t c = from; c < to; ++c) {
+      const int64_t at = r * task.classes + c, k = c - (task.classes - kept);
+      const double* s = &sums[at * 3];
+      const double w = weight_of(weights, c);
+      if (k < 0) {  // the background: no loss, and no gradient even where its sums are NaN
+        losses[at] = by_I[at] = by_P[at] = 0;
+        continue;
+      }
+      const OverlapLoss result = overlap_loss(ratio, s[0], s[1], s[2], task.ignoring);
+      const double factor = w * incoming(r, k);
+      losses[at] = w * result.loss;
+      by_I[at] = factor * result.by_I;
+      by_P[at] = factor * result.by_P;
+    }
+  }
+
+  void check() const {
+    const int64_t at = invalid.load();
+    if (at < 0) return;
+    double given = 0;
+    read_values(task.target, task.target_dtype, at, 1, &given);
+    STD_TORCH_CHECK(false, name, ": expected class index in [0, ", task.classes, "), got ", given, " at flat index ", at);
+  }
+
+  // All sums; where the samples are apart and there is a gradient to write, also coefficients and gradient of each.
+  template <class Incoming>
+  void run(const std::vector<double>& weights, const Incoming& incoming) {
+    const int64_t rows = batch ? 1 : samples, per_group = classes_of_group * 3;
+    losses.assign(rows * task.classes, 0.0);
+    by_I = by_P = losses;
+    const int64_t cost = classes_of_group * task.positions;
+    const bool whole_groups = !batch && task.gradient && (chunks == 1 || groups >= 2 * torch::stable::get_num_threads());
+    if (whole_groups) {
+      parallel(groups, cost, [&](int64_t begin, int64_t end_) {
+        std::vector<double> part(per_group);
+        for (int64_t g = begin; g < end_; ++g) {
+          for (int64_t c = 0; c < chunks; ++c) {
+            add_chunk(g, c, part.data());
+            for (int64_t k = 0; k < per_group; ++k) sums_of(g)[k] += part[k];
+          }
+          if (invalid.load() >= 0) continue;
+          finish(sample(g), first(g), first(g) + classes_of_group, weights, incoming);
+          for (int64_t c = 0; c < chunks; ++c) write_gradient(g, c);
+        }
+      });
+      check();
+      return;
+    }
+    std::vector<double> parts(groups * chunks * per_group);
+    parallel(groups * chunks, cost / chunks, [&](int64_t begin, int64_t end_) {
+      for (int64_t i = begin; i < end_; ++i) add_chunk(i / chunks, i % chunks, &parts[i * per_group]);
+    });
+    check();
+    for (int64_t i = 0; i < groups * chunks; ++i) {
+      for (int64_t k = 0; k < per_group; ++k) sums_of(i / chunks)[k] += parts[i * per_group + k];
+    }
+    for (int64_t r = 0; r < rows; ++r) finish(r, 0, task.classes, weights, incoming);
+    if (!task.gradient) return;
+    write_gradients();
+  }
+
+  void write_gradients() {
+    parallel(groups * chunks, classes_of_group * task.positions / chunks, [&](int64_t begin, int64_t end_) {
+      for (int64_t i = begin; i < end_; ++i) write_gradient(i / chunks, i % chunks);
+    });
+  }
+
+  double denominator(Reduction reduction) const {
+    return reduction == Reduction::kMean ? static_cast<double>((batch ? 1 : samples) * kept) : 1.0;
+  }
+};
+
+std::vector<double> read_weights(const OptionalTensor& weight) {
+  std::vector<double> values(weight ? weight->numel() : 0);
+  if (weight) read_values(weight->const_data_ptr(), dtype_of(*weight), 0, weight->numel(), values.data());
+  return values;
+}
+
+void store(Tensor& to, int64_t i, double value) {
+  if (dtype_of(to) == Dtype::kFloat64) {
+    static_cast<double*>(to.mutable_data_ptr())[i] = value;
+  } else {
+    static_cast<float*>(to.mutable_data_ptr())[i] = static_cast<float>(value);
+  }
+}
+
+template <class F>
+std::vector<Tensor> forward(const char* name, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+                            const Options& options, int64_t reduction, int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  Call<F> call(name, input, target, options);
+  const int64_t rows = call.batch ? 1 : call.samples, C = call.task.classes;
+  const Dtype dtype = accumulation_dtype(dtype_of(input));
+  const double denominator = call.denominator(reduce);
+  std::vector<Tensor> out;
+  if (reduce != Reduction::kNone) {
+    out.push_back(new_scalar(input));
+  } else {
+    out.push_back(call.batch ? new_tensor(input, {call.kept}, dtype) : new_tensor(input, {rows, call.kept}, dtype));
+  }
+  out.push_back(new_tensor(input, {rows, C, 3}, dtype));
+  if (wants(gradients, 0)) {
+    out.push_back(new_output(input));
+    call.task.gradient = out.back().mutable_data_ptr();
+  }
+  const double factor = reduction_factor(reduce, denominator);
+  call.run(read_weights(weight), [&](int64_t, int64_t) { return factor; });
+  double total = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = C - call.kept; c < C; ++c) {
+      const double loss = call.losses[r * C + c];
+      total += loss;
+      if (reduce == Reduction::kNone) store(out[0], r * call.kept + c - (C - call.kept), loss);
+    }
+  }
+  if (reduce != Reduction::kNone) set_scalar(out[0], total / denominator);
+  for (size_t i = 0; i < call.sums.size(); ++i) store(out[1], static_cast<int64_t>(i), call.sums[i]);
+  return out;
+}
+
+template <class F>
+std::vector<Tensor> backward(const char* name, const Tensor& grad_output, const Tensor& saved, const Tensor& input,
+                             const Tensor& target, const OptionalTensor& weight, const Options& options,
+                             int64_t reduction, int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  Call<F> call(name, input, target, options);
+  if (!wants(gradients, 0)) return {};
+  Tensor gradient = new_output(input);
+  call.task.gradient = gradient.mutable_data_ptr();
+  const int64_t rows = call.batch ? 1 : call.samples, C = call.task.classes;
+  read_values(saved.const_data_ptr(), dtype_of(saved), 0, saved.numel(), call.sums.data());
+  call.losses.assign(rows * C, 0.0);
+  call.by_I = call.by_P = call.losses;
+  std::vector<double> incoming(grad_output.numel());
+  read_values(grad_output.const_data_ptr(), dtype_of(grad_output), 0, grad_output.numel(), incoming.data());
+  const double factor = reduction_factor(reduce, call.denominator(reduce));
+  const std::vector<double> weights = read_weights(weight);
+  for (int64_t r = 0; r < rows; ++r) {
+    call.finish(r, 0, C, weights, [&](int64_t row, int64_t k) {
+      return factor * incoming[reduce == Reduction::kNone ? row * call.kept + k : 0];
+    });
+  }
+  call.write_gradients();
+  return {gradient};
+}
+
+}  // namespace
+
+// The boxed entry points of one loss.
+#define FL_DEFINE(op, Functor)                                                                                        \
+  std::vector<Tensor> op##_cpu(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction, \
+                               int64_t gradients) {                                                                   \
+    return forward<Functor>(#op, input, target, weight, options, reduction, gradients);                               \
+  }                                                                                                                   \
+  std::vector<Tensor> op##_backward_cpu(Tensor grad_output, Tensor sums, Tensor input, Tensor target,                 \
+                                        OptionalTensor weight, Options options, int64_t reduction,                    \
+                                        int64_t gradients) {                                                          \
+    return backward<Functor>(#op, grad_output, sums, input, target, weight, options, reduction, gradients);           \
+  }
+FL_OVERLAP_LOSSES(FL_DEFINE)
+#undef FL_DEFINE
+
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+#define FL_REGISTER(op, Functor)          \
+  m.impl(#op, TORCH_BOX(&op##_cpu));      \
+  m.impl(#op "_backward", TORCH_BOX(&op##_backward_cpu));
+  FL_OVERLAP_LOSSES(FL_REGISTER)
+#undef FL_REGISTER
+}
+
+}  // namespace fused_losses

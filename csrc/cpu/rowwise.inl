@@ -1,0 +1,275 @@
+// The hot loops of the row-wise family, compiled once per instruction set (namespace FL_ISA): which logits, targets and
+// gradients are used in place and which pass through scratch, row by row or tile by tile.
+#include "rowwise.h"
+
+namespace fused_losses::FL_ISA {
+
+#include "../math.h"
+#include "convert.h"
+#include "../losses/terms.h"
+#include "../losses/classification.h"
+#include "../losses/divergence.h"
+
+// e^x of a logit minus the peak of its row.
+FL_HD float exp_shifted(float x) { return detail::exp_nonpositive(x); }
+FL_HD double exp_shifted(double x) { return exp_(x); }
+
+#include "rowwise_rows.inl"
+#include "rowwise_tiles.inl"
+
+template <class A>
+constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+
+inline int64_t load_index(const void* data, Dtype dtype, int64_t i) {
+  switch (dtype) {
+    case Dtype::kUInt8: return static_cast<const uint8_t*>(data)[i];
+    case Dtype::kInt32: return static_cast<const int32_t*>(data)[i];
+    default: return static_cast<const int64_t*>(data)[i];
+  }
+}
+
+// The class of a position, or -1 where it does not count; a class out of range is noted and does not count.
+inline int64_t class_of(const RowwiseTask& task, int64_t position) {
+  const int64_t y = load_index(task.target, task.target_dtype, position);
+  if (y == task.ignore_index) return -1;
+  if (y >= 0 && y < task.classes) return y;
+  int64_t known = task.invalid->load();
+  while (position < known && !task.invalid->compare_exchange_weak(known, position)) {
+  }
+  return -1;
+}
+
+// The factor of a position's gradient.
+template <class A>
+A scale_of(const RowwiseTask& task, int64_t position) {
+  const A scale = static_cast<A>(task.scale);
+  return task.incoming ? scale * static_cast<const A*>(task.incoming)[position] : scale;
+}
+
+// The scratch arrays of one thread: rows or tiles by number, then the statistics of a row's blocks.
+template <class A>
+struct Scratch {
+  A* data;
+  int64_t stride;
+
+  A* array(int i) const { return data + i * stride; }
+  A* blocks() const { return data + kScratchArrays * stride; }
+};
+
+enum ScratchArray : int { kInput, kExp, kTarget, kTargetExp, kRaw };
+
+// ---- Rows ----
+
+template <class A>
+const A* row_values(const void* data, Dtype dtype, int64_t offset, int64_t n, A* buffer) {
+  if (dtype == kDtypeOf<A>) return static_cast<const A*>(data) + offset;
+  load_block(data, dtype, offset, n, buffer);
+  return buffer;
+}
+
+template <class A>
+A* row_output(void* data, Dtype dtype, int64_t offset, A* buffer) {
+  return data && dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : buffer;
+}
+
+template <class A>
+void row_store(const A* values, void* data, Dtype dtype, int64_t offset, int64_t n) {
+  if (data && dtype != kDtypeOf<A>) store_block(values, data, dtype, offset, n);
+}
+
+template <class F, class A>
+double rowwise_rows(const F f, const RowwiseTask& task, int64_t begin, int64_t end, const Scratch<A> scratch) {
+  const int64_t n = task.classes;
+  A* losses = static_cast<A*>(task.loss);
+  double sum = 0;
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t offset = r * n;
+    A* e = row_output(task.grad_input, task.dtype, offset, scratch.array(kExp));
+    const A scale = scale_of<A>(task, r);
+    A loss = 0;
+    if constexpr (F::kPair) {
+      const A* x = row_values(task.input, task.dtype, offset, n, scratch.array(kInput));
+      const A* z = row_values(task.target, task.target_dtype, offset, n, scratch.array(kTarget));
+      A* ez = row_output(task.grad_target, task.target_dtype, offset, scratch.array(kTargetExp));
+      loss = pair_row(f, x, e, z, ez, scratch.blocks(), n, task.grad_input != nullptr, task.grad_target != nullptr,
+                      scale);
+      row_store(ez, task.grad_target, task.target_dtype, offset, n);
+    } else {
+      const A* w = static_cast<const A*>(task.weight);
+      const int64_t y = task.indices ? class_of(task, r) : 0;
+      if (y < 0) {
+        for (int64_t i = 0; task.grad_input && i < n; ++i) e[i] = 0;
+      } else {
+        const A* x = row_values(task.input, task.dtype, offset, n, scratch.array(kInput));
+        const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / n);
+        if (!task.indices) {
+          const A* shares = row_values(task.target, task.target_dtype, offset, n, scratch.array(kTarget));
+          loss = mixture_row<true>(f, x, e, scratch.blocks(), n, Mixture<A>{shares, w, kept, spread}, int64_t{-1}, A(0),
+                                   task.grad_input != nullptr, scale);
+        } else if (task.smoothing != 0) {
+          loss = mixture_row<false>(f, x, e, scratch.blocks(), n, Mixture<A>{nullptr, w, kept, spread}, y, kept * w[y],
+                                    task.grad_input != nullptr, scale);
+        } else {
+          loss = index_row(f, x, task.grad_input ? e : nullptr, scratch.blocks(), n, y, w[y], scale);
+        }
+      }
+    }
+    row_store(e, task.grad_input, task.dtype, offset, n);
+    if (losses) losses[r] = loss;
+    sum += static_cast<double>(loss);
+  }
+  return sum;
+}
+
+// ---- Tiles ----
+
+// Positions [at, at + n) of [outer, classes, inner] as a tile: inside one outer index, or whole outer indices.
+struct Span {
+  int64_t at, n, classes, inner;
+
+  bool gathered() const { return inner < kGatherInner; }
+  int64_t offset() const { return gathered() ? at * classes : at / inner * classes * inner + at % inner; }
+};
+
+// values[(o, c, k)] <-> tile[c, (o, k)] for `outer` whole outer indices.
+template <class A>
+void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t inner, A* __restrict tile, int64_t step) {
+  for (int64_t o = 0; o < outer; ++o) {
+    for (int64_t c = 0; c < classes; ++c) {
+      for (int64_t k = 0; k < inner; ++k) tile[c * step + o * inner + k] = values[(o * classes + c) * inner + k];
+    }
+  }
+}
+
+template <class A>
+void scatter(const A* __restrict tile, int64_t step, int64_t outer, int64_t classes, int64_t inner, A* __restrict values) {
+  for (int64_t o = 0; o < outer; ++o) {
+    for (int64_t c = 0; c < classes; ++c) {
+      for (int64_t k = 0; k < inner; ++k) values[(o * classes + c) * inner + k] = tile[c * step + o * inner + k];
+    }
+  }
+}
+
+template <class A>
+Tile<const A> tile_values(const void* data, Dtype dtype, const Span s, A* buffer, A* raw, int64_t lanes) {
+  const int64_t offset = s.offset();
+  const A* direct = static_cast<const A*>(data) + offset;
+  if (s.gathered()) {
+    if (dtype != kDtypeOf<A>) load_block(data, dtype, offset, s.n * s.classes, raw);
+    gather(dtype == kDtypeOf<A> ? direct : raw, s.n / s.inner, s.classes, s.inner, buffer, lanes);
+    return {buffer, lanes};
+  }
+  if (dtype == kDtypeOf<A>) return {direct, s.inner};
+  for (int64_t c = 0; c < s.classes; ++c) load_block(data, dtype, offset + c * s.inner, s.n, buffer + c * lanes);
+  return {buffer, lanes};
+}
+
+template <class A>
+Tile<A> tile_output(void* data, Dtype dtype, const Span s, A* buffer, int64_t lanes) {
+  if (!data || s.gathered() || dtype != kDtypeOf<A>) return {buffer, lanes};
+  return {static_cast<A*>(data) + s.offset(), s.inner};
+}
+
+template <class A>
+void tile_store(const Tile<A> tile, void* data, Dtype dtype, const Span s, A* raw) {
+  if (!data) return;
+  const int64_t offset = s.offset();
+  if (s.gathered()) {
+    A* to = dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : raw;
+    scatter(tile.data, tile.step, s.n / s.inner, s.classes, s.inner, to);
+    if (dtype != kDtypeOf<A>) store_block(raw, data, dtype, offset, s.n * s.classes);
+  } else if (dtype != kDtypeOf<A>) {
+    for (int64_t c = 0; c < s.classes; ++c) store_block(tile.data + c * tile.step, data, dtype, offset + c * s.inner, s.n);
+  }
+}
+
+template <class F, class A>
+void class_tile(const F f, const RowwiseTask& task, const Span span, const Scratch<A> scratch, int64_t step,
+                Lanes<A>* lanes, A* __restrict scale) {
+  const int64_t n = span.n, classes = task.classes;
+  const Tile<const A> x =
+      tile_values(task.input, task.dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
+  const Tile<A> e = tile_output(task.grad_input, task.dtype, span, scratch.array(kExp), step);
+  const A* w = static_cast<const A*>(task.weight);
+  const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
+  if (!task.indices) {
+    const Tile<const A> y =
+        tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), scratch.array(kRaw), step);
+    const int64_t* no_extra = nullptr;
+    const A* no_share = nullptr;
+    mixture_tile<true>(f, x, e, y, w, kept, spread, classes, lanes, no_extra, no_share, task.grad_input != nullptr,
+                       scale, n);
+  } else {
+    int64_t y[kMaxLanes];
+    alignas(64) A share[kMaxLanes] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      y[i] = class_of(task, span.at + i);
+      share[i] = y[i] < 0 ? A(0) : w[y[i]];
+      scale[i] = y[i] < 0 ? A(0) : scale[i];
+    }
+    if (task.smoothing != 0) {
+      for (int64_t i = 0; i < n; ++i) share[i] *= kept;
+      mixture_tile<false>(f, x, e, Tile<const A>{nullptr, 0}, w, kept, spread, classes, lanes, y, share,
+                          task.grad_input != nullptr, scale, n);
+    } else {
+      index_tile(f, x, task.grad_input ? e : Tile<A>{nullptr, 0}, classes, lanes, y, share, scale, n);
+    }
+  }
+  tile_store(e, task.grad_input, task.dtype, span, scratch.array(kRaw));
+}
+
+template <class F, class A>
+double rowwise_tiles(const F f, const RowwiseTask& task, int64_t begin, int64_t end, const Scratch<A> scratch) {
+  const int64_t step = tile_lanes(task.classes);
+  const int64_t most = task.inner < kGatherInner ? step / task.inner * task.inner : step;
+  A* losses = static_cast<A*>(task.loss);
+  Lanes<A> lanes;
+  alignas(64) A scale[kMaxLanes];
+  double sum = 0;
+  for (int64_t at = begin, n = 0; at < end; at += n) {
+    n = most < end - at ? most : end - at;
+    if (task.inner >= kGatherInner && task.inner - at % task.inner < n) n = task.inner - at % task.inner;
+    const Span span{at, n, task.classes, task.inner};
+    for (int64_t i = 0; i < n; ++i) scale[i] = scale_of<A>(task, at + i);
+    if constexpr (F::kPair) {
+      Lanes<A> target_lanes;
+      A* raw = scratch.array(kRaw);
+      const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), raw, step);
+      const Tile<const A> z = tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), raw, step);
+      const Tile<A> ex = tile_output(task.grad_input, task.dtype, span, scratch.array(kExp), step);
+      const Tile<A> ez = tile_output(task.grad_target, task.target_dtype, span, scratch.array(kTargetExp), step);
+      pair_tile(f, x, ex, z, ez, task.classes, &lanes, &target_lanes, task.grad_input != nullptr,
+                task.grad_target != nullptr, scale, n);
+      tile_store(ex, task.grad_input, task.dtype, span, raw);
+      tile_store(ez, task.grad_target, task.target_dtype, span, raw);
+    } else {
+      class_tile(f, task, span, scratch, step, &lanes, scale);
+    }
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(lanes.loss[i]);
+    if (losses) std::memcpy(losses + at, lanes.loss, static_cast<size_t>(n) * sizeof(A));
+  }
+  return sum;
+}
+
+template <template <class> class Functor, class A>
+double rowwise_loop(const RowwiseTask& task, int64_t begin, int64_t end, void* scratch) {
+  return Functor<A>::with(task.options, [&](auto f) -> double {
+    using F = decltype(f);
+    const Scratch<A> arrays{static_cast<A*>(scratch), scratch_stride(task.classes, task.inner)};
+    if (runs_as_rows(task.classes, task.inner)) return rowwise_rows<F, A>(f, task, begin, end, arrays);
+    return rowwise_tiles<F, A>(f, task, begin, end, arrays);
+  });
+}
+
+template <template <class> class Functor>
+constexpr RowwiseEntry rowwise_entry() {
+  RowwiseEntry entry{{rowwise_loop<Functor, float>, rowwise_loop<Functor, double>}, Functor<float>::kPair, false};
+  if constexpr (!Functor<float>::kPair) entry.weighted_mean = Functor<float>::kWeightedMean;
+  return entry;
+}
+
+#define FL_ENTRY(op, Functor) rowwise_entry<Functor>(),
+extern const RowwiseEntry rowwise_loops[] = {FL_ROWWISE_LOSSES(FL_ENTRY) FL_ROWWISE_PAIR_LOSSES(FL_ENTRY)};
+#undef FL_ENTRY
+
+}  // namespace fused_losses::FL_ISA

@@ -1,0 +1,65 @@
+// Regression losses of d = x - t. Formulas only; reference: fused_losses/losses/regression.py.
+
+// A loss of the difference alone: derivatives to input and target are opposite; the mean is over the weights.
+template <class Self>
+struct OfDifference : Plain<Self> {
+  static constexpr bool kGradTarget = true;
+  static constexpr bool kWeightedMean = true;
+
+  template <class A>
+  FL_HD static Terms<A> terms(A loss, A slope) {
+    return {loss, slope, -slope};
+  }
+};
+
+// -1, 0 or 1; NaN stays NaN.
+template <class A>
+FL_HD A sign_(A d) {
+  return d > A(0) ? A(1) : (d < A(0) ? A(-1) : d);
+}
+
+template <class A>
+struct SquaredError : OfDifference<SquaredError<A>> {
+  explicit SquaredError(const double*) {}
+
+  FL_HD Terms<A> operator()(A x, A t, A) const {
+    const A d = x - t;
+    return this->terms(d * d, 2 * d);
+  }
+};
+
+template <class A>
+struct AbsoluteError : OfDifference<AbsoluteError<A>> {
+  explicit AbsoluteError(const double*) {}
+
+  FL_HD Terms<A> operator()(A x, A t, A) const {
+    const A d = x - t;
+    return this->terms(abs_(d), sign_(d));
+  }
+};
+
+// d^2/2 for |d| <= delta, else delta (|d| - delta/2) (Huber, 1964); with c = clamp(d, -delta, delta): c (d - c/2).
+template <class A>
+struct Huber : OfDifference<Huber<A>> {
+  A delta;
+  explicit Huber(const double* options) : delta(static_cast<A>(options[0])) {}
+
+  FL_HD Terms<A> operator()(A x, A t, A) const {
+    const A d = x - t, c = max_(min_(d, delta), -delta);
+    return this->terms(c * (d - A(0.5) * c), c);
+  }
+};
+
+// Huber of width beta, divided by beta; the absolute error for beta = 0 (Girshick, "Fast R-CNN", 2015).
+template <class A>
+struct SmoothL1 : OfDifference<SmoothL1<A>> {
+  A beta, inverse;
+  explicit SmoothL1(const double* options)
+      : beta(static_cast<A>(options[0])), inverse(static_cast<A>(options[0] > 0 ? 1 / options[0] : 0)) {}
+
+  FL_HD Terms<A> operator()(A x, A t, A) const {
+    const A d = x - t, c = max_(min_(d, beta), -beta), scaled = c * inverse;
+    const bool sharp = beta == A(0);
+    return this->terms(sharp ? abs_(d) : scaled * (d - A(0.5) * c), sharp ? sign_(d) : scaled);
+  }
+};
