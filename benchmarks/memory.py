@@ -83,8 +83,7 @@ def main(request: dict) -> dict:
         key = rivals.Key(request["rival"], request["dtype"], inference=phase == "inference")
         call = rivals.make_call(case, request["rival"], function, tensors, key)
         if not key.inference:
-            shape = call.run().shape
-            call.grad_output = torch.ones(shape, device=device) if shape else None
+            rivals.with_ones(call)
 
         def run(call=call):
             return call.run().shape

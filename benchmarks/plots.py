@@ -32,7 +32,11 @@ def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     hot = pick(both, device="cpu", mode="hot")
     made = []
     if len(cold) and len(default_size(cold)):
-        made.append(speed(default_size(cold), folder / "cpu_speed.png", "CPU, 2 threads, 4 M elements, cold caches"))
+        made.append(
+            speed(
+                default_size(cold), folder / "cpu_speed.png", "CPU, 2 threads, about 4 M elements, float32, cold caches"
+            )
+        )
         made.append(roof(default_size(cold), folder / "cpu_roof.png"))
     if len(hot) and hot.elements.nunique() > 3:
         made.append(sizes(hot, folder / "cpu_sizes.png"))
@@ -60,7 +64,8 @@ def speed(table: pd.DataFrame, path: Path, title: str) -> Path:
         axes.barh(places, table[column], height=0.36, color=colour, label=f"against {label}")
         for place, value in zip(places, table[column]):
             if not pd.isna(value):
-                axes.text(value * 1.02, place, f"{value:.1f}", va="center", fontsize=8)
+                inside = "white" if colour == BLUE and value > 0.7 else "black"
+                axes.text(0.52, place, f"{value:.1f}", va="center", fontsize=8, color=inside)
     bars = targets.CUDA if table.iloc[0].device == "cuda" else targets.CPU
     marked = False
     for i, loss in enumerate(table.loss):
@@ -90,13 +95,13 @@ def roof(table: pd.DataFrame, path: Path) -> Path:
     figure, axes = _bars(len(table))
     axes.barh(range(len(table)), table.copy_percent, height=0.6, color=GREEN)
     for i, value in enumerate(table.copy_percent):
-        axes.text(value + 1, i, f"{value:.0f}", va="center", fontsize=8)
+        axes.text(2, i, f"{value:.0f}", va="center", fontsize=8, color="white")
     axes.axvline(100, color="black", lw=1.2, ls="--")
     axes.set_yticks(range(len(table)), table.loss)
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_xlim(0, max(110, table.copy_percent.max() * 1.1))
-    axes.set_xlabel("percent of the speed of a copy of the same bytes (dashed: the copy)")
-    axes.set_title("How near to the least memory traffic, CPU, 2 threads, 4 M elements, cold caches")
+    axes.set_xlabel("forward + backward: percent of the speed of a copy of the least bytes (dashed)")
+    axes.set_title("CPU, 2 threads, float32, cold caches")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     return _save(figure, path)

@@ -109,6 +109,15 @@ def make_call(case: Case, rival: str, function, tensors: dict, key: Key, grad_ou
     return Call(key, bind(case, function, tensors), leaves, grad_output, before)
 
 
+def with_ones(call: Call) -> Call:
+    """The call with an incoming gradient of ones if its result is no scalar."""
+    with torch.no_grad():
+        loss = call.function()
+    if loss.dim():
+        call.grad_output = torch.ones_like(loss)
+    return call
+
+
 def _answer(call: Call):
     loss = call.run()
     return [loss, *(leaf.grad for leaf in call.leaves)]
@@ -163,7 +172,7 @@ def field_of(case, shape, dtypes, device, rivals, *, isas=(), incoming=(ONE,), i
         tensors = case.inputs(shape, dtype, device)
         result.floor_bytes[name] = case.floor_bytes(tensors)
         result.tensor_bytes[name] = case.bytes_of(tensors)
-        expected = _answer(make_call(case, EAGER, case.reference, tensors, Key(EAGER, name)))
+        expected = _answer(with_ones(make_call(case, EAGER, case.reference, tensors, Key(EAGER, name))))
         for rival in rivals:
             if rival in (COMPILE, COMPILE_MAX) and time.monotonic() > compile_until:
                 result.failures[rival, name] = "not compiled: out of time"
@@ -197,7 +206,7 @@ def _warm(case, rival, tensors, expected, dtype, result):
         call = make_call(case, rival, function, tensors, Key(rival, name))
         start, cached = time.perf_counter(), cache_hits()
         try:
-            problem = _agree(_answer(call), expected, dtype)
+            problem = _agree(_answer(with_ones(call) if expected[0].dim() else call), expected, dtype)
         except RuntimeError as error:
             if len(functions) == 1:
                 raise
