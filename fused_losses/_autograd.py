@@ -128,7 +128,8 @@ class FusedLoss(Function):
         elif batched or (eager and _transforms_active()):
             gradients = _first_derivative(op, keywords, needs, *grad_outputs, *tensors)
         else:
-            gradients = op.backward(*grad_outputs, *rest[: op.saved], *_contiguous(tensors), options, reduction, needs)
+            incoming, tensors = _contiguous(grad_outputs), _contiguous(tensors)  # an expanded scalar comes in from sum()
+            gradients = op.backward(*incoming, *rest[: op.saved], *tensors, options, reduction, needs)
         return prefix + _at_positions(gradients, needs, n)
 
 
@@ -140,10 +141,10 @@ class FusedLossBackward(Function):
 
     @staticmethod
     def forward(ctx, op, keywords, options, reduction, needs, saved, *arguments):
-        tensors = _contiguous(arguments[op.losses :])
+        incoming, tensors = _contiguous(arguments[: op.losses]), _contiguous(arguments[op.losses :])
         ctx.call = op, keywords, needs
         ctx.save_for_backward(*arguments)
-        out = op.backward(*arguments[: op.losses], *saved[: op.saved], *tensors, options, reduction, needs)
+        out = op.backward(*incoming, *saved[: op.saved], *tensors, options, reduction, needs)
         return tuple(out)
 
     @staticmethod
