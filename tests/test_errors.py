@@ -1,0 +1,227 @@
+"""Every refusal: one sentence that names the loss, what was expected and what was given, before any kernel runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import BY_NAME, CASES, each_case
+
+from fused_losses import functional as F
+
+DIVERGENCES = {"kl_div", "kl_div_with_logits", "js_div_with_logits", "gaussian_kl"}
+
+
+def refused(case, kind, call, *words):
+    """`call` raises `kind` with one sentence that starts with the loss's name and holds `words`."""
+    with pytest.raises(kind) as caught:
+        call()
+    text = str(caught.value)
+    assert text.startswith(f"{case.name}: expected "), text
+    assert "got" in text, text
+    assert "\n" not in text
+    for word in words:
+        assert str(word) in text, f"{word!r} not in {text!r}"
+
+
+@pytest.mark.parametrize("given", ["average", None, 3, "", ["mean"], "batchmean "])
+@each_case
+def test_reduction(case, given):
+    if case.reductions == (None,):
+        pytest.skip("the loss is not reduced")
+    problem = case.problem()
+    choices = [f'"{name}"' for name in case.reductions]
+    refused(case, ValueError, lambda: case.function(**{**problem.arguments, "reduction": given}), *choices, repr(given))
+
+
+@each_case
+def test_batchmean_is_for_divergences(case):
+    if case.name in DIVERGENCES or case.reductions == (None,):
+        pytest.skip("batchmean is one of its reductions, or it has none")
+    problem = case.problem()
+    refused(case, ValueError, lambda: problem.call(None, "batchmean"), '"mean"', "'batchmean'")
+
+
+@pytest.mark.parametrize("given", [[1.0, 2.0], 1.0, "x"], ids=["list", "number", "string"])
+@each_case
+def test_not_a_tensor(case, given):
+    problem = case.problem()
+    for name in problem.tensors:
+        refused(case, TypeError, lambda name=name: problem.call(**{name: given}), name, type(given).__name__)
+
+
+@each_case
+def test_dtype_of_the_input(case):
+    """Integers, booleans and complex numbers are no input to differentiate."""
+    problem = case.problem()
+    name = case.fused[0]
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        wrong = problem.tensors[name].to(dtype)
+        refused(case, TypeError, lambda wrong=wrong: problem.call(**{name: wrong}), name, str(dtype)[6:])
+
+
+@each_case
+def test_dtype_of_the_others(case):
+    problem = case.problem()
+    for name, value in list(problem.tensors.items())[1:]:
+        wrong = value.to(torch.complex64)
+        refused(case, TypeError, lambda n=name, w=wrong: problem.call(**{n: w}), name, "complex64")
+        if name in case.fused and value.is_floating_point() and case.name not in ("mse_loss", "l1_loss"):
+            continue
+        if name == "target" and value.is_floating_point() and value.shape == problem.tensors[case.fused[0]].shape:
+            wrong = value.to(torch.int16)
+            refused(case, TypeError, lambda n=name, w=wrong: problem.call(**{n: w}), name, "int16")
+
+
+@each_case
+def test_shapes(case):
+    """A tensor of one more row, and one of another number of dimensions: both shapes are in the sentence."""
+    problem = case.problem()
+    for name, value in list(problem.tensors.items())[1:]:
+        longer = torch.cat([value, value[:1]])
+        deeper = value[..., None, None, None].expand(*value.shape, 2, 2, 3)
+        for wrong in (longer, deeper):
+            if case.name == "mahalanobis_distance" and name == "mean" and wrong is deeper:
+                continue
+            refused(case, ValueError, lambda n=name, w=wrong: problem.call(**{n: w}), tuple(wrong.shape))
+
+
+@each_case
+def test_no_silent_broadcasting(case):
+    problem = case.problem()
+    for name, value in list(problem.tensors.items())[1:]:
+        single = value[:1]
+        refused(case, ValueError, lambda n=name, w=single: problem.call(**{n: w}), tuple(single.shape))
+
+
+@each_case
+def test_devices(case):
+    """Tensors of two devices."""
+    problem = case.problem()
+    for name, value in list(problem.tensors.items())[1:]:
+        elsewhere = value.to("meta")
+        refused(case, ValueError, lambda n=name, w=elsewhere: problem.call(**{n: w}), "cpu", "meta")
+
+
+@each_case
+def test_tensor_options(case):
+    """Weights, priors, masks: not a tensor, elsewhere, of a shape that does not fit."""
+    for variant in case.variants:
+        problem = case.problem(variant)
+        for name, value in problem.options.items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            if name != "alpha":
+                refused(case, TypeError, lambda p=problem, n=name: p.call(**{n: [1.0]}), name, "list")
+            elsewhere = value.to("meta")
+            refused(case, ValueError, lambda p=problem, n=name, e=elsewhere: p.call(**{n: e}), name, "meta")
+            wrong = torch.ones(2, 7, 11, 13, 17, dtype=value.dtype)
+            refused(case, ValueError, lambda p=problem, n=name, w=wrong: p.call(**{n: w}), name, tuple(wrong.shape))
+
+
+BAD = [pytest.param(c, o, word, id=f"{c.name}-{o}") for c in CASES for o, word in c.bad]
+
+
+@pytest.mark.parametrize("case, options, word", BAD)
+def test_option_ranges(case, options, word):
+    problem = case.problem()
+    with pytest.raises((ValueError, TypeError)) as caught:
+        problem.call(**options)
+    text = str(caught.value)
+    assert text.startswith(f"{case.name}: expected "), text
+    assert word in text
+    assert "got" in text
+
+
+@pytest.mark.parametrize("case, options, word", BAD)
+def test_option_is_no_nan_and_no_string(case, options, word):
+    problem = case.problem()
+    (name, given), *_ = options.items()
+    if isinstance(given, float) and name != "class_weights":
+        refused(case, ValueError, lambda: problem.call(**{name: float("nan")}), word, "nan")
+        refused(case, TypeError, lambda: problem.call(**{name: "1"}), word, "str")
+
+
+CLASS_INDEXED = [
+    (c, v)
+    for c in CASES
+    for v in c.all_variants
+    if "target" in (p := c.problem(v)).tensors and p.tensors["target"].dtype is torch.int64
+]
+
+
+@pytest.mark.parametrize("case, variant", CLASS_INDEXED, ids=[f"{c.name}-{v.name}" for c, v in CLASS_INDEXED])
+def test_class_out_of_range(case, variant):
+    """The kernel finds it in its own pass, wherever it is, and names it; nothing is read out of bounds."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for wrong in (-1, 12345678):
+            for where in (0, -1):
+                problem = case.problem(variant, dtype)
+                if variant.options.get("ignore_index") == wrong or variant.name == "lengths":
+                    continue
+                problem.tensors["target"].view(-1)[where] = wrong
+                trained = problem.leaves([case.fused[0]])
+                for given in (problem, trained):
+                    with pytest.raises((RuntimeError, IndexError), match=str(wrong)) as caught:
+                        given.call(None, case.reduced())
+                    assert case.name in str(caught.value)
+
+
+def in_build(*names):
+    return [n for n in names if n in BY_NAME]
+
+
+@pytest.mark.parametrize("name", in_build("hinge_loss"))
+def test_hinge_targets(name):
+    function = getattr(F, name)
+    x = torch.randn(70)
+    for dtype in (torch.bool, torch.uint8):
+        refused(BY_NAME[name], TypeError, lambda dtype=dtype: function(x, (x > 0).to(dtype)), str(dtype)[6:])
+    for where in (0, 35, 69):
+        y = torch.ones(70)
+        y[where] = 0.5
+        with pytest.raises((RuntimeError, IndexError), match=r"0\.5"):
+            function(x, y)
+
+
+@pytest.mark.parametrize("name", in_build("expected_bleu_loss"))
+def test_bleu_lengths(name):
+    problem = BY_NAME[name].problem()
+    for argument, longest in (("logits_lengths", 6), ("target_lengths", 5)):
+        for wrong in (longest + 1, -1):
+            with pytest.raises((RuntimeError, IndexError, ValueError), match=str(wrong)):
+                problem.call(**{argument: torch.tensor([longest, wrong])})
+
+
+@pytest.mark.parametrize("name", in_build("dice_loss", "jaccard_loss", "tversky_loss"))
+def test_background_of_a_single_class(name):
+    x = torch.randn(2, 1, 4, 4)
+    with pytest.raises(ValueError, match=f"^{name}: expected "):
+        getattr(F, name)(x, torch.zeros(2, 4, 4), include_background=False)
+
+
+@pytest.mark.parametrize("name", in_build("dice_loss", "jaccard_loss", "tversky_loss"))
+def test_both_shapes_of_an_overlap_target_are_named(name):
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(ValueError) as caught:
+        getattr(F, name)(x, torch.zeros(2, 4, 8, 8))
+    for word in ("(2, 3, 8, 8)", "(2, 8, 8)", "(2, 4, 8, 8)"):
+        assert word in str(caught.value)
+
+
+@each_case
+def test_unknown_keyword(case):
+    with pytest.raises(TypeError, match="no_such_option"):
+        case.problem().call(no_such_option=1)
+
+
+@each_case
+def test_nothing_is_left_behind_by_a_refusal(case):
+    """After an error the next call works."""
+    problem = case.problem()
+    want = problem.call()
+    name = list(problem.tensors)[-1]
+    with pytest.raises(TypeError):
+        problem.call(**{name: None})
+    got = problem.call()
+    parts = zip(got, want) if isinstance(got, tuple) else [(got, want)]
+    assert all(torch.equal(a, b) for a, b in parts)

@@ -1,0 +1,177 @@
+"""One nn.Module for each loss: names, defaults, options, buffers, pickling, repr."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from cases import BY_NAME, each_case, each_variant
+from problems import as_tuple
+
+import fused_losses
+from fused_losses import functional as F
+
+HELPERS = {"fit_gaussian"}
+OF_TORCH = {
+    "binary_cross_entropy": "BCELoss",
+    "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
+    "mse_loss": "MSELoss",
+    "l1_loss": "L1Loss",
+    "huber_loss": "HuberLoss",
+    "smooth_l1_loss": "SmoothL1Loss",
+    "cross_entropy": "CrossEntropyLoss",
+    "kl_div": "KLDivLoss",
+    "sigmoid_focal_loss": "SigmoidFocalLoss",
+    "dice_loss": "DiceLoss",
+    "gaussian_kl": "GaussianKLLoss",
+}
+CLASSES = [
+    value for value in vars(fused_losses).values() if isinstance(value, type) and issubclass(value, torch.nn.Module)
+]
+MODULES = {module.function.__name__: module for module in CLASSES}
+
+
+def make(problem, **override):
+    """The Module with the problem's options, and the tensors of its forward."""
+    cls = MODULES[problem.case.name]
+    arguments = {**problem.arguments, **override}
+    options = {n: v for n, v in arguments.items() if n not in cls.tensors}
+    return cls(**options), [arguments.get(n) for n in cls.tensors if n in arguments]
+
+
+def call(module, tensors, problem):
+    names = [n for n in type(module).tensors if n in problem.arguments]
+    if names == list(type(module).tensors)[: len(names)]:
+        return as_tuple(module(*tensors))
+    return as_tuple(module(**{n: problem.arguments[n] for n in names}))
+
+
+def test_one_module_for_each_function():
+    functions = [module.function.__name__ for module in CLASSES]
+    assert sorted(functions) == sorted(set(F.__all__) - HELPERS)
+    assert {module.__name__ for module in CLASSES} <= set(fused_losses.__all__)
+    for module in CLASSES:
+        assert module.function is getattr(F, module.function.__name__)
+        assert module.__doc__
+
+
+@pytest.mark.parametrize("function, name", OF_TORCH.items())
+def test_names_of_torch(function, name):
+    if function in F.__all__:
+        assert MODULES[function].__name__ == name
+
+
+@pytest.mark.parametrize("function", sorted(MODULES))
+def test_name_is_the_functions_in_camel_case(function):
+    name = MODULES[function].__name__
+    assert name.lower().endswith(("loss", "distance"))
+    if function not in OF_TORCH and not function.startswith("weighted_binary"):
+        assert name.lower().removesuffix("loss") == function.replace("_", "").removesuffix("loss")
+
+
+@pytest.mark.parametrize("function", sorted(MODULES))
+def test_defaults_are_the_functions(function):
+    module = MODULES[function]
+    mine = inspect.signature(module).parameters
+    for name, parameter in inspect.signature(getattr(F, function)).parameters.items():
+        if name in module.tensors:
+            assert name not in mine
+        elif (function, name) == ("sigmoid_focal_loss", "reduction"):
+            assert mine[name].default == "mean"
+        else:
+            assert mine[name].default == parameter.default, name
+
+
+@each_variant
+def test_same_as_the_function(case, variant, device):
+    problem = case.problem(variant, torch.float32, device)
+    for reduction in case.reductions:
+        module, tensors = make(problem, **({} if reduction is None else {"reduction": reduction}))
+        for a, b in zip(call(module, tensors, problem), as_tuple(problem.call(None, reduction))):
+            assert torch.equal(a, b)
+
+
+@each_variant
+def test_pickle_copy_and_repr(case, variant):
+    problem = case.problem(variant)
+    module, tensors = make(problem)
+    want = call(module, tensors, problem)
+    for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        assert type(other) is type(module)
+        for a, b in zip(call(other, tensors, problem), want):
+            assert torch.equal(a, b)
+    text = repr(module)
+    assert text.startswith(type(module).__name__ + "(")
+    for name, value in problem.options.items():
+        if name in type(module).tensors:
+            continue
+        default = inspect.signature(type(module)).parameters[name].default
+        if isinstance(value, torch.Tensor):
+            assert f"{name}=" in text or f"({name})" in text
+            assert "tensor([" not in text, "values do not belong into a repr"
+        elif value != default:
+            assert f"{name}={value!r}" in text
+
+
+@each_variant
+def test_tensor_options_are_buffers(case, variant):
+    """They move with .to(), are in the state_dict, and survive a load into a fresh Module."""
+    problem = case.problem(variant)
+    module, _ = make(problem)
+    held = {n: v for n, v in problem.arguments.items() if isinstance(v, torch.Tensor) and n not in type(module).tensors}
+    buffers = dict(module.named_buffers())
+    assert set(buffers) == set(held)
+    state = module.state_dict()
+    moved = copy.deepcopy(module).to("meta")
+    for name, value in held.items():
+        assert torch.equal(state[name], value)
+        assert getattr(moved, name).device.type == "meta"
+        if value.is_floating_point():
+            assert getattr(copy.deepcopy(module).double(), name).dtype is torch.float64
+    fresh, _ = make(problem.map(lambda _, t: torch.zeros_like(t)))
+    fresh.load_state_dict(state)
+    for name, value in held.items():
+        assert torch.equal(getattr(fresh, name), value)
+
+
+@each_case
+def test_no_parameters_of_its_own(case):
+    module, _ = make(case.problem())
+    assert list(module.parameters()) == []
+    assert module.train(True).training
+
+
+@pytest.mark.parametrize("function", [n for n in ("mahalanobis_distance", "mahalanobis_loss") if n in MODULES])
+def test_mean_and_factor_may_be_learned(function):
+    problem = BY_NAME[function].problem()
+    learned = {n: torch.nn.Parameter(problem.tensors[n].clone()) for n in ("mean", "scale_tril")}
+    module, tensors = make(problem, **learned)
+    assert {n for n, _ in module.named_parameters()} == {"mean", "scale_tril"}
+    module(*tensors).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize("function", sorted(MODULES))
+def test_unknown_option(function):
+    module = MODULES[function]
+    needed = [n for n, p in inspect.signature(module).parameters.items() if p.default is inspect.Parameter.empty]
+    with pytest.raises(TypeError, match=f"^{module.__name__}: .*no_such_option"):
+        module(**dict.fromkeys(needed, torch.zeros(())), no_such_option=1)
+
+
+@each_case
+def test_script_of_training(case):
+    """A Module in a training step: the gradient of a layer before it arrives."""
+    problem = case.problem()
+    module, tensors = make(problem)
+    layer = torch.nn.Linear(1, 1, bias=False)
+    tensors = list(tensors)
+    position = list(type(module).tensors).index(case.fused[0])
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    tensors[position] = tensors[position] * layer.weight.view(())
+    sum(part.sum() for part in as_tuple(module(*tensors))).backward()
+    assert layer.weight.grad.isfinite().all()
