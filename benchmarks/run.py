@@ -166,11 +166,12 @@ def line(found: list[dict]) -> str:
                 if (r["mode"], r["dtype"], r["phase"], r["incoming"]) == (mode, dtype, "both", "one")
             ]  # fmt: skip
             fused = next((r["median_s"] for r in chosen if r["rival"] == "fused"), None)
+            several = len({r["isa"] for r in chosen if r["rival"] == "fused"}) > 1
             cells = []
             for r in chosen:
                 value = r["ns_per_element"] if r["elements"] >= 1 << 16 else r["median_s"] * 1e6
                 ratio = f" ({r['median_s'] / fused:.1f}x)" if fused and r["rival"] != "fused" else ""
-                isa = f" {r['isa']}" if r["rival"] == "fused" and len({c["isa"] for c in chosen}) > 2 else ""
+                isa = f" {r['isa']}" if several and r["rival"] == "fused" else ""
                 cells.append(f"{r['rival']}{isa} {value:.3g}{ratio}")
             if cells:
                 parts.append(f"    {mode} {dtype}: " + ", ".join(cells))
