@@ -98,13 +98,13 @@ def _seconds(rows, **wanted):
 
 
 def check(rows: list[dict]) -> list[Verdict]:
-    """Every bar that the rows of one run allow to be checked."""
+    """Every bar that can be checked, each from rows of one run."""
     rows = [r for r in rows if r["phase"] in ("both", "inference")]
     groups = {}
     for r in rows:
-        groups.setdefault((r["loss"], r["elements"], r["device"]), []).append(r)
+        groups.setdefault((r["loss"], r["elements"], r["device"], r["run"]), []).append(r)
     found = []
-    for (loss, elements, device), group in groups.items():
+    for (loss, elements, device, _run), group in groups.items():
         both = [r for r in group if r["phase"] == "both" and r["incoming"] == "one"]
         if not any(r["rival"] == "fused" for r in both):
             continue
