@@ -76,7 +76,7 @@ def shared_options(parser: argparse.ArgumentParser, name: str) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one"
     )
     group.add_argument("--output", type=Path, default=Path("demo_output") / name, metavar="DIR",
-                       help="folder of the pictures and of results.json (default demo_output/%s)" % name)  # fmt: skip
+                       help=f"folder of the pictures and of results.json (default demo_output/{name})")  # fmt: skip
     group.add_argument("--quick", action="store_true", help="a few seconds: less data, fewer epochs")
 
 

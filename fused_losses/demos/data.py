@@ -79,9 +79,7 @@ def mnist(paths: dict[str, Path]) -> Digits:
     for half in ("train", "test"):
         images, labels = arrays[f"{half}_images"], arrays[f"{half}_labels"]
         if len(images) != len(labels):
-            raise DemoError(
-                f"{paths[f'{half}_images']} has {len(images)} images but {paths[f'{half}_labels']} {len(labels)} labels."
-            )
+            raise DemoError(f"{len(images)} images in {paths[f'{half}_images']}, but {len(labels)} labels beside it.")
         if not len(images) or images.shape[1:] != (28, 28):
             shape = " x ".join(map(str, images.shape))
             raise DemoError(f"{paths[f'{half}_images']} holds {shape} pixels, expected images of 28 x 28.")
@@ -120,7 +118,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """Any picture file as [1, 28, 28] in [0, 1], ink 1: grey, turned to dark ground, ink centred, scaled to 28 x 28."""
+    """Any picture file as [1, 28, 28] in [0, 1], ink 1: grey, on a dark ground, padded to a square, scaled."""
     from PIL import Image
 
     try:

@@ -8,8 +8,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, YELLOW = "#CC79A7", "#56B4E9", "#222222", "#F0E442"
@@ -20,7 +20,7 @@ plt.rcParams.update({
     "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "figure.facecolor": "white",
     "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.6,
-    "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 2,
+    "axes.axisbelow": True, "legend.framealpha": 0.9, "legend.edgecolor": "none", "lines.linewidth": 2,
     "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "image.cmap": "gray", "image.interpolation": "nearest",
 })  # fmt: skip
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import torch
 
+from .._ops import HAS_CUDA_KERNELS
 from . import plots
 from .errors import DemoError
 
@@ -111,14 +112,8 @@ def _device(choice: str) -> torch.device:
     if choice == "cuda" and not torch.cuda.is_available():
         raise DemoError("No CUDA device is available: use --device cpu.")
     if choice == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() and _has_cuda_kernels() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and HAS_CUDA_KERNELS else "cpu")
     return torch.device(choice)
-
-
-def _has_cuda_kernels() -> bool:
-    from .. import _ops
-
-    return getattr(_ops, "_C_cuda", None) is not None or getattr(_ops, "HAS_CUDA", False)
 
 
 def _short(value) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from .. import functional, reference
 from . import data, plots
 from .cli import positive_float, positive_int
-from .training import Batches, fit, predict, step_time
+from .training import Batches, fit, predict, step_time, warm_up_and_decay
 
 COMPARED_STEPS = 50  # RMSprop amplifies rounding after that
 WARM_UP = 100  # steps; RMSprop's first full steps are so long that they amplify it at once
@@ -97,10 +97,8 @@ def run(session) -> None:
         if name == "fused":
             before, _ = verify(model, held, test, digits, session.device)
         batches = Batches(left, right, train[2], size=o.batch, device=session.device, generator=session.generator(3))
-        optimiser, total = optimizer(model.parameters()), epochs * len(batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: min((step + 1) / WARM_UP, (total - step) / total)
-        )
+        optimiser = optimizer(model.parameters())
+        scheduler = warm_up_and_decay(optimiser, WARM_UP, epochs * len(batches))
         fit(session, f"siamese, {name}", model, batches, criterion, optimiser,
             epochs=epochs, losses=losses, forward=forward, scheduler=scheduler)  # fmt: skip
         found[name] = verify(model, held, test, digits, session.device)

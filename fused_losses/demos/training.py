@@ -84,6 +84,13 @@ def fit(session, name, model, batches, criterion, optimizer, *, epochs, losses=f
     return history
 
 
+def warm_up_and_decay(optimizer, warm_up: int, total: int):
+    """A schedule by the step: linear up during `warm_up` steps, linear down to 0 at `total`."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / max(warm_up, 1), (total - step) / total)
+    )
+
+
 @torch.no_grad()
 def evaluate(model, batches, criterion, losses=functional, forward=first_input) -> float:
     """The mean loss over all samples, in evaluation mode."""
