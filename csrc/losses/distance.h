@@ -1,4 +1,5 @@
-// Distances and divergences summed along rows. Formulas only; references: fused_losses/losses/{distance,divergence,vae}.py.
+// Distances and divergences summed along rows. Formulas only; references:
+// fused_losses/losses/{distance,divergence,vae}.py.
 //
 // A row functor gives the term of one element and its derivative with respect to each operand; `finish` turns the sum
 // of a row's terms into the row's loss and the factor of its derivatives. kLinear: that factor does not need the sum.
@@ -15,29 +16,66 @@ struct RowLoss {
   A loss, coefficient;
 };
 
-// y d^2 + (1-y) max(0, margin - d)^2, d = ||x1 - x2||; gradient 0 at d = 0 (Hadsell, Chopra, LeCun 2006).
-template <class A>
-struct Contrastive {
-  static constexpr int kOperands = 2;
-  static constexpr bool kLinear = false;
-  A margin;
-  explicit Contrastive(const double* options) : margin(static_cast<A>(options[0])) {}
+// A row functor without variants. kSaturates: as in terms.h.
+template <class Self, int kCount, bool kIsLinear>
+struct RowFunctor {
+  static constexpr int kOperands = kCount;
+  static constexpr bool kLinear = kIsLinear;
+  static constexpr bool kSaturates = false;
 
+  // given: bit mask of the operands that are there.
   template <class Run>
   static auto with(const double* options, unsigned, const Run& run) {
-    return run(Contrastive(options));
+    return run(Self(options));
   }
+};
+
+// y d^2 + (1-y) max(0, margin - d)^2 of sum = d^2, derivative by the sum; gradient 0 of the push at d = 0.
+template <class A>
+FL_HD RowLoss<A> pull_and_push(A sum, A y, A margin) {
+  const A d = sqrt_(sum), short_by = max_(margin - d, A(0));
+  const A push = sum > A(0) ? short_by / d : sum * A(0);  // NaN stays NaN
+  return {y * sum + (A(1) - y) * short_by * short_by, y - (A(1) - y) * push};
+}
+
+// d = ||x1 - x2|| (Hadsell, Chopra, LeCun 2006).
+template <class A>
+struct Contrastive : RowFunctor<Contrastive<A>, 2, false> {
+  A margin;
+  explicit Contrastive(const double* options) : margin(static_cast<A>(options[0])) {}
 
   FL_HD RowTerms<A> operator()(A x1, A x2, A, A) const {
     const A d = x1 - x2;
     return {d * d, {2 * d, -2 * d, A(0), A(0)}};
   }
 
-  FL_HD RowLoss<A> finish(A sum, A y) const {
-    const A d = sqrt_(sum), short_by = max_(margin - d, A(0));
-    const A push = sum > A(0) ? short_by / d : sum * A(0);  // 0 at d = 0; NaN stays NaN
-    return {y * sum + (A(1) - y) * short_by * short_by, y - (A(1) - y) * push};
+  FL_HD RowLoss<A> finish(A sum, A y) const { return pull_and_push(sum, y, margin); }
+};
+
+// ||z|| or its square, z = L^-1 (x - mean): the Mahalanobis distance (1936); gradient 0 at 0.
+template <class A>
+struct MahalanobisDistance : RowFunctor<MahalanobisDistance<A>, 1, false> {
+  bool squared;
+  explicit MahalanobisDistance(const double* options) : squared(options[0] != 0) {}
+
+  FL_HD RowTerms<A> operator()(A z, A, A, A) const { return {z * z, {2 * z, A(0), A(0), A(0)}}; }
+
+  FL_HD RowLoss<A> finish(A sum, A) const {
+    if (squared) return {sum, A(1)};
+    const A d = sqrt_(sum);
+    return {d, sum > A(0) ? A(0.5) / d : sum * A(0)};
   }
+};
+
+// The contrastive form of the Mahalanobis distance: y = 1 normal, 0 anomaly.
+template <class A>
+struct MahalanobisLoss : RowFunctor<MahalanobisLoss<A>, 1, false> {
+  A margin;
+  explicit MahalanobisLoss(const double* options) : margin(static_cast<A>(options[0])) {}
+
+  FL_HD RowTerms<A> operator()(A z, A, A, A) const { return {z * z, {2 * z, A(0), A(0), A(0)}}; }
+
+  FL_HD RowLoss<A> finish(A sum, A y) const { return pull_and_push(sum, y, margin); }
 };
 
 // 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
@@ -46,13 +84,13 @@ template <class A, bool kPrior>
 struct GaussianKLTerms {
   static constexpr int kOperands = 4;
   static constexpr bool kLinear = true;
+  static constexpr bool kSaturates = false;
 
   FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
     const A half = A(0.5);
     if constexpr (kPrior) {
       const A excess = expm1_(v - pv), d = m - pm, scaled = d * exp_(-pv);
-      return {half * (excess - (v - pv) + d * scaled),
-              {scaled, half * excess, -scaled, -half * (excess + d * scaled)}};
+      return {half * (excess - (v - pv) + d * scaled), {scaled, half * excess, -scaled, -half * (excess + d * scaled)}};
     } else {
       const A excess = expm1_(v);
       return {half * (excess - v + m * m), {m, half * excess, A(0), A(0)}};
@@ -80,6 +118,7 @@ struct ContrastiveFromDistance : Plain<ContrastiveFromDistance<A>> {
 
   FL_HD Terms<A> operator()(A d, A y, A) const {
     const A short_by = max_(margin - d, A(0)), other = A(1) - y;
-    return {y * d * d + other * short_by * short_by, A(2) * (y * d - other * short_by), A(0)};
+    const A near = y == A(0) ? A(0) : d;  // a dissimilar pair infinitely far apart costs 0
+    return {y * near * near + other * short_by * short_by, A(2) * (y * near - other * short_by), A(0)};
   }
 };

@@ -1,0 +1,165 @@
+"""Contrastive losses at hand-worked distances; Mahalanobis against SciPy; fit_gaussian against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import mahalanobis
+from sklearn.covariance import EmpiricalCovariance, ShrunkCovariance
+from tolerances import assert_agrees
+
+import fused_losses
+import fused_losses.functional as F
+
+MARGIN = 2.0
+# distance, target, loss, derivative with respect to the distance
+HAND = [
+    (0.0, 1, 0.0, 0.0),
+    (0.0, 0, 4.0, -4.0),
+    (0.5, 1, 0.25, 1.0),
+    (0.5, 0, 2.25, -3.0),
+    (2.0, 1, 4.0, 4.0),
+    (2.0, 0, 0.0, 0.0),
+    (3.0, 1, 9.0, 6.0),
+    (3.0, 0, 0.0, 0.0),
+]
+
+
+def test_contrastive_from_distance_by_hand(device):
+    d, t, loss, slope = (torch.tensor(column, dtype=torch.float32, device=device) for column in zip(*HAND))
+    d.requires_grad_()
+    found = F.contrastive_loss_from_distance(d, t, MARGIN, "none")
+    found.sum().backward()
+    assert torch.equal(found, loss)
+    assert torch.equal(d.grad, slope)
+    assert_agrees(F.contrastive_loss_from_distance(d, t, MARGIN), loss.mean())
+    assert_agrees(F.contrastive_loss_from_distance(d, t.bool(), MARGIN, "sum"), loss.sum())
+
+
+def test_contrastive_by_hand(device):
+    """Pairs at those distances along the direction (3, 4) / 5; the gradient at distance 0 is 0."""
+    d, t, loss, slope = (torch.tensor(column, dtype=torch.float32, device=device) for column in zip(*HAND))
+    direction = torch.tensor([0.6, 0.8], device=device)
+    x2 = torch.tensor([[1.0, -1.0]], device=device).repeat(len(d), 1).requires_grad_()
+    x1 = (x2.detach() + d.unsqueeze(1) * direction).requires_grad_()
+    found = F.contrastive_loss(x1, x2, t, MARGIN, "none")
+    found.sum().backward()
+    assert_agrees(found, loss, n_terms=2)
+    expected = torch.where(d == 0, 0, slope).unsqueeze(1) * direction
+    assert_agrees(x1.grad, expected, n_terms=2)
+    assert_agrees(x2.grad, -expected, n_terms=2)
+
+
+def test_contrastive_soft_target_mixes_both_terms():
+    d = torch.tensor([0.5, 3.0])
+    found = F.contrastive_loss_from_distance(d, torch.tensor([0.25, 0.25]), MARGIN, "none")
+    assert_agrees(found, torch.tensor([0.25 * 0.25 + 0.75 * 2.25, 0.25 * 9.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_contrastive_of_many_pairs(dtype, device):
+    x1, x2 = torch.randn(2, 50, 33, device=device).to(dtype)
+    t = torch.arange(50, device=device) % 2
+    d = np.linalg.norm(x1.double().cpu().numpy() - x2.double().cpu().numpy(), axis=1)
+    t_numpy = t.cpu().numpy()
+    expected = torch.from_numpy(np.where(t_numpy == 1, d**2, np.maximum(0, 9 - d) ** 2))
+    found = F.contrastive_loss(x1, x2, t.to(torch.uint8), 9.0, "none")
+    assert_agrees(found, expected, n_terms=33)
+
+
+def test_contrastive_at_zero_distance_is_finite_in_every_derivative():
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    loss = F.contrastive_loss(x, x.detach().clone(), torch.zeros(4))
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    assert loss.item() == 1
+    assert (gradient == 0).all()
+    assert (second == 0).all()
+
+
+def test_dissimilar_pair_too_far_for_its_square():
+    x = torch.full((1, 3), 1e30, requires_grad=True)
+    loss = F.contrastive_loss(x, -x.detach(), torch.zeros(1))
+    loss.backward()
+    assert loss.item() == 0
+    assert (x.grad == 0).all()
+    assert F.contrastive_loss_from_distance(torch.tensor([1e30]), torch.zeros(1)).item() == 0
+
+
+def gaussian(size, dtype=torch.float64):
+    a = torch.randn(size, size, dtype=torch.float64)
+    covariance = a @ a.T / size + torch.eye(size, dtype=torch.float64)
+    return torch.randn(size, dtype=dtype), torch.linalg.cholesky(covariance).to(dtype), covariance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 2, 17])
+def test_mahalanobis_distance(size, dtype, device):
+    mean, factor, covariance = gaussian(size, dtype)
+    x = torch.randn(20, size, dtype=dtype)
+    precision = np.linalg.inv(covariance.numpy())
+    expected = torch.tensor([mahalanobis(row.double(), mean.double(), precision) for row in x], dtype=torch.float64)
+    found = F.mahalanobis_distance(x.to(device), mean.to(device), factor.to(device))
+    # the solve's rounding grows with the size and with the condition of the factor, here below ten
+    assert_agrees(found, expected, dtype, n_terms=100 * size)
+    squared = F.mahalanobis_distance(x.to(device), mean.to(device), factor.to(device), squared=True)
+    assert_agrees(squared, expected**2, dtype, n_terms=100 * size)
+
+
+def test_mahalanobis_loss_by_scipy():
+    mean, factor, covariance = gaussian(5)
+    x, t = 2 * torch.randn(40, 5, dtype=torch.float64), torch.arange(40) % 2
+    precision = np.linalg.inv(covariance.numpy())
+    d = np.array([mahalanobis(row, mean, precision) for row in x])
+    expected = torch.from_numpy(np.where(t.numpy() == 1, d**2, np.maximum(0, 3 - d) ** 2))
+    assert_agrees(F.mahalanobis_loss(x, t.bool(), mean, factor, 3.0, "none"), expected, n_terms=500)
+    assert_agrees(F.mahalanobis_loss(x, t.bool(), mean, factor, 3.0), expected.mean(), n_terms=500)
+
+
+def test_mahalanobis_gradients_in_closed_form():
+    """d(d²)/dx = 2 Σ⁻¹ (x - μ), the opposite for μ; for Σ = L Lᵀ the factor's is tril(-2 w wᵀ L), w = Σ⁻¹ (x - μ)."""
+    mean, factor, covariance = gaussian(6)
+    x = torch.randn(9, 6, dtype=torch.float64)
+    inputs = [v.requires_grad_() for v in (x, mean, factor)]
+    gradients = torch.autograd.grad(F.mahalanobis_distance(*inputs, squared=True).sum(), inputs)
+    w = (x - mean).detach() @ torch.linalg.inv(covariance)
+    assert_agrees(gradients[0], 2 * w, n_terms=600)
+    assert_agrees(gradients[1], -2 * w.sum(0), n_terms=600)
+    assert_agrees(gradients[2], torch.tril(-2 * w.T @ w @ factor.detach()), n_terms=600)
+
+
+def test_mahalanobis_never_reads_above_the_diagonal():
+    mean, factor, _ = gaussian(4)
+    x, t = torch.randn(7, 4, dtype=torch.float64), torch.ones(7)
+    above = torch.ones(4, 4).triu(1).bool()
+    spoiled = factor.masked_fill(above, float("nan")).requires_grad_()
+    loss = F.mahalanobis_loss(x, t, mean, spoiled)
+    loss.backward()
+    assert torch.equal(loss.detach(), F.mahalanobis_loss(x, t, mean, factor))
+    assert (spoiled.grad[above] == 0).all()
+    assert spoiled.grad.isfinite().all()
+
+
+def test_mahalanobis_at_the_mean():
+    mean, factor, _ = gaussian(4)
+    x = mean.expand(3, 4).clone().requires_grad_()
+    distance = F.mahalanobis_distance(x, mean, factor)
+    loss = F.mahalanobis_loss(x, torch.zeros(3), mean, factor, margin=2.0)
+    for value, expected in ((distance.sum(), 0), (loss, 4)):
+        (gradient,) = torch.autograd.grad(value, x)
+        assert value.item() == expected
+        assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
+def test_fit_gaussian(shrinkage):
+    x = torch.randn(60, 4, dtype=torch.float64) @ torch.randn(4, 4, dtype=torch.float64) + 3
+    fit = ShrunkCovariance(shrinkage=shrinkage) if shrinkage else EmpiricalCovariance()
+    fit.fit(x.numpy())
+    mean, factor = fused_losses.fit_gaussian(x, shrinkage=shrinkage)
+    assert_agrees(mean, torch.from_numpy(fit.location_), n_terms=60)
+    assert_agrees(factor @ factor.T, torch.from_numpy(fit.covariance_), n_terms=240)
+    assert (factor.triu(1) == 0).all()
+    distance = F.mahalanobis_distance(x, mean, factor, squared=True)
+    assert_agrees(distance, torch.from_numpy(fit.mahalanobis(x.numpy())), n_terms=10_000)
