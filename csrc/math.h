@@ -15,16 +15,17 @@ using DefaultPolicy = FL_MATH_POLICY;
 using DefaultPolicy = Precise;
 #endif
 
-// a * b + c, fused where the target has the instruction.
+// a * b + c, fused where the target has the instruction. gcc 12 does not update __FMA__ after a target pragma in C++,
+// so the header that opens the target says what it has: FL_HAS_FMA, FL_HAS_F16C, FL_HAS_AVX512.
 FL_HD float fma_(float a, float b, float c) {
-#if defined(FL_DEVICE_CODE) || defined(__FMA__)
+#if defined(FL_DEVICE_CODE) || defined(FL_HAS_FMA)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;
 #endif
 }
 FL_HD double fma_(double a, double b, double c) {
-#if defined(FL_DEVICE_CODE) || defined(__FMA__)
+#if defined(FL_DEVICE_CODE) || defined(FL_HAS_FMA)
   return __builtin_fma(a, b, c);
 #else
   return a * b + c;
@@ -59,7 +60,11 @@ namespace detail {
 
 FL_HD int32_t bits(float x) { return __builtin_bit_cast(int32_t, x); }
 FL_HD float from_bits(uint32_t x) { return __builtin_bit_cast(float, x); }
+FL_HD float from_bits(int32_t x) { return __builtin_bit_cast(float, x); }
+FL_HD int64_t bits(double x) { return __builtin_bit_cast(int64_t, x); }
+FL_HD double from_bits(int64_t x) { return __builtin_bit_cast(double, x); }
 
+constexpr int32_t kExpLimit = 0x42d10000;  // bits of 104.5: e^-104.5 is 0 and e^104.5 infinite in float
 constexpr float kLog2e = 1.44269504f;
 // ln 2 in two parts; the first has 10 bits, so that its product with an exponent is exact.
 constexpr float kLn2High = 0.693359375f;
@@ -67,10 +72,10 @@ constexpr float kLn2Low = -2.12194440e-4f;
 
 // (e^r - 1 - r) / r^2 for |r| <= 0.3475; contributes 3.2e-9 to the relative error of e^r.
 FL_HD float exp_tail(float r) {
-  float p = fma_(1.3818359e-3f, r, 8.36871564e-3f);
-  p = fma_(p, r, 4.16682959e-2f);
-  p = fma_(p, r, 0.166665211f);
-  return fma_(p, r, 0.49999994f);
+  const float r2 = r * r;
+  const float odd = fma_(8.36871564e-3f, r2, 0.166665211f);
+  const float even = fma_(fma_(1.3818359e-3f, r2, 4.16682959e-2f), r2, 0.49999994f);
+  return fma_(odd, r, even);
 }
 
 // x = n ln 2 + r with n an integer. Returns r; *shifted holds n + offset in its low bits, from the rounding by adding
@@ -84,25 +89,28 @@ FL_HD float exp_reduce(float x, float offset, float* n, int32_t* shifted) {
 }
 
 // e^x for x <= 0: one multiplication by 2^(n+64), one by 2^-64 for gradual underflow. -inf gives 0.
-FL_HD float exp_nonpositive(float x) {
-  const float c = x < -104.5f ? -104.5f : x;
+FL_HD float exp_minus(float a) {
+  const int32_t b = bits(a);
+  const float c = from_bits(b < kExpLimit ? b : kExpLimit);
   float n;
   int32_t shifted;
-  const float r = exp_reduce(c, 127.0f + 64.0f, &n, &shifted);
+  const float r = exp_reduce(-c, 127.0f + 64.0f, &n, &shifted);
   const float scale = from_bits(static_cast<uint32_t>(shifted) << 23);
-  return fma_(fma_(exp_tail(r), r, 1.0f), r, 1.0f) * scale * 5.42101086e-20f;
+  const float e = fma_(fma_(exp_tail(r), r, 1.0f), r, 1.0f) * scale * 5.42101086e-20f;
+  return from_bits(bits(e) | (0x7f800000 - b) >> 31);
 }
+FL_HD double exp_minus(double a) { return ::exp(-a); }
 
 // log(1 + f) + k ln 2 for f in [-1/3, 1/3].
 FL_HD float log_assemble(float f, float k) {
   const float f2 = f * f;
-  float p = fma_(-0.12874493f, f, 0.139867082f);
-  p = fma_(p, f, -0.12188343f);
-  p = fma_(p, f, 0.140053406f);
-  p = fma_(p, f, -0.16680181f);
-  p = fma_(p, f, 0.200104445f);
-  p = fma_(p, f, -0.249998048f);
-  p = fma_(p, f, 0.333332151f);
+  float odd = fma_(-0.12874493f, f2, -0.12188343f);
+  float even = fma_(0.139867082f, f2, 0.140053406f);
+  odd = fma_(odd, f2, -0.16680181f);
+  even = fma_(even, f2, 0.200104445f);
+  odd = fma_(odd, f2, -0.249998048f);
+  even = fma_(even, f2, 0.333332151f);
+  const float p = fma_(odd, f, even);
   const float tail = fma_(p * f, f2, fma_(-0.5f, f2, k * kLn2Low));
   return fma_(k, kLn2High, f + tail);
 }
@@ -118,15 +126,16 @@ FL_HD float exp_(float x) {
   if constexpr (std::is_same_v<Policy, Fast>) return __expf(x);
   return ::expf(x);
 #else
-  float c = x < -104.5f ? -104.5f : x;
-  c = c > 89.0f ? 89.0f : c;
+  const int32_t b = detail::bits(x), magnitude = b & 0x7fffffff;
+  const float c = detail::from_bits((magnitude < detail::kExpLimit ? magnitude : detail::kExpLimit) | (b ^ magnitude));
   float n;
   int32_t shifted;
   const float r = detail::exp_reduce(c, 254.0f, &n, &shifted);
-  // 2^n in two factors, because n reaches 128 above and -151 below.
+  // 2^n in two factors, because n reaches 151 on both sides.
   const uint32_t all = static_cast<uint32_t>(shifted), half = all >> 1;
   const float first = detail::from_bits(half << 23), second = detail::from_bits((all - half) << 23);
-  return fma_(fma_(detail::exp_tail(r), r, 1.0f), r, 1.0f) * first * second;
+  const float y = fma_(fma_(detail::exp_tail(r), r, 1.0f), r, 1.0f) * first * second;
+  return detail::from_bits(detail::bits(y) | (0x7f800000 - magnitude) >> 31);
 #endif
 }
 template <class Policy = DefaultPolicy>
@@ -185,15 +194,15 @@ FL_HD float log1p_unit(float e) {
     return e < 0.03f ? e * fma_(fma_(e, 0.333333333f, -0.5f), e, 1.0f) : __logf(1.0f + e);
   }
 #endif
-  float p = fma_(-0.00330653763f, e, 0.0201503318f);
-  p = fma_(p, e, -0.0575615279f);
-  p = fma_(p, e, 0.10670013f);
-  p = fma_(p, e, -0.153490975f);
-  p = fma_(p, e, 0.196931928f);
-  p = fma_(p, e, -0.24958156f);
-  p = fma_(p, e, 0.333304703f);
-  p = fma_(p, e, -0.499999315f);
-  return fma_(p * e, e, e);
+  const float e2 = e * e;
+  float low = fma_(0.196931928f, e, -0.24958156f), high = fma_(-0.00330653763f, e, 0.0201503318f);
+  low = fma_(low, e, 0.333304703f);
+  high = fma_(high, e, -0.0575615279f);
+  low = fma_(low, e, -0.499999315f);
+  high = fma_(high, e, 0.10670013f);
+  high = fma_(high, e, -0.153490975f);
+  const float p = fma_(high, e2 * e2, low);
+  return fma_(p, e2, e);
 }
 template <class Policy = DefaultPolicy>
 FL_HD double log1p_unit(double e) {
@@ -252,19 +261,22 @@ struct Sigmoid {
 // NaN in every member for NaN.
 template <class Policy = DefaultPolicy, class T>
 FL_HD Sigmoid<T> sigmoid_terms(T x) {
-  T e;
-#ifndef FL_DEVICE_CODE
-  if constexpr (std::is_same_v<T, float>) {
-    e = detail::exp_nonpositive(-abs_(x));
-  } else
-#endif
-  {
-    e = exp_<Policy>(-abs_(x));
-  }
+#ifdef FL_DEVICE_CODE
+  const T e = exp_<Policy>(-abs_(x));
   const T larger = reciprocal_<Policy>(T(1) + e), smaller = e * larger, rest = log1p_unit<Policy>(e);
   const bool positive = x > T(0);
   return {e, positive ? larger : smaller, positive ? smaller : larger, (positive ? x : T(0)) + rest,
           (positive ? T(0) : -x) + rest};
+#else
+  using detail::bits, detail::from_bits;
+  const T a = abs_(x), e = detail::exp_minus(a);
+  const T larger = T(1) / (T(1) + e), smaller = e * larger, rest = log1p_unit(e);
+  const auto negative = bits(x) >> (8 * sizeof(T) - 1);  // all ones or zero
+  const auto swap = (bits(larger) ^ bits(smaller)) & negative;
+  const auto positive_part = bits(x) & ~negative;
+  return {e, from_bits(bits(larger) ^ swap), from_bits(bits(smaller) ^ swap), from_bits(positive_part) + rest,
+          from_bits(positive_part ^ bits(a)) + rest};
+#endif
 }
 
 #endif

@@ -1,5 +1,6 @@
 // Blocks of any element type to and from float or double. Included inside each instruction set's namespace, without
-// include guard; <immintrin.h> comes before the target pragma. Offsets and lengths count elements.
+// include guard; <immintrin.h> comes before the target pragma. FL_HAS_AVX512 and FL_HAS_F16C say what the target has.
+// Offsets and lengths count elements.
 
 namespace detail {
 
@@ -50,10 +51,11 @@ inline void store_bfloat16(const float* __restrict in, int64_t n, uint16_t* __re
 
 inline void load_half(const uint16_t* __restrict in, int64_t n, float* __restrict out) {
   int64_t i = 0;
-#if defined(__AVX512F__)
+#if defined(FL_HAS_AVX512)  // the maskz forms, because the plain ones read an uninitialised register in gcc 12's view
   for (; i + 16 <= n; i += 16)
-    _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i))));
-#elif defined(__F16C__)
+    _mm512_storeu_ps(out + i,
+                     _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i))));
+#elif defined(FL_HAS_F16C)
   for (; i + 8 <= n; i += 8)
     _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
 #else
@@ -65,11 +67,11 @@ inline void load_half(const uint16_t* __restrict in, int64_t n, float* __restric
 
 inline void store_half(const float* __restrict in, int64_t n, uint16_t* __restrict out) {
   int64_t i = 0;
-#if defined(__AVX512F__)
+#if defined(FL_HAS_AVX512)
   for (; i + 16 <= n; i += 16)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
-                        _mm512_cvtps_ph(_mm512_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
+                        _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(FL_HAS_F16C)
   for (; i + 8 <= n; i += 8)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
                      _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));

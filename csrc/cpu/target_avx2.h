@@ -5,3 +5,5 @@
 
 #pragma GCC target("avx2,fma,f16c")
 #define FL_ISA avx2
+#define FL_HAS_FMA 1
+#define FL_HAS_F16C 1

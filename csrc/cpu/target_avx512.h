@@ -5,3 +5,6 @@
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #define FL_ISA avx512
+#define FL_HAS_FMA 1
+#define FL_HAS_F16C 1
+#define FL_HAS_AVX512 1
