@@ -12,7 +12,7 @@ import torch
 from .. import _checks as check
 from .._autograd import fused
 from .._module import LossModule
-from .._ops import NONE, Op, accumulation_dtype
+from .._ops import BATCHMEAN, NONE, SUM, Op, accumulation_dtype
 from ._shared import accumulate, elementwise_shape, log_add_exp, reduce, without
 
 BOTH = ("input", "target")
@@ -65,6 +65,8 @@ def kl_div(input, target, reduction="mean", log_target=False):
     name = "kl_div"
     check.pair(name, input, target)
     code = check.divergence_reduction_code(name, reduction)
+    if code == BATCHMEAN and not input.dim():  # a batch of one
+        code = SUM
     return fused(
         _kl_div,
         (input, target, None, None),
