@@ -35,7 +35,8 @@ template <class A>
 FL_HD RowLoss<A> pull_and_push(A sum, A y, A margin) {
   const A d = sqrt_(sum), short_by = max_(margin - d, A(0));
   const A push = sum > A(0) ? short_by / d : sum * A(0);  // NaN stays NaN
-  return {y * sum + (A(1) - y) * short_by * short_by, y - (A(1) - y) * push};
+  const A pull = y == A(0) ? A(0) : y * sum;              // a dissimilar pair too far for its square costs 0
+  return {pull + (A(1) - y) * short_by * short_by, y - (A(1) - y) * push};
 }
 
 // d = ||x1 - x2|| (Hadsell, Chopra, LeCun 2006).
