@@ -36,8 +36,10 @@ def fused(op: Op, tensors: tuple, options: Sequence[float], reduction: int, keyw
                 if i not in op.differentiable:
                     return op.call_reference(tensors, keywords)
                 needs |= 1 << i
+    if _transforms_active():  # Dynamo answers it too: torch.func inside a compiled function
+        return op.call_reference(tensors, keywords)
     if not torch.compiler.is_compiling():
-        if _transforms_active() or forward_ad._current_level >= 0:
+        if forward_ad._current_level >= 0:
             return op.call_reference(tensors, keywords)
         for t in tensors:
             if t is not None and type(t) not in _PLAIN:

@@ -166,6 +166,11 @@ def as_tuple(result) -> tuple[torch.Tensor, ...]:
     return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
+def differentiable(result) -> tuple[torch.Tensor, ...]:
+    """The outputs that depend on what requires a gradient."""
+    return tuple(part for part in as_tuple(result) if part.requires_grad)
+
+
 def total(result) -> torch.Tensor:
     """One number from a loss or a tuple of losses, each element with a weight of its own."""
     parts = []
@@ -189,8 +194,8 @@ def gradients(problem: Problem, names, function=None, reduction=None, kind="one"
     """Outputs and gradients by name; the problem's tensors are copied first."""
     mine = problem.leaves(names)
     outputs = as_tuple(mine.call(function, reduction))
-    pairs = [(out, g) for out, g in zip(outputs, incoming(outputs, kind)) if out.requires_grad]
-    parts, grad_outputs = zip(*pairs)
+    parts = differentiable(outputs)
+    grad_outputs = [g for out, g in zip(outputs, incoming(outputs, kind)) if out.requires_grad]
     found = torch.autograd.grad(parts, [mine.arguments[n] for n in names], grad_outputs)
     return [out.detach() for out in outputs], dict(zip(names, found, strict=True))
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from cases import BY_NAME, CASES, each_case
-from problems import as_tuple, gradients, incoming
+from problems import as_tuple, differentiable, gradients, incoming
 from tolerances import assert_agrees
 
 from fused_losses import functional as F
@@ -120,7 +120,7 @@ def test_second_order_terms_are_not_dropped(case, device):
     name = case.fused[0]
     for reduction in case.reductions:
         mine = problem.leaves([name])
-        outputs = as_tuple(mine.call(None, reduction))
+        outputs = differentiable(mine.call(None, reduction))
         ones = incoming(outputs, "one")
         (first,) = torch.autograd.grad(outputs, mine.arguments[name], ones, create_graph=True)
         assert first.requires_grad, f"{reduction}: the gradient has no graph"
@@ -133,7 +133,7 @@ def test_second_backward_is_the_first(case, device):
     name = case.fused[0]
     for reduction in case.reductions:
         mine = problem.leaves([name])
-        leaf, outputs = mine.arguments[name], as_tuple(mine.call(None, reduction))
+        leaf, outputs = mine.arguments[name], differentiable(mine.call(None, reduction))
         scaled = [torch.full_like(o, 3.0) for o in outputs]
         first = torch.autograd.grad(outputs, leaf, scaled, retain_graph=True)[0]
         second = torch.autograd.grad(outputs, leaf, scaled)[0]

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from cases import each_case, each_variant
-from problems import as_tuple, gradients, total
+from problems import as_tuple, differentiable, gradients, total
 from tolerances import assert_agrees
 
 warnings.filterwarnings("ignore", message=".*does not have any.*")
@@ -77,7 +77,7 @@ def test_repeated_backward(case, device):
     for reduction in case.reductions:
         want = backward_once(case, problem, reduction)
         mine = problem.leaves([name])
-        leaf, outputs = mine.arguments[name], as_tuple(mine.call(None, reduction))
+        leaf, outputs = mine.arguments[name], differentiable(mine.call(None, reduction))
         ones = [torch.ones_like(o) for o in outputs]
         twos = [o * 2 for o in ones]
         first = torch.autograd.grad(outputs, leaf, ones, retain_graph=True)[0].clone()
@@ -130,7 +130,7 @@ def test_gradient_belongs_to_the_caller(case, device):
     problem, name = case.problem(device=device), case.fused[0]
     want = backward_once(case, problem, case.reduced())
     mine = problem.leaves([name])
-    leaf, outputs = mine.arguments[name], as_tuple(mine.call(None, case.reduced()))
+    leaf, outputs = mine.arguments[name], differentiable(mine.call(None, case.reduced()))
     ones = [torch.ones_like(o) for o in outputs]
     held = torch.autograd.grad(outputs, leaf, ones, retain_graph=True)[0]
     held.fill_(7)
@@ -149,7 +149,7 @@ def test_grads_batched(case, device):
     for reduction in case.reductions:
         want = backward_once(case, problem, reduction)
         mine = problem.leaves([name])
-        outputs = as_tuple(mine.call(None, reduction))
+        outputs = differentiable(mine.call(None, reduction))
         factors = torch.tensor([1.0, -2.0, 0.5], device=device)
         many = [torch.stack([torch.ones_like(o) * f for f in factors]) for o in outputs]
         (found,) = torch.autograd.grad(outputs, mine.arguments[name], many, is_grads_batched=True)

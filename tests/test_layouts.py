@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from cases import CASES, each_case, each_variant
-from problems import Problem, as_tuple, gradients, incoming
+from problems import Problem, as_tuple, differentiable, gradients, incoming
 from tolerances import assert_agrees
 
 from fused_losses import reference
@@ -97,7 +97,7 @@ def test_gradient_reaches_a_view(case, device):
     values = problem.tensors[name]
     _, want = gradients(problem, [name], None, case.reduced())
     leaf = torch.cat([values, torch.ones_like(values[:1])]).requires_grad_()
-    outputs = as_tuple(problem.call(None, case.reduced(), **{name: leaf[:-1]}))
+    outputs = differentiable(problem.call(None, case.reduced(), **{name: leaf[:-1]}))
     (found,) = torch.autograd.grad(outputs, leaf, incoming(outputs, "one"))
     assert_agrees(found[:-1], want[name].double())
     assert not found[-1].any()

@@ -143,6 +143,7 @@ def test_compile_with_dynamic_shapes(name, device):
         for a, b in zip(as_tuple(problem.call(compiled)), as_tuple(problem.call())):
             assert_agrees(a, b.double(), n_terms=problem.n_terms)
     assert len(graphs) == 1
+    assert f"fused_losses.{name}." in graphs[0].code, "the op is compiled, not its reference"
 
 
 @each_case
@@ -193,6 +194,7 @@ def test_export(case, device):
     loss = module(**options)
     inputs = tuple(problem.tensors[n] for n in module.tensors if n in problem.tensors)
     program = torch.export.export(loss, inputs)
+    assert f"fused_losses.{case.name}." in program.graph_module.code, "the op is exported, not its reference"
     for a, b in zip(as_tuple(program.module()(*inputs)), as_tuple(loss(*inputs))):
         assert torch.equal(a, b)
 
