@@ -58,7 +58,8 @@ def draw_curves(axis, histories: dict, title: str, log: bool = False, ylabel: st
             if values:
                 marker = "o" if len(values) < 3 else None
                 epochs = np.arange(1, len(values) + 1)
-                axis.plot(epochs, values, dash, color=colour, marker=marker, label=prefix + _WORDS[part])
+                look = {"linewidth": 4.5, "alpha": 0.5} if number == 0 and len(histories) == 2 else {}  # may coincide
+                axis.plot(epochs, values, dash, color=colour, marker=marker, label=prefix + _WORDS[part], **look)
     axis.set(title=title, xlabel="epoch", ylabel=ylabel)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if log:
