@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Proof on a GPU, part by part: builds for it, runs all tests, the sanitizers and the benchmark; a summary comes last.
+#
+#   tools/gpu_proof.sh all | build | test | sanitize | bench | summary     [further arguments for pytest or benchmarks.run]
+#   tools/gpu_proof.sh dry-run     everything that needs no GPU: CUDA build and link, collection, the benchmark's CPU path
+#
+# A part that passed is not run again until a source it depends on changes (FORCE=1 runs it anyway); the sanitizers keep
+# this note for each tool and test file, so a run that was cut off resumes. Logs and notes: build/gpu_proof.
+# PYTHON (python3) must have torch with CUDA, pytest and hypothesis; TORCH_CUDA_ARCH_LIST defaults to 9.0 (Hopper).
+# SANITIZERS and SANITIZED_FILES narrow the sanitizers, SANITIZER_JOBS (2) processes run at a time.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+proof=build/gpu_proof
+mkdir -p "$proof/notes"
+export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0}
+
+say() { printf '\n== %s\n' "$*"; }
+
+sources() { # PATH...: a digest of the files
+  find "$@" -type f -not -path '*/__pycache__/*' -not -name '*.so' -print0 | sort -z | xargs -0 cat | sha256sum | cut -c1-16
+}
+library() { echo "$TORCH_CUDA_ARCH_LIST $(sources setup.py csrc)"; }
+tested() { echo "$(library) $(sources fused_losses tests)"; }
+
+# once NAME DIGEST COMMAND...: runs the command unless it passed with this digest; keeps its output in a log.
+once() {
+  local name=$1 digest=$2 note=$proof/notes/$1
+  shift 2
+  if [ -z "${FORCE:-}" ] && [ "$(cat "$note" 2>/dev/null)" = "passed $digest" ]; then
+    echo "$name: passed before, sources unchanged"
+    return 0
+  fi
+  echo "started $digest" >"$note"
+  local begin=$SECONDS
+  if "$@" >"$proof/$name.log" 2>&1; then
+    echo "passed $digest" >"$note"
+    echo "$name: passed in $((SECONDS - begin)) s"
+  else
+    echo "failed $digest" >"$note"
+    echo "$name: FAILED after $((SECONDS - begin)) s; the end of $proof/$name.log:"
+    tail -n 25 "$proof/$name.log"
+    return 1
+  fi
+}
+
+need_gpu() {
+  "$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" 2>/dev/null ||
+    { echo "gpu_proof: $python has no torch that sees a GPU; name another in PYTHON, or use dry-run." >&2; exit 2; }
+}
+
+build_library() {
+  FUSED_LOSSES_CUDA=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" setup.py build_ext --inplace && "$python" -m fused_losses.info
+}
+part_build() {
+  say build
+  once build "$(library)" build_library
+}
+
+part_test() {
+  say test
+  local workers=()
+  "$python" -c "import xdist" 2>/dev/null && workers=(-n "${TEST_JOBS:-4}")
+  once test "$(tested) $*" "$python" -m pytest tests -q -rs "${workers[@]}" -p no:cacheprovider "$@"
+}
+
+# Runs the GPU tests of one file under one tool. pytest's 5 means that the file has none.
+sanitize_file() {
+  local tool=$1 file=$2
+  shift 2
+  # Without torch's caching allocator every tensor is an allocation of its own, so that an overrun is seen.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 99 --report-api-errors no \
+    --print-limit 20 "$python" -m pytest "$file" -q -x -p no:cacheprovider "$@"
+  local status=$?
+  [ $status -eq 5 ] || return $status
+}
+part_sanitize() {
+  say sanitize
+  command -v compute-sanitizer >/dev/null || { echo "gpu_proof: no compute-sanitizer on PATH." >&2; return 1; }
+  [ $# -gt 0 ] || set -- -k "cuda and not large and not compile and not capture and not threads"
+  local files=${SANITIZED_FILES:-$(ls tests/test_values_*.py tests/test_gradients.py tests/test_special_values.py)}
+  local tool file name digest names=() failed=0
+  digest="$(tested) $*"
+  for tool in ${SANITIZERS:-memcheck racecheck initcheck synccheck}; do
+    for file in $files; do
+      while [ "$(jobs -rp | wc -l)" -ge "${SANITIZER_JOBS:-2}" ]; do wait -n; done
+      name=$tool-$(basename "$file" .py)
+      names+=("$name")
+      once "$name" "$digest" sanitize_file "$tool" "$file" "$@" &
+    done
+  done
+  wait
+  for name in "${names[@]}"; do
+    [ "$(cat "$proof/notes/$name")" = "passed $digest" ] || failed=1
+  done
+  return $failed
+}
+
+part_bench() {
+  say bench
+  local machine
+  machine=$("$python" -c "import torch; print(torch.cuda.get_device_name().lower().replace('nvidia ', '').replace(' ', '-'))")
+  once bench "$(library) $(sources benchmarks/*.py) $*" \
+    "$python" -m benchmarks.run --device cuda --append "benchmarks/results/$machine.csv" "$@" &&
+    "$python" -m benchmarks.report
+}
+
+summary() {
+  say summary
+  local note name state
+  for note in "$proof"/notes/*; do
+    [ -e "$note" ] || continue
+    name=$(basename "$note")
+    state=$(cut -d' ' -f1 "$note")
+    printf '%-44s %-8s %s\n' "$name" "$state" \
+      "$(grep -hE '(passed|failed|no tests ran|deselected).* in [0-9.]+|ERROR SUMMARY|RACECHECK SUMMARY|^fused_losses .*built' \
+        "$proof/$name.log" 2>/dev/null | sed -E 's/^=+ | =+$//g' | tail -n 2 | paste -sd';')"
+  done
+}
+
+dry_run() {
+  local failed=0
+  local cuda_python=${FUSED_LOSSES_CUDA_PYTHON:-}
+  "$python" -c "import torch" 2>/dev/null || python=$(cat build/environment 2>/dev/null || echo "$python")
+  [ -n "$cuda_python" ] || ! "$python" -c "import torch, sys; sys.exit(torch.version.cuda is None)" || cuda_python=$python
+  say "dry run with $("$python" -c "import torch, sys; print(sys.executable, torch.__version__)")"
+  once dry-script - bash -n "$0" || failed=1
+  if command -v nvcc >/dev/null; then
+    if [ -n "$cuda_python" ]; then
+      FUSED_LOSSES_CUDA_PYTHON=$cuda_python once dry-cuda-build "$(library)" tools/cuda_check.sh || failed=1
+    else
+      echo "dry-cuda-build: left out, no torch with CUDA (FUSED_LOSSES_CUDA_PYTHON names one)"
+    fi
+  else
+    echo "dry-cuda-build: left out, no nvcc"
+  fi
+  once dry-library "$(library)" env FUSED_LOSSES_CUDA=0 "$python" setup.py -q build_ext --inplace || failed=1
+  once dry-collect "$(tested)" "$python" -m pytest tests -q --collect-only -k cuda -p no:cacheprovider || failed=1
+  once dry-cuda-tests-skip "$(tested)" "$python" -m pytest tests/test_cuda.py -q -p no:cacheprovider || failed=1
+  rm -f "$proof/dry.csv"
+  once dry-bench "$(library) $(sources benchmarks/*.py)" "$python" -m benchmarks.run --losses mse_loss --sizes 16384 \
+    --dtypes float32 --modes hot --rivals fused,eager --seconds 0.2 --no-memory --append "$proof/dry.csv" || failed=1
+  return $failed
+}
+
+part=${1:-help}
+[ $# -gt 0 ] && shift
+status=0
+case $part in
+  build | test | sanitize | bench)
+    need_gpu
+    "part_$part" "$@" || status=1
+    ;;
+  all)
+    need_gpu
+    part_build || { summary; exit 1; }
+    part_test || status=1
+    part_sanitize || status=1
+    part_bench || status=1
+    ;;
+  dry-run) dry_run || status=1 ;;
+  summary) ;;
+  *)
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"
+    exit 2
+    ;;
+esac
+summary
+exit $status
