@@ -59,47 +59,88 @@ FL_HD constexpr T nan_() {
 namespace detail {
 
 FL_HD int32_t bits(float x) { return __builtin_bit_cast(int32_t, x); }
-FL_HD float from_bits(uint32_t x) { return __builtin_bit_cast(float, x); }
-FL_HD float from_bits(int32_t x) { return __builtin_bit_cast(float, x); }
 FL_HD int64_t bits(double x) { return __builtin_bit_cast(int64_t, x); }
+FL_HD float from_bits(int32_t x) { return __builtin_bit_cast(float, x); }
+FL_HD float from_bits(uint32_t x) { return __builtin_bit_cast(float, x); }
 FL_HD double from_bits(int64_t x) { return __builtin_bit_cast(double, x); }
+FL_HD double from_bits(uint64_t x) { return __builtin_bit_cast(double, x); }
 
-constexpr int32_t kExpLimit = 0x42d10000;  // bits of 104.5: e^-104.5 is 0 and e^104.5 infinite in float
-constexpr float kLog2e = 1.44269504f;
-// ln 2 in two parts; the first has 10 bits, so that its product with an exponent is exact.
-constexpr float kLn2High = 0.693359375f;
-constexpr float kLn2Low = -2.12194440e-4f;
+// The layout of a type and the constants of its exponential and logarithm.
+template <class T>
+struct Real;
+template <>
+struct Real<float> {
+  using Int = int32_t;
+  using Uint = uint32_t;
+  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr Int kTwoThirds = 0x3f2aaaab;  // bits of 2/3: log takes mantissas from [2/3, 4/3)
+  static constexpr Int kExpLimit = 0x42d10000;   // bits of 104.5: e^-104.5 rounds to 0, e^104.5 to infinity
+  static constexpr float kExpm1Low = -18.0f, kExpm1High = 89.0f;  // -1 and infinity beyond
+  static constexpr float kRound = 12582912.0f;                    // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float kLog2e = 1.44269504f;
+  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // n * kLn2High is exact
+};
+template <>
+struct Real<double> {
+  using Int = int64_t;
+  using Uint = uint64_t;
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr Int kTwoThirds = 0x3fe5555555555555;
+  static constexpr Int kExpLimit = 0x4087500000000000;  // bits of 746
+  static constexpr double kExpm1Low = -40.0, kExpm1High = 710.0;
+  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kLog2e = 1.4426950408889634;
+  static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
+};
 
-// (e^r - 1 - r) / r^2 for |r| <= 0.3475; contributes 3.2e-9 to the relative error of e^r.
+// All ones where a, the bits of |x|, are a NaN's; else zero.
+template <class T, class Int>
+FL_HD Int nan_mask(Int a) {
+  return a > bits(infinity_<T>()) ? Int(-1) : Int(0);
+}
+
+// (e^r - 1 - r) / r^2 for |r| <= 0.3475; adds 3.2e-9 (double: 2.5e-19) to the relative error of e^r.
 FL_HD float exp_tail(float r) {
   const float r2 = r * r;
   const float odd = fma_(8.36871564e-3f, r2, 0.166665211f);
   const float even = fma_(fma_(1.3818359e-3f, r2, 4.16682959e-2f), r2, 0.49999994f);
   return fma_(odd, r, even);
 }
-
-// x = n ln 2 + r with n an integer. Returns r; *shifted holds n + offset in its low bits, from the rounding by adding
-// 1.5 * 2^23, which is right with and without FMA.
-FL_HD float exp_reduce(float x, float offset, float* n, int32_t* shifted) {
-  const float magic = 12582912.0f + offset;
-  const float t = fma_(x, kLog2e, magic);
-  *n = t - magic;
-  *shifted = bits(t);
-  return fma_(*n, -kLn2Low, fma_(*n, -kLn2High, x));
+FL_HD double exp_tail(double r) {
+  const double r2 = r * r;
+  double odd = fma_(2.5105490906986696e-08, r2, 2.7557254740405416e-06);
+  double even = fma_(2.091488256348507e-09, r2, 2.7557273171941026e-07);
+  odd = fma_(odd, r2, 0.00019841269875342141);
+  even = fma_(even, r2, 2.4801587325920163e-05);
+  odd = fma_(odd, r2, 0.008333333333325985);
+  even = fma_(even, r2, 0.0013888888888883642);
+  odd = fma_(odd, r2, 0.1666666666666667);
+  even = fma_(even, r2, 0.04166666666666667);
+  even = fma_(even, r2, 0.5);
+  return fma_(odd, r, even);
 }
 
-// e^x for x <= 0: one multiplication by 2^(n+64), one by 2^-64 for gradual underflow. -inf gives 0.
-FL_HD float exp_minus(float a) {
-  const int32_t b = bits(a);
-  const float c = from_bits(b < kExpLimit ? b : kExpLimit);
-  float n;
-  int32_t shifted;
-  const float r = exp_reduce(-c, 127.0f + 64.0f, &n, &shifted);
-  const float scale = from_bits(static_cast<uint32_t>(shifted) << 23);
-  const float e = fma_(fma_(exp_tail(r), r, 1.0f), r, 1.0f) * scale * 5.42101086e-20f;
-  return from_bits(bits(e) | (0x7f800000 - b) >> 31);
+// x = n ln 2 + r. Returns r; *power holds n + offset in its low bits.
+template <class T>
+FL_HD T exp_reduce(T x, int offset, typename Real<T>::Uint* power) {
+  using R = Real<T>;
+  const T round = R::kRound + T(offset);
+  const T t = fma_(x, R::kLog2e, round);
+  const T n = t - round;
+  *power = static_cast<typename R::Uint>(bits(t));
+  return fma_(n, -R::kLn2Low, fma_(n, -R::kLn2High, x));
 }
-FL_HD double exp_minus(double a) { return ::exp(-a); }
+
+// e^-a for a >= 0. Its power of 2 is applied in two factors, 2^(n+64) and 2^-64, for gradual underflow.
+template <class T>
+FL_HD T exp_minus(T a) {
+  using R = Real<T>;
+  const auto b = bits(a);
+  typename R::Uint power;
+  const T r = exp_reduce(-from_bits(b < R::kExpLimit ? b : R::kExpLimit), R::kBias + 64, &power);
+  const T y = fma_(fma_(exp_tail(r), r, T(1)), r, T(1)) * from_bits(power << R::kMantissa) * T(0x1p-64);
+  return from_bits(bits(y) | nan_mask<T>(b));
+}
 
 // log(1 + f) + k ln 2 for f in [-1/3, 1/3].
 FL_HD float log_assemble(float f, float k) {
@@ -111,82 +152,95 @@ FL_HD float log_assemble(float f, float k) {
   odd = fma_(odd, f2, -0.249998048f);
   even = fma_(even, f2, 0.333332151f);
   const float p = fma_(odd, f, even);
-  const float tail = fma_(p * f, f2, fma_(-0.5f, f2, k * kLn2Low));
-  return fma_(k, kLn2High, f + tail);
+  const float tail = fma_(p * f, f2, fma_(-0.5f, f2, k * Real<float>::kLn2Low));
+  return fma_(k, Real<float>::kLn2High, f + tail);
 }
 
-constexpr int32_t kTwoThirds = 0x3f2aaaab;  // bits of 2/3: mantissas are taken from [2/3, 4/3)
+// s (f - z Q(z)) with s = f / (2 + f), z = s^2: what f exceeds log(1 + f) by, for f in [-1/3, 1].
+FL_HD double log1p_excess(double f) {
+  const double s = f / (2.0 + f), z = s * s, z2 = z * z;
+  double odd = fma_(0.07492143795550767, z2, 0.11734279061303197);
+  double even = fma_(0.1563057780092285, z2, 0.10845178394880015);
+  odd = fma_(odd, z2, 0.1538454396486055);
+  even = fma_(even, z2, 0.13335178631449257);
+  odd = fma_(odd, z2, 0.2222222219823677);
+  even = fma_(even, z2, 0.18181819897962714);
+  odd = fma_(odd, z2, 0.39999999999999525);
+  even = fma_(even, z2, 0.285714285716001);
+  even = fma_(even, z2, 0.6666666666666666);
+  return s * fma_(-z, fma_(odd, z, even), f);
+}
+FL_HD double log_assemble(double f, double k) {
+  using R = Real<double>;
+  return fma_(k, R::kLn2High, f - (log1p_excess(f) - k * R::kLn2Low));
+}
+
+// The exponent in the high bits of i, of either sign. SSE2 and AVX2 cannot convert int64, hence the rounding constant.
+FL_HD float high_exponent(int32_t i) { return static_cast<float>(i >> 23); }
+FL_HD double high_exponent(int64_t i) {
+  const uint64_t biased = (static_cast<uint64_t>(i) + 0x4000000000000000u) >> 52;
+  return from_bits(biased | 0x4330000000000000u) - (0x1p52 + 1024.0);
+}
 
 }  // namespace detail
 
 // e^x. Gradual underflow, exact limits at -inf and inf, NaN stays NaN.
-template <class Policy = DefaultPolicy>
-FL_HD float exp_(float x) {
+template <class Policy = DefaultPolicy, class T>
+FL_HD T exp_(T x) {
 #ifdef FL_DEVICE_CODE
-  if constexpr (std::is_same_v<Policy, Fast>) return __expf(x);
-  return ::expf(x);
-#else
-  const int32_t b = detail::bits(x), magnitude = b & 0x7fffffff;
-  const float c = detail::from_bits((magnitude < detail::kExpLimit ? magnitude : detail::kExpLimit) | (b ^ magnitude));
-  float n;
-  int32_t shifted;
-  const float r = detail::exp_reduce(c, 254.0f, &n, &shifted);
-  // 2^n in two factors, because n reaches 151 on both sides.
-  const uint32_t all = static_cast<uint32_t>(shifted), half = all >> 1;
-  const float first = detail::from_bits(half << 23), second = detail::from_bits((all - half) << 23);
-  const float y = fma_(fma_(detail::exp_tail(r), r, 1.0f), r, 1.0f) * first * second;
-  return detail::from_bits(detail::bits(y) | (0x7f800000 - magnitude) >> 31);
-#endif
-}
-template <class Policy = DefaultPolicy>
-FL_HD double exp_(double x) {
+  if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) return __expf(x);
   return ::exp(x);
+#else
+  using R = detail::Real<T>;
+  const auto b = detail::bits(x), magnitude = detail::bits(abs_(x));
+  const T c = detail::from_bits((magnitude < R::kExpLimit ? magnitude : R::kExpLimit) | (b ^ magnitude));
+  typename R::Uint power;
+  const T r = detail::exp_reduce(c, 2 * R::kBias, &power);
+  // 2^n in two factors, because n goes beyond the exponents of T on both sides.
+  const auto half = power >> 1;
+  const T first = detail::from_bits(half << R::kMantissa), second = detail::from_bits((power - half) << R::kMantissa);
+  const T y = fma_(fma_(detail::exp_tail(r), r, T(1)), r, T(1)) * first * second;
+  return detail::from_bits(detail::bits(y) | detail::nan_mask<T>(magnitude));
+#endif
 }
 
 // e^x - 1, accurate for small x too.
-template <class Policy = DefaultPolicy>
-FL_HD float expm1_(float x) {
+template <class Policy = DefaultPolicy, class T>
+FL_HD T expm1_(T x) {
 #ifdef FL_DEVICE_CODE
-  return ::expm1f(x);
-#else
-  float c = x < -18.0f ? -18.0f : x;
-  c = c > 89.0f ? 89.0f : c;
-  float n;
-  int32_t shifted;
-  const float r = detail::exp_reduce(c, 126.0f, &n, &shifted);
-  const float half_scale = detail::from_bits(static_cast<uint32_t>(shifted) << 23);  // 2^(n-1), finite for n = 128
-  const float small = fma_(detail::exp_tail(r), r * r, r);
-  return 2.0f * fma_(small, half_scale, half_scale - 0.5f);
-#endif
-}
-template <class Policy = DefaultPolicy>
-FL_HD double expm1_(double x) {
   return ::expm1(x);
+#else
+  using R = detail::Real<T>;
+  T c = x < R::kExpm1Low ? R::kExpm1Low : x;
+  c = c > R::kExpm1High ? R::kExpm1High : c;
+  typename R::Uint power;
+  const T r = detail::exp_reduce(c, R::kBias - 1, &power);
+  const T half_scale = detail::from_bits(power << R::kMantissa);  // 2^(n-1), finite for the largest n
+  return T(2) * fma_(fma_(detail::exp_tail(r), r * r, r), half_scale, half_scale - T(0.5));
+#endif
 }
 
 // log x; -inf at 0, NaN below, denormals exact.
-template <class Policy = DefaultPolicy>
-FL_HD float log_(float x) {
+template <class Policy = DefaultPolicy, class T>
+FL_HD T log_(T x) {
 #ifdef FL_DEVICE_CODE
-  if constexpr (std::is_same_v<Policy, Fast>) return __logf(x);
-  return ::logf(x);
+  if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) return __logf(x);
+  return ::log(x);
 #else
-  const bool tiny = x < 1.17549435e-38f;
-  const float y = tiny ? x * 8388608.0f : x;
-  const int32_t i = detail::bits(y) - detail::kTwoThirds;
-  const float k = static_cast<float>(i >> 23) - (tiny ? 23.0f : 0.0f);
-  const float m = detail::from_bits(static_cast<uint32_t>((i & 0x7fffff) + detail::kTwoThirds));
-  const float r = detail::log_assemble(m - 1.0f, k);
-  const float finite = x < infinity_<float>() ? r : x;
-  return x > 0.0f ? finite : (x == 0.0f ? -infinity_<float>() : nan_<float>());
+  using R = detail::Real<T>;
+  constexpr typename R::Int kOne = 1;
+  constexpr T kUp = static_cast<T>(kOne << R::kMantissa);
+  const bool tiny = x < std::numeric_limits<T>::min();
+  const auto i = detail::bits(tiny ? x * kUp : x) - R::kTwoThirds;
+  const T k = detail::high_exponent(i) - (tiny ? T(R::kMantissa) : T(0));
+  const T m = detail::from_bits((i & ((kOne << R::kMantissa) - 1)) + R::kTwoThirds);
+  const T r = detail::log_assemble(m - T(1), k);
+  const T finite = x < infinity_<T>() ? r : x;
+  return x > T(0) ? finite : (x == T(0) ? -infinity_<T>() : nan_<T>());
 #endif
 }
-template <class Policy = DefaultPolicy>
-FL_HD double log_(double x) {
-  return ::log(x);
-}
 
-// log(1 + e) for e in [0, 1], one polynomial without range reduction.
+// log(1 + e) for e in [0, 1], without range reduction.
 template <class Policy = DefaultPolicy>
 FL_HD float log1p_unit(float e) {
 #ifdef FL_DEVICE_CODE
@@ -206,29 +260,27 @@ FL_HD float log1p_unit(float e) {
 }
 template <class Policy = DefaultPolicy>
 FL_HD double log1p_unit(double e) {
-  return ::log1p(e);
+  return e - detail::log1p_excess(e);
 }
 
 // log(1 - p) for p in [0, 1]: relative accuracy for small p too, -inf at 1, NaN above.
-template <class Policy = DefaultPolicy>
-FL_HD float log1p_neg(float p) {
+template <class Policy = DefaultPolicy, class T>
+FL_HD T log1p_neg(T p) {
 #ifdef FL_DEVICE_CODE
-  if constexpr (std::is_same_v<Policy, Fast>) {
+  if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) {
     return p < 0.03f ? -p * fma_(fma_(p, 0.333333333f, 0.5f), p, 1.0f) : __logf(1.0f - p);
   }
-  return ::log1pf(-p);
+  return ::log1p(-p);
 #else
   // 1 - p = 2^k (1 + f) with f from p itself, not from the rounded 1 - p.
-  const int32_t i = detail::bits(1.0f - p) - detail::kTwoThirds;
-  const float scale = detail::from_bits(0x3f800000u - (static_cast<uint32_t>(i) & 0xff800000u));
-  const float f = fma_(-p, scale, scale - 1.0f);
-  const float r = detail::log_assemble(f, static_cast<float>(i >> 23));
-  return p < 1.0f ? r : (p == 1.0f ? -infinity_<float>() : nan_<float>());
+  using R = detail::Real<T>;
+  constexpr typename R::Int kOne = 1;
+  const auto i = detail::bits(T(1) - p) - R::kTwoThirds;
+  const auto exponent = static_cast<typename R::Uint>(i & ~((kOne << R::kMantissa) - 1));
+  const T scale = detail::from_bits(static_cast<typename R::Uint>(detail::bits(T(1))) - exponent);
+  const T r = detail::log_assemble(fma_(-p, scale, scale - T(1)), detail::high_exponent(i));
+  return p < T(1) ? r : (p == T(1) ? -infinity_<T>() : nan_<T>());
 #endif
-}
-template <class Policy = DefaultPolicy>
-FL_HD double log1p_neg(double p) {
-  return ::log1p(-p);
 }
 
 // base^exponent from log(base); x^0 is 1 also for x = 0. The relative error is that of log_base times
