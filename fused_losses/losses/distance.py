@@ -128,9 +128,12 @@ class ContrastiveLossFromDistance(LossModule, function=contrastive_loss_from_dis
 
 
 def whiten(input, mean, scale_tril):
-    """z = L⁻¹ (x - mean), one row for each row of the input; its squared norm is the squared Mahalanobis distance."""
+    """z = L⁻¹ (x - mean), one row for each row of the input; its squared norm is the squared Mahalanobis distance.
+
+    Contiguous, so that the solve takes the same path, and rounds alike, whatever the strides of the arguments.
+    """
     x, mean, factor = accumulate(input, mean, scale_tril)
-    return torch.linalg.solve_triangular(factor, (x - mean).mT, upper=False).mT
+    return torch.linalg.solve_triangular(factor.contiguous(), (x - mean).contiguous().mT, upper=False).mT
 
 
 def whitened_distance(whitened, squared):

@@ -106,7 +106,7 @@ def check_overlap(
         if classes == 0:
             raise ValueError(f"{name}: expected at least 2 classes with include_background=False, got 1")
     if weight is not None:
-        check.tensor(name, "weight", weight)
+        check.tensor(name, "weight", weight, check.DENSE)
         check.same_device(name, "weight", weight, input)
         if weight.shape != (classes,):
             raise ValueError(f"{name}: expected weight of shape ({classes},), got {tuple(weight.shape)}")
@@ -132,7 +132,7 @@ def _op(reference):
     """An overlap op.
 
     tensors: input (B, C, *); target of the same shape (any dense dtype), or class indices (B, *) (uint8, int32, int64),
-        told apart by the number of dimensions (C = 1 never comes with indices); weight (C',) floating, or None.
+        told apart by the number of dimensions (C = 1 never comes with indices); weight (C',) of any dense dtype, or None.
     options: activation (0 none, 1 sigmoid, 2 softmax), smooth_nr, smooth_dr, squared, batch, include_background,
         ignore_index (NaN: none; compared in the accumulation dtype with a dense target), then for Tversky alpha, beta,
         gamma. squared, batch, include_background are 0 or 1.
@@ -175,7 +175,8 @@ def dice_loss(
         batch: sum over the batch too before the ratio.
         include_background: False drops class 0 after the activation; needs C > 1.
         ignore_index: this value of the target drops the position (class indices) or the element (dense target).
-        weight: (C',), multiplies the loss of each class; C' = C, or C - 1 without the background.
+        weight: (C',), any floating dtype, bool or uint8, multiplies the loss of each class; C' = C, or C - 1 without
+            the background.
         reduction: "none", "mean" (over the B·C' losses, or C' with `batch`) or "sum".
 
     Returns:
