@@ -132,7 +132,7 @@ def _op(reference):
     """An overlap op.
 
     tensors: input (B, C, *); target of the same shape (any dense dtype), or class indices (B, *) (uint8, int32, int64),
-        told apart by the number of dimensions (C = 1 never comes with indices); weight (C',) of any dense dtype, or None.
+        told apart by the number of dimensions (C = 1 never comes with indices); weight (C',), any dense dtype, or None.
     options: activation (0 none, 1 sigmoid, 2 softmax), smooth_nr, smooth_dr, squared, batch, include_background,
         ignore_index (NaN: none; compared in the accumulation dtype with a dense target), then for Tversky alpha, beta,
         gamma. squared, batch, include_background are 0 or 1.
