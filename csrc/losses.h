@@ -28,12 +28,28 @@
   X(tversky_loss, Tversky)
 #define FL_OVERLAP_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
 
-// Rows summed over their last dimension, from two tensors and a label for each row (pairs) or from a mean and a
-// log-variance with an optional prior (gaussian). Formulas: losses/distance.h. One driver runs both.
+// Rows summed over their last dimension. Formulas: losses/distance.h, losses/vae.h. One driver runs all of them; the sets
+// differ in their tensors. VAE terms are not ops of their own: vae_loss adds one of them and GaussianKL.
 #define FL_PAIR_LOSSES(X) X(contrastive_loss, Contrastive)
 #define FL_PAIR_ARGUMENTS "Tensor x1, Tensor x2, Tensor target"
 #define FL_GAUSSIAN_LOSSES(X) X(gaussian_kl, GaussianKL)
 #define FL_GAUSSIAN_ARGUMENTS "Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar"
+#define FL_WHITENED_LOSSES(X) X(mahalanobis_distance, MahalanobisDistance)
+#define FL_WHITENED_ARGUMENTS "Tensor whitened"
+#define FL_LABELLED_LOSSES(X) X(mahalanobis_loss, MahalanobisLoss)
+#define FL_LABELLED_ARGUMENTS "Tensor whitened, Tensor target"
+#define FL_VAE_TERMS(X)                    \
+  X(vae_bernoulli, BernoulliTerm)          \
+  X(vae_bernoulli_logits, BernoulliLogitsTerm) \
+  X(vae_gaussian, GaussianTerm)
+#define FL_VAE_LOSSES(X) X(vae_loss, )
+#define FL_VAE_ARGUMENTS "Tensor reconstruction, Tensor target, Tensor mu, Tensor logvar"
+#define FL_ROW_SUMS(X)  \
+  FL_PAIR_LOSSES(X)     \
+  FL_GAUSSIAN_LOSSES(X) \
+  FL_WHITENED_LOSSES(X) \
+  FL_LABELLED_LOSSES(X) \
+  FL_VAE_TERMS(X)
 
 // One result for each softmax: of the input against class indices or class probabilities, or of the input against that
 // of a second tensor of logits. Formulas: losses/classification.h, losses/divergence.h. One driver runs both.
@@ -50,6 +66,10 @@
   F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")         \
   F(overlap, FL_OVERLAP_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums")        \
   F(pairs, FL_PAIR_LOSSES, FL_PAIR_ARGUMENTS, "Tensor grad_output")                             \
-  F(pairs, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output") \
+  F(pairs, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output")                     \
+  F(pairs, FL_WHITENED_LOSSES, FL_WHITENED_ARGUMENTS, "Tensor grad_output")                     \
+  F(pairs, FL_LABELLED_LOSSES, FL_LABELLED_ARGUMENTS, "Tensor grad_output")                     \
+  F(pairs, FL_VAE_LOSSES, FL_VAE_ARGUMENTS,                                                     \
+    "Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl")                            \
   F(rowwise, FL_ROWWISE_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                     \
   F(rowwise, FL_ROWWISE_PAIR_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")

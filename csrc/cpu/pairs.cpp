@@ -10,27 +10,35 @@ const PairsEntry& entry_of(PairsOp op) {
   return for_isa(base::pairs_loops, avx2::pairs_loops, avx512::pairs_loops)[static_cast<int>(op)];
 }
 
-// One call: [rows, length] operands, reduced over the rows.
+using TensorPointers = std::vector<const Tensor*>;
+
+// One call: operands [rows, length], the first `lead` dimensions being the rows, reduced over the rows.
 struct Call {
   const PairsEntry& entry;
+  TensorPointers operands;  // null where not given
   const Tensor& first;
   PairsTask task;
-  int64_t rows, batch;
+  int64_t rows = 1, batch;
   int wide;
 
-  Call(PairsOp op, const std::vector<const Tensor*>& operands, const Options& options)
-      : entry(entry_of(op)), first(*operands[0]), wide(dtype_of(first) == Dtype::kFloat64) {
-    const int64_t dims = first.dim();
-    task.length = dims > 0 ? first.size(dims - 1) : 1;
-    rows = 1;
-    for (int64_t d = 0; d + 1 < dims; ++d) rows *= first.size(d);
-    batch = dims > 0 ? first.size(0) : 1;
+  Call(PairsOp op, TensorPointers given, const Options& options, int64_t lead)
+      : entry(entry_of(op)), operands(std::move(given)), first(*operands[0]), wide(dtype_of(first) == Dtype::kFloat64) {
+    task.length = 1;
+    for (int64_t d = 0; d < first.dim(); ++d) (d < lead ? rows : task.length) *= first.size(d);
+    batch = first.dim() > 0 ? first.size(0) : 1;
     for (size_t k = 0; k < operands.size(); ++k) {
       if (!operands[k]) continue;
       task.operand[k] = operands[k]->const_data_ptr();
       task.operand_dtype[k] = dtype_of(*operands[k]);
     }
     task.options = options.data();
+  }
+
+  // With a label for each row.
+  Call(PairsOp op, TensorPointers given, const Tensor& target, const Options& options)
+      : Call(op, std::move(given), options, 1) {
+    task.target = target.const_data_ptr();
+    task.target_dtype = dtype_of(target);
   }
 
   double denominator(Reduction reduction) const {
@@ -46,68 +54,90 @@ struct Call {
     return chunked_sum(rows, task.length, [&](int64_t b, int64_t e) { return entry.run[wide](task, b, e); });
   }
 
-  std::vector<Tensor> gradients(const std::vector<const Tensor*>& operands, int64_t wanted, std::vector<Tensor> out) {
+  // A new gradient of operand k.
+  Tensor gradient(size_t k) {
+    Tensor made = new_output(*operands[k]);
+    task.grad[k] = made.mutable_data_ptr();
+    return made;
+  }
+
+  void add_gradients(int64_t wanted, std::vector<Tensor>* out) {
     for (size_t k = 0; k < operands.size(); ++k) {
-      if (!operands[k] || !wants(wanted, static_cast<int>(k))) continue;
-      out.push_back(new_output(*operands[k]));
-      task.grad[k] = out.back().mutable_data_ptr();
+      if (operands[k] && wants(wanted, static_cast<int>(k))) out->push_back(gradient(k));
     }
-    return out;
   }
 };
 
-std::vector<Tensor> forward(Call& call, const std::vector<const Tensor*>& operands, int64_t reduction,
-                            int64_t gradients) {
+// A loss for each row, in the shape of the first `lead` dimensions.
+Tensor row_losses(Call& call, int64_t lead) {
+  Tensor loss = new_tensor(call.first, call.first.sizes().data(), lead, accumulation_dtype(dtype_of(call.first)));
+  call.task.loss = loss.mutable_data_ptr();
+  return loss;
+}
+
+std::vector<Tensor> forward(Call&& call, int64_t lead, int64_t reduction, int64_t gradients) {
   const auto reduce = static_cast<Reduction>(reduction);
   if (reduce == Reduction::kNone) {
-    const auto sizes = call.first.sizes();
-    Tensor loss = new_tensor(call.first, sizes.data(), static_cast<int64_t>(sizes.size()) - 1,
-                             accumulation_dtype(dtype_of(call.first)));
-    call.task.loss = loss.mutable_data_ptr();
+    std::vector<Tensor> out = {row_losses(call, lead)};
     call.run(reduce);
-    return {loss};
+    return out;
   }
   const double denominator = call.denominator(reduce);
   call.task.scale = reduction_factor(reduce, denominator);
-  std::vector<Tensor> out = call.gradients(operands, gradients, {new_scalar(call.first)});
+  std::vector<Tensor> out = {new_scalar(call.first)};
+  call.add_gradients(gradients, &out);
   set_scalar(out[0], call.run(reduce) / denominator);
   return out;
 }
 
-std::vector<Tensor> backward(Call& call, const Tensor& grad_output, const std::vector<const Tensor*>& operands,
-                             int64_t reduction, int64_t gradients) {
+std::vector<Tensor> backward(Call&& call, const Tensor& grad_output, int64_t reduction, int64_t gradients) {
   const auto reduce = static_cast<Reduction>(reduction);
   if (reduce == Reduction::kNone) {
     call.task.incoming = grad_output.const_data_ptr();
   } else {
     call.task.scale = scalar_value(grad_output) * reduction_factor(reduce, call.denominator(reduce));
   }
-  std::vector<Tensor> out = call.gradients(operands, gradients, {});
+  std::vector<Tensor> out;
+  call.add_gradients(gradients, &out);
   call.run(reduce);
   return out;
 }
 
-Call pair_call(PairsOp op, const std::vector<const Tensor*>& operands, const Tensor& target, const Options& options) {
-  Call call(op, operands, options);
-  call.task.target = target.const_data_ptr();
-  call.task.target_dtype = dtype_of(target);
-  return call;
-}
+// The boxed entry points of each set of tensors.
 
 template <PairsOp op>
 std::vector<Tensor> pair_forward(Tensor x1, Tensor x2, Tensor target, Options options, int64_t reduction,
                                  int64_t gradients) {
-  const std::vector<const Tensor*> operands = {&x1, &x2};
-  Call call = pair_call(op, operands, target, options);
-  return forward(call, operands, reduction, gradients);
+  return forward(Call(op, {&x1, &x2}, target, options), 1, reduction, gradients);
 }
 
 template <PairsOp op>
 std::vector<Tensor> pair_backward(Tensor grad_output, Tensor x1, Tensor x2, Tensor target, Options options,
                                   int64_t reduction, int64_t gradients) {
-  const std::vector<const Tensor*> operands = {&x1, &x2};
-  Call call = pair_call(op, operands, target, options);
-  return backward(call, grad_output, operands, reduction, gradients);
+  return backward(Call(op, {&x1, &x2}, target, options), grad_output, reduction, gradients);
+}
+
+template <PairsOp op>
+std::vector<Tensor> labelled_forward(Tensor whitened, Tensor target, Options options, int64_t reduction,
+                                     int64_t gradients) {
+  return forward(Call(op, {&whitened}, target, options), 1, reduction, gradients);
+}
+
+template <PairsOp op>
+std::vector<Tensor> labelled_backward(Tensor grad_output, Tensor whitened, Tensor target, Options options,
+                                      int64_t reduction, int64_t gradients) {
+  return backward(Call(op, {&whitened}, target, options), grad_output, reduction, gradients);
+}
+
+template <PairsOp op>
+std::vector<Tensor> whitened_forward(Tensor whitened, Options options, int64_t reduction, int64_t gradients) {
+  return forward(Call(op, {&whitened}, options, 1), 1, reduction, gradients);
+}
+
+template <PairsOp op>
+std::vector<Tensor> whitened_backward(Tensor grad_output, Tensor whitened, Options options, int64_t reduction,
+                                      int64_t gradients) {
+  return backward(Call(op, {&whitened}, options, 1), grad_output, reduction, gradients);
 }
 
 const Tensor* given(const OptionalTensor& t) { return t ? &*t : nullptr; }
@@ -115,33 +145,118 @@ const Tensor* given(const OptionalTensor& t) { return t ? &*t : nullptr; }
 template <PairsOp op>
 std::vector<Tensor> gaussian_forward(Tensor mu, Tensor logvar, OptionalTensor prior_mu, OptionalTensor prior_logvar,
                                      Options options, int64_t reduction, int64_t gradients) {
-  const std::vector<const Tensor*> operands = {&mu, &logvar, given(prior_mu), given(prior_logvar)};
-  Call call(op, operands, options);
-  return forward(call, operands, reduction, gradients);
+  const int64_t lead = mu.dim() - 1;
+  return forward(Call(op, {&mu, &logvar, given(prior_mu), given(prior_logvar)}, options, lead), lead, reduction,
+                 gradients);
 }
 
 template <PairsOp op>
 std::vector<Tensor> gaussian_backward(Tensor grad_output, Tensor mu, Tensor logvar, OptionalTensor prior_mu,
                                       OptionalTensor prior_logvar, Options options, int64_t reduction,
                                       int64_t gradients) {
-  const std::vector<const Tensor*> operands = {&mu, &logvar, given(prior_mu), given(prior_logvar)};
-  Call call(op, operands, options);
-  return backward(call, grad_output, operands, reduction, gradients);
+  return backward(Call(op, {&mu, &logvar, given(prior_mu), given(prior_logvar)}, options, mu.dim() - 1), grad_output,
+                  reduction, gradients);
+}
+
+// vae_loss: options likelihood, beta; the sum of a reconstruction term and beta times GaussianKL, sample by sample.
+struct VaeCall {
+  const double beta;
+  Call reconstruction, kl;
+
+  VaeCall(const Tensor& x, const Tensor& target, const Tensor& mu, const Tensor& logvar, const Options& options)
+      : beta(options[1]),
+        reconstruction(static_cast<PairsOp>(static_cast<int>(PairsOp::vae_bernoulli) + static_cast<int>(options[0])),
+                       {&x, &target}, options, 1),
+        kl(PairsOp::gaussian_kl, {&mu, &logvar}, options, 1) {}
+
+  void add_gradients(int64_t wanted, std::vector<Tensor>* out) {
+    if (wants(wanted, 0)) out->push_back(reconstruction.gradient(0));
+    if (wants(wanted, 2)) out->push_back(kl.gradient(0));
+    if (wants(wanted, 3)) out->push_back(kl.gradient(1));
+  }
+};
+
+// to[i] = a[i] + factor * b[i], n values of the accumulation dtype of `like`.
+void add_scaled(const Tensor& a, double factor, const Tensor& b, Tensor* to) {
+  for (int64_t i = 0, n = a.numel(); i < n; ++i) {
+    if (dtype_of(a) == Dtype::kFloat64) {
+      static_cast<double*>(to->mutable_data_ptr())[i] =
+          static_cast<const double*>(a.const_data_ptr())[i] + factor * static_cast<const double*>(b.const_data_ptr())[i];
+    } else {
+      static_cast<float*>(to->mutable_data_ptr())[i] = static_cast<float>(
+          static_cast<const float*>(a.const_data_ptr())[i] + factor * static_cast<const float*>(b.const_data_ptr())[i]);
+    }
+  }
+}
+
+std::vector<Tensor> vae_forward(Tensor x, Tensor target, Tensor mu, Tensor logvar, Options options, int64_t reduction,
+                                int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  VaeCall call(x, target, mu, logvar, options);
+  std::vector<Tensor> out;
+  if (reduce == Reduction::kNone) {
+    Tensor nll = row_losses(call.reconstruction, 1), kl = row_losses(call.kl, 1);
+    out = {new_like(nll), nll, kl};
+    call.reconstruction.run(reduce);
+    call.kl.run(reduce);
+    add_scaled(nll, call.beta, kl, &out[0]);
+    return out;
+  }
+  const double denominator = call.reconstruction.denominator(reduce), factor = reduction_factor(reduce, denominator);
+  call.reconstruction.task.scale = factor;
+  call.kl.task.scale = factor * call.beta;
+  out = {new_scalar(x), new_scalar(x), new_scalar(x)};
+  call.add_gradients(gradients, &out);
+  const double nll = call.reconstruction.run(reduce) / denominator, kl = call.kl.run(reduce) / denominator;
+  set_scalar(out[0], nll + call.beta * kl);
+  set_scalar(out[1], nll);
+  set_scalar(out[2], kl);
+  return out;
+}
+
+std::vector<Tensor> vae_backward(Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl, Tensor x, Tensor target,
+                                 Tensor mu, Tensor logvar, Options options, int64_t reduction, int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  VaeCall call(x, target, mu, logvar, options);
+  Tensor nll = new_like(grad_total), kl = new_like(grad_total);  // incoming gradients of the two terms
+  add_scaled(grad_reconstruction, 1, grad_total, &nll);
+  add_scaled(grad_kl, call.beta, grad_total, &kl);
+  if (reduce == Reduction::kNone) {
+    call.reconstruction.task.incoming = nll.const_data_ptr();
+    call.kl.task.incoming = kl.const_data_ptr();
+  } else {
+    const double factor = reduction_factor(reduce, call.reconstruction.denominator(reduce));
+    call.reconstruction.task.scale = factor * scalar_value(nll);
+    call.kl.task.scale = factor * scalar_value(kl);
+  }
+  std::vector<Tensor> out;
+  call.add_gradients(gradients, &out);
+  if (wants(gradients, 0)) call.reconstruction.run(reduce);
+  if (wants(gradients, 2) || wants(gradients, 3)) call.kl.run(reduce);
+  return out;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor)                                \
-  m.impl(#op, TORCH_BOX(&pair_forward<PairsOp::op>));           \
-  m.impl(#op "_backward", TORCH_BOX(&pair_backward<PairsOp::op>));
-  FL_PAIR_LOSSES(FL_REGISTER)
+#define FL_REGISTER(set, op)                                 \
+  m.impl(#op, TORCH_BOX(&set##_forward<PairsOp::op>));       \
+  m.impl(#op "_backward", TORCH_BOX(&set##_backward<PairsOp::op>));
+#define FL_PAIR(op, Functor) FL_REGISTER(pair, op)
+#define FL_GAUSSIAN(op, Functor) FL_REGISTER(gaussian, op)
+#define FL_WHITENED(op, Functor) FL_REGISTER(whitened, op)
+#define FL_LABELLED(op, Functor) FL_REGISTER(labelled, op)
+  FL_PAIR_LOSSES(FL_PAIR)
+  FL_GAUSSIAN_LOSSES(FL_GAUSSIAN)
+  FL_WHITENED_LOSSES(FL_WHITENED)
+  FL_LABELLED_LOSSES(FL_LABELLED)
+#undef FL_PAIR
+#undef FL_GAUSSIAN
+#undef FL_WHITENED
+#undef FL_LABELLED
 #undef FL_REGISTER
-#define FL_REGISTER(op, Functor)                                \
-  m.impl(#op, TORCH_BOX(&gaussian_forward<PairsOp::op>));       \
-  m.impl(#op "_backward", TORCH_BOX(&gaussian_backward<PairsOp::op>));
-  FL_GAUSSIAN_LOSSES(FL_REGISTER)
-#undef FL_REGISTER
+  m.impl("vae_loss", TORCH_BOX(&vae_forward));
+  m.impl("vae_loss_backward", TORCH_BOX(&vae_backward));
 }
 
 }  // namespace fused_losses

@@ -32,7 +32,7 @@ struct PairsEntry {
 };
 
 #define FL_ENUMERATE(op, Functor) op,
-enum class PairsOp : int { FL_PAIR_LOSSES(FL_ENUMERATE) FL_GAUSSIAN_LOSSES(FL_ENUMERATE) kCount };
+enum class PairsOp : int { FL_ROW_SUMS(FL_ENUMERATE) kCount };
 #undef FL_ENUMERATE
 
 namespace base {

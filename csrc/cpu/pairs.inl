@@ -7,7 +7,9 @@ namespace fused_losses::FL_ISA {
 #include "../math.h"
 #include "convert.h"
 #include "../losses/terms.h"
+#include "../losses/binary.h"
 #include "../losses/distance.h"
+#include "../losses/vae.h"
 
 constexpr int64_t kPairBlock = 1024;
 
@@ -31,6 +33,13 @@ A pairs_block(const F f, const A* __restrict a, const A* __restrict b, const A* 
     if constexpr ((kGrads & 8) != 0) gd[i] = coefficient * r.grad[3];
   }
   return sum;
+}
+
+// float16 holds up to 65504: a larger finite gradient is stored as that.
+template <class A>
+void saturate_pairs(A* __restrict values, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) values[i] = max_(min_(values[i], A(65504)), A(-65504));
 }
 
 // The part of one row (or, for a linear loss, of the flat order) a block works on, converted where need be.
@@ -62,8 +71,9 @@ double pairs_range(const F f, const PairsTask& task, A coefficient, int64_t begi
     }
     sum += pairs_block<F, A, kGrads>(f, in[0], in[1], in[2], in[3], coefficient, out[0], out[1], out[2], out[3], n);
     for (int k = 0; k < F::kOperands; ++k) {
-      if ((kGrads >> k & 1) && task.grad[k] && out[k] == buffers->out[k])
-        store_block(buffers->out[k], task.grad[k], task.operand_dtype[k], at, n);
+      if (!((kGrads >> k & 1) && task.grad[k] && out[k] == buffers->out[k])) continue;
+      if (F::kSaturates && task.operand_dtype[k] == Dtype::kFloat16) saturate_pairs(buffers->out[k], n);
+      store_block(buffers->out[k], task.grad[k], task.operand_dtype[k], at, n);
     }
   }
   return sum;
@@ -129,7 +139,7 @@ constexpr PairsEntry pairs_entry() {
 }
 
 #define FL_ENTRY(op, Functor) pairs_entry<Functor>(),
-extern const PairsEntry pairs_loops[] = {FL_PAIR_LOSSES(FL_ENTRY) FL_GAUSSIAN_LOSSES(FL_ENTRY)};
+extern const PairsEntry pairs_loops[] = {FL_ROW_SUMS(FL_ENTRY)};
 #undef FL_ENTRY
 
 }  // namespace fused_losses::FL_ISA

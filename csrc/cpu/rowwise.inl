@@ -11,7 +11,7 @@ namespace fused_losses::FL_ISA {
 #include "../losses/divergence.h"
 
 // e^x of a logit minus the peak of its row.
-FL_HD float exp_shifted(float x) { return detail::exp_nonpositive(x); }
+FL_HD float exp_shifted(float x) { return detail::exp_minus(abs_(x)); }
 FL_HD double exp_shifted(double x) { return exp_(x); }
 
 #include "rowwise_rows.inl"
