@@ -137,7 +137,7 @@ def reference_dice_focal_loss(
     if activation == "sigmoid":
         terms = focal_of_logits(x, g, -1 if alpha is None else alpha, gamma)
     else:
-        terms = times(g, softmax_focal_terms(x, 1, gamma)) * (1 if alpha is None else alpha)
+        terms = softmax_focal_terms(x, 1, gamma, g) * (1 if alpha is None else alpha)
     return dice_weight * dice + focal_weight * reduce_counted(terms, counted, activation, reduction)
 
 
