@@ -130,6 +130,8 @@ class FusedLoss(Function):
         elif batched or (eager and _transforms_active()):
             gradients = _first_derivative(op, keywords, needs, *grad_outputs, *tensors)
         else:
+            if eager and not _keeps_graph():
+                ctx.gradients = None  # not handed over: free it before the recomputed one is allocated
             incoming, tensors = _contiguous(grad_outputs), _contiguous(tensors)  # an expanded scalar comes in from sum()
             gradients = op.backward(*incoming, *rest[: op.saved], *tensors, options, reduction, needs)
         return prefix + _at_positions(gradients, needs, n)

@@ -14,7 +14,9 @@ namespace {
 
 #include "../math.h"
 #include "../losses/terms.h"
+#include "../losses/binary.h"
 #include "../losses/distance.h"
+#include "../losses/vae.h"
 
 constexpr int64_t kWarpRow = 2048;  // longest row a single warp sums
 
@@ -29,6 +31,7 @@ struct Operands {
   const void* incoming;        // [rows], or one element with `incoming_scalar`; accumulation dtype
   bool incoming_scalar;
   double factor;               // 1 / denominator
+  double gradient_factor;      // the same times what else every gradient is multiplied by
   void* loss;                  // [rows] accumulation dtype, for "none"
   void* total;                 // [1] accumulation dtype, for the other reductions
   double* partial;             // workspace of grid_sum
@@ -51,6 +54,18 @@ __device__ __forceinline__ void load_elements(const Operands& o, int64_t at, A (
   }
 }
 
+// float16 holds up to 65504: a larger finite gradient is stored as that.
+template <class F, class A>
+__device__ __forceinline__ A saturated(A g, Dtype dtype) {
+  if (F::kSaturates && dtype == Dtype::kFloat16) return max_(min_(g, A(65504)), A(-65504));
+  return g;
+}
+
+template <class F, class T, class A>
+__device__ __forceinline__ T narrow_gradient(A g) {
+  return narrow<T>(saturated<F>(g, std::is_same_v<T, __half> ? Dtype::kFloat16 : Dtype::kFloat32));
+}
+
 // Elements first, first + step, ... of [begin, end) in packs: returns the sum of their terms; with kWrite stores
 // coefficient * derivative.
 template <class F, class T, class A, bool kWrite>
@@ -68,7 +83,7 @@ __device__ __forceinline__ A sweep_packs(const F& f, const Operands& o, A coeffi
       sum += r.value;
       if constexpr (kWrite) {
 #pragma unroll
-        for (int k = 0; k < F::kOperands; ++k) grad[k].values[j] = narrow<T>(coefficient * r.grad[k]);
+        for (int k = 0; k < F::kOperands; ++k) grad[k].values[j] = narrow_gradient<F, T>(coefficient * r.grad[k]);
       }
     }
     if constexpr (kWrite) {
@@ -95,7 +110,7 @@ __device__ __forceinline__ A sweep_elements(const F& f, const Operands& o, A coe
     if constexpr (kWrite) {
 #pragma unroll
       for (int k = 0; k < F::kOperands; ++k) {
-        if (o.grad[k]) store_any(o.grad[k], o.dtype[k], at, coefficient * r.grad[k]);
+        if (o.grad[k]) store_any(o.grad[k], o.dtype[k], at, saturated<F>(coefficient * r.grad[k], o.dtype[k]));
       }
     }
   }
@@ -120,7 +135,7 @@ __device__ __forceinline__ void finish_total(const Operands& o, double sum) {
 template <class F, class T, bool kWrite>
 __global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const Operands o) {
   using A = Accumulation<T>;
-  A scale = static_cast<A>(o.factor);
+  A scale = static_cast<A>(o.gradient_factor);
   if (o.incoming) scale *= *static_cast<const A*>(o.incoming);
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
   const A coefficient = scale * f.finish(A(0), A(0)).coefficient;
@@ -146,7 +161,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const F f, const Operand
       losses += result.loss;
     }
     if constexpr (kWrite) {
-      A scale = static_cast<A>(o.factor);
+      A scale = static_cast<A>(o.gradient_factor);
       if (o.incoming) scale *= static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : row];
       sweep<F, T, A, true>(f, o, scale * result.coefficient, begin, end, lane, kGroup);
     }
@@ -174,106 +189,151 @@ void launch_kernel(const Launch& launch, const F& f, Operands o, const Tensor& l
 
 using TensorPointers = std::vector<const Tensor*>;
 
-template <template <class> class Functor>
-void run(Operands o, const TensorPointers& operands, const Options& options, Reduction reduction) {
-  const Tensor& first = *operands[0];
-  const Launch launch(first);
-  const int64_t dims = first.dim();
-  o.length = dims > 0 ? first.size(dims - 1) : 1;
-  o.rows = 1;
-  for (int64_t d = 0; d + 1 < dims; ++d) o.rows *= first.size(d);
-  o.factor = 1;
-  if (reduction == Reduction::kMean) o.factor = 1.0 / static_cast<double>(o.rows);
-  if (reduction == Reduction::kBatchMean) o.factor = 1.0 / static_cast<double>(dims > 0 ? first.size(0) : 1);
-  unsigned given = 0;
-  bool write = false, same = true;
-  for (size_t k = 0; k < operands.size(); ++k) {
-    if (!operands[k]) continue;
-    given |= 1u << k;
-    o.in[k] = operands[k]->const_data_ptr();
-    o.dtype[k] = dtype_of(*operands[k]);
-    same = same && o.dtype[k] == o.dtype[0];
-    write = write || o.grad[k] != nullptr;
+// One call: operands [rows, length], the first `lead` dimensions being the rows, and the label of each row or null.
+struct Call {
+  TensorPointers operands;
+  const Tensor* target;
+  int64_t lead;
+  Operands o{};
+
+  Call(TensorPointers given, const Tensor* labels, int64_t lead_dims)
+      : operands(std::move(given)), target(labels), lead(lead_dims) {
+    const Tensor& x = first();
+    o.rows = o.length = 1;
+    for (int64_t d = 0; d < x.dim(); ++d) (d < lead ? o.rows : o.length) *= x.size(d);
+    for (size_t k = 0; k < operands.size(); ++k) {
+      if (!operands[k]) continue;
+      o.in[k] = operands[k]->const_data_ptr();
+      o.dtype[k] = dtype_of(*operands[k]);
+    }
+    if (target) {
+      o.target = target->const_data_ptr();
+      o.target_dtype = dtype_of(*target);
+    }
   }
-  with_floating(dtype_of(first), [&](auto tag) {
-    using T = decltype(tag);
-    const bool flat = Functor<float>::kLinear && reduction != Reduction::kNone;
-    const int64_t whole = flat ? o.rows * o.length : o.length;
-    o.packed = same && whole % Pack<T>::kSize == 0 && aligned(o.in[0], o.in[1], o.in[2], o.in[3]) &&
-               aligned(o.grad[0], o.grad[1], o.grad[2], o.grad[3]);
-    Functor<Accumulation<T>>::with(options.data(), given, [&](auto f) {
-      using F = decltype(f);
-      if (write) {
-        launch_kernel<F, T, true>(launch, f, o, first, flat);
-      } else {
-        launch_kernel<F, T, false>(launch, f, o, first, flat);
-      }
-      return 0;
+
+  const Tensor& first() const { return *operands[0]; }
+
+  Tensor gradient(size_t k) {
+    Tensor made = new_like(*operands[k]);
+    o.grad[k] = made.mutable_data_ptr();
+    return made;
+  }
+
+  void add_gradients(int64_t wanted, std::vector<Tensor>* out) {
+    for (size_t k = 0; k < operands.size(); ++k) {
+      if (operands[k] && wants(wanted, static_cast<int>(k))) out->push_back(gradient(k));
+    }
+  }
+
+  // The result of `reduction`: a loss for each row in the shape of the leading dimensions, or a scalar.
+  Tensor result(Reduction reduction) {
+    if (reduction != Reduction::kNone) {
+      Tensor total = new_scalar(first());
+      o.total = total.mutable_data_ptr();
+      return total;
+    }
+    Tensor loss = new_tensor(first(), first().sizes().data(), lead, accumulation_dtype(dtype_of(first())));
+    o.loss = loss.mutable_data_ptr();
+    return loss;
+  }
+
+  // extra: a factor of every gradient.
+  template <template <class> class Functor>
+  void run(const Options& options, Reduction reduction, double extra = 1) {
+    const Launch launch(first());
+    double denominator = 1;
+    if (reduction == Reduction::kMean) denominator = static_cast<double>(o.rows);
+    if (reduction == Reduction::kBatchMean) denominator = first().dim() > 0 ? static_cast<double>(first().size(0)) : 1;
+    o.factor = 1 / denominator;
+    o.gradient_factor = extra / denominator;
+    unsigned given = 0;
+    bool write = false, same = true;
+    for (size_t k = 0; k < operands.size(); ++k) {
+      if (!operands[k]) continue;
+      given |= 1u << k;
+      same = same && o.dtype[k] == o.dtype[0];
+      write = write || o.grad[k] != nullptr;
+    }
+    with_floating(dtype_of(first()), [&](auto tag) {
+      using T = decltype(tag);
+      const bool flat = Functor<float>::kLinear && reduction != Reduction::kNone;
+      const int64_t whole = flat ? o.rows * o.length : o.length;
+      o.packed = same && whole % Pack<T>::kSize == 0 && aligned(o.in[0], o.in[1], o.in[2], o.in[3]) &&
+                 aligned(o.grad[0], o.grad[1], o.grad[2], o.grad[3]);
+      Functor<Accumulation<T>>::with(options.data(), given, [&](auto f) {
+        using F = decltype(f);
+        if (write) {
+          launch_kernel<F, T, true>(launch, f, o, first(), flat);
+        } else {
+          launch_kernel<F, T, false>(launch, f, o, first(), flat);
+        }
+        return 0;
+      });
     });
-  });
-}
-
-std::vector<Tensor> gradient_outputs(Operands* o, const TensorPointers& operands, int64_t gradients,
-                                     std::vector<Tensor> out) {
-  for (size_t k = 0; k < operands.size(); ++k) {
-    if (!operands[k] || !wants(gradients, static_cast<int>(k))) continue;
-    out.push_back(new_like(*operands[k]));
-    o->grad[k] = out.back().mutable_data_ptr();
   }
+
+  void set_incoming(const Tensor& grad_output, Reduction reduction) {
+    o.incoming = grad_output.const_data_ptr();
+    o.incoming_scalar = reduction != Reduction::kNone;
+  }
+};
+
+template <template <class> class Functor>
+std::vector<Tensor> forward(Call&& call, const Options& options, int64_t reduction, int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  std::vector<Tensor> out = {call.result(reduce)};
+  if (reduce != Reduction::kNone) call.add_gradients(gradients, &out);
+  call.run<Functor>(options, reduce);
   return out;
 }
 
-void set_target(Operands* o, const Tensor* target) {
-  if (!target) return;
-  o->target = target->const_data_ptr();
-  o->target_dtype = dtype_of(*target);
-}
-
 template <template <class> class Functor>
-std::vector<Tensor> forward(const TensorPointers& operands, const Tensor* target, const Options& options,
-                            int64_t reduction, int64_t gradients) {
+std::vector<Tensor> backward(Call&& call, const Tensor& grad_output, const Options& options, int64_t reduction,
+                             int64_t gradients) {
   const auto reduce = static_cast<Reduction>(reduction);
-  const Tensor& first = *operands[0];
-  Operands o{};
-  set_target(&o, target);
   std::vector<Tensor> out;
-  if (reduce == Reduction::kNone) {
-    const auto sizes = first.sizes();
-    out.push_back(new_tensor(first, sizes.data(), static_cast<int64_t>(sizes.size()) - 1,
-                             accumulation_dtype(dtype_of(first))));
-    o.loss = out[0].mutable_data_ptr();
-  } else {
-    out.push_back(new_scalar(first));
-    o.total = out[0].mutable_data_ptr();
-    out = gradient_outputs(&o, operands, gradients, std::move(out));
-  }
-  run<Functor>(o, operands, options, reduce);
+  call.add_gradients(gradients, &out);
+  call.set_incoming(grad_output, reduce);
+  call.run<Functor>(options, reduce);
   return out;
 }
 
-template <template <class> class Functor>
-std::vector<Tensor> backward(const Tensor& grad_output, const TensorPointers& operands, const Tensor* target,
-                             const Options& options, int64_t reduction, int64_t gradients) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Operands o{};
-  set_target(&o, target);
-  o.incoming = grad_output.const_data_ptr();
-  o.incoming_scalar = reduce != Reduction::kNone;
-  std::vector<Tensor> out = gradient_outputs(&o, operands, gradients, {});
-  run<Functor>(o, operands, options, reduce);
-  return out;
-}
+// The boxed entry points of each set of tensors.
 
 template <template <class> class Functor>
 std::vector<Tensor> pair_forward(Tensor x1, Tensor x2, Tensor target, Options options, int64_t reduction,
                                  int64_t gradients) {
-  return forward<Functor>({&x1, &x2}, &target, options, reduction, gradients);
+  return forward<Functor>(Call({&x1, &x2}, &target, 1), options, reduction, gradients);
 }
 
 template <template <class> class Functor>
 std::vector<Tensor> pair_backward(Tensor grad_output, Tensor x1, Tensor x2, Tensor target, Options options,
                                   int64_t reduction, int64_t gradients) {
-  return backward<Functor>(grad_output, {&x1, &x2}, &target, options, reduction, gradients);
+  return backward<Functor>(Call({&x1, &x2}, &target, 1), grad_output, options, reduction, gradients);
+}
+
+template <template <class> class Functor>
+std::vector<Tensor> labelled_forward(Tensor whitened, Tensor target, Options options, int64_t reduction,
+                                     int64_t gradients) {
+  return forward<Functor>(Call({&whitened}, &target, 1), options, reduction, gradients);
+}
+
+template <template <class> class Functor>
+std::vector<Tensor> labelled_backward(Tensor grad_output, Tensor whitened, Tensor target, Options options,
+                                      int64_t reduction, int64_t gradients) {
+  return backward<Functor>(Call({&whitened}, &target, 1), grad_output, options, reduction, gradients);
+}
+
+template <template <class> class Functor>
+std::vector<Tensor> whitened_forward(Tensor whitened, Options options, int64_t reduction, int64_t gradients) {
+  return forward<Functor>(Call({&whitened}, nullptr, 1), options, reduction, gradients);
+}
+
+template <template <class> class Functor>
+std::vector<Tensor> whitened_backward(Tensor grad_output, Tensor whitened, Options options, int64_t reduction,
+                                      int64_t gradients) {
+  return backward<Functor>(Call({&whitened}, nullptr, 1), grad_output, options, reduction, gradients);
 }
 
 const Tensor* given(const OptionalTensor& t) { return t ? &*t : nullptr; }
@@ -281,30 +341,111 @@ const Tensor* given(const OptionalTensor& t) { return t ? &*t : nullptr; }
 template <template <class> class Functor>
 std::vector<Tensor> gaussian_forward(Tensor mu, Tensor logvar, OptionalTensor prior_mu, OptionalTensor prior_logvar,
                                      Options options, int64_t reduction, int64_t gradients) {
-  return forward<Functor>({&mu, &logvar, given(prior_mu), given(prior_logvar)}, nullptr, options, reduction, gradients);
+  return forward<Functor>(Call({&mu, &logvar, given(prior_mu), given(prior_logvar)}, nullptr, mu.dim() - 1), options,
+                          reduction, gradients);
 }
 
 template <template <class> class Functor>
 std::vector<Tensor> gaussian_backward(Tensor grad_output, Tensor mu, Tensor logvar, OptionalTensor prior_mu,
                                       OptionalTensor prior_logvar, Options options, int64_t reduction,
                                       int64_t gradients) {
-  return backward<Functor>(grad_output, {&mu, &logvar, given(prior_mu), given(prior_logvar)}, nullptr, options,
-                           reduction, gradients);
+  return backward<Functor>(Call({&mu, &logvar, given(prior_mu), given(prior_logvar)}, nullptr, mu.dim() - 1),
+                           grad_output, options, reduction, gradients);
+}
+
+// to[i] = a[i] + factor b[i]
+template <class A>
+__global__ void __launch_bounds__(kThreads) add_scaled_kernel(const A* a, double factor, const A* b, A* to, int64_t n) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
+    to[i] = a[i] + static_cast<A>(factor) * b[i];
+  }
+}
+
+// A new tensor a + factor b of the accumulation dtype both have.
+Tensor add_scaled(const Tensor& a, double factor, const Tensor& b) {
+  Tensor to = new_like(a);
+  const Launch launch(a);
+  with_floating(dtype_of(a), [&](auto tag) {
+    using A = Accumulation<decltype(tag)>;
+    add_scaled_kernel<A><<<launch.grid(a.numel(), kThreads), kThreads, 0, launch.stream()>>>(
+        static_cast<const A*>(a.const_data_ptr()), factor, static_cast<const A*>(b.const_data_ptr()),
+        static_cast<A*>(to.mutable_data_ptr()), a.numel());
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  return to;
+}
+
+// vae_loss: options likelihood, beta; the sum of a reconstruction term and beta times GaussianKL, sample by sample.
+struct VaeCall {
+  const Options& options;
+  Call reconstruction, kl;
+
+  VaeCall(const Tensor& x, const Tensor& target, const Tensor& mu, const Tensor& logvar, const Options& given)
+      : options(given), reconstruction({&x, &target}, nullptr, 1), kl({&mu, &logvar}, nullptr, 1) {}
+
+  void add_gradients(int64_t wanted, std::vector<Tensor>* out) {
+    if (wants(wanted, 0)) out->push_back(reconstruction.gradient(0));
+    if (wants(wanted, 2)) out->push_back(kl.gradient(0));
+    if (wants(wanted, 3)) out->push_back(kl.gradient(1));
+  }
+
+  // beta: factor of the divergence's gradient.
+  void run(Reduction reduction, double beta) {
+    switch (static_cast<int>(options[0])) {
+      case 0: reconstruction.run<BernoulliTerm>(options, reduction); break;
+      case 1: reconstruction.run<BernoulliLogitsTerm>(options, reduction); break;
+      default: reconstruction.run<GaussianTerm>(options, reduction); break;
+    }
+    kl.run<GaussianKL>(options, reduction, beta);
+  }
+};
+
+std::vector<Tensor> vae_forward(Tensor x, Tensor target, Tensor mu, Tensor logvar, Options options, int64_t reduction,
+                                int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  VaeCall call(x, target, mu, logvar, options);
+  Tensor nll = call.reconstruction.result(reduce), kl = call.kl.result(reduce);
+  std::vector<Tensor> out = {nll, nll, kl};
+  if (reduce != Reduction::kNone) call.add_gradients(gradients, &out);
+  call.run(reduce, options[1]);
+  out[0] = add_scaled(nll, options[1], kl);
+  return out;
+}
+
+std::vector<Tensor> vae_backward(Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl, Tensor x, Tensor target,
+                                 Tensor mu, Tensor logvar, Options options, int64_t reduction, int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  VaeCall call(x, target, mu, logvar, options);
+  const Tensor nll = add_scaled(grad_reconstruction, 1, grad_total), kl = add_scaled(grad_kl, options[1], grad_total);
+  std::vector<Tensor> out;
+  call.add_gradients(gradients, &out);
+  call.reconstruction.set_incoming(nll, reduce);
+  call.kl.set_incoming(kl, reduce);
+  call.run(reduce, 1);
+  return out;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-#define FL_REGISTER(op, Functor)                    \
-  m.impl(#op, TORCH_BOX(&pair_forward<Functor>));   \
-  m.impl(#op "_backward", TORCH_BOX(&pair_backward<Functor>));
-  FL_PAIR_LOSSES(FL_REGISTER)
+#define FL_REGISTER(set, op, Functor)                   \
+  m.impl(#op, TORCH_BOX(&set##_forward<Functor>));      \
+  m.impl(#op "_backward", TORCH_BOX(&set##_backward<Functor>));
+#define FL_PAIR(op, Functor) FL_REGISTER(pair, op, Functor)
+#define FL_GAUSSIAN(op, Functor) FL_REGISTER(gaussian, op, Functor)
+#define FL_WHITENED(op, Functor) FL_REGISTER(whitened, op, Functor)
+#define FL_LABELLED(op, Functor) FL_REGISTER(labelled, op, Functor)
+  FL_PAIR_LOSSES(FL_PAIR)
+  FL_GAUSSIAN_LOSSES(FL_GAUSSIAN)
+  FL_WHITENED_LOSSES(FL_WHITENED)
+  FL_LABELLED_LOSSES(FL_LABELLED)
+#undef FL_PAIR
+#undef FL_GAUSSIAN
+#undef FL_WHITENED
+#undef FL_LABELLED
 #undef FL_REGISTER
-#define FL_REGISTER(op, Functor)                        \
-  m.impl(#op, TORCH_BOX(&gaussian_forward<Functor>));   \
-  m.impl(#op "_backward", TORCH_BOX(&gaussian_backward<Functor>));
-  FL_GAUSSIAN_LOSSES(FL_REGISTER)
-#undef FL_REGISTER
+  m.impl("vae_loss", TORCH_BOX(&vae_forward));
+  m.impl("vae_loss_backward", TORCH_BOX(&vae_backward));
 }
 
 }  // namespace fused_losses::cuda
