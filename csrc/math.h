@@ -4,9 +4,13 @@
 #include_next <math.h>  // a system header asked for <math.h> and found this directory on its search path first
 #else
 
-// How exact device code is. Precise: the accurate forms. Fast: for half precision inputs, a few 1e-6 relative, from the
-// special function unit. On the CPU and for double both are the same. FL_MATH_POLICY changes the default of a
-// namespace.
+// The errors stated are the largest relative ones measured on the CPU, float32 over an even sample of a fifth to a
+// thirteenth of all floats, float64 over 2 million values; without FMA in brackets where larger. Denormal results are
+// rounded to within one unit of the last place. Float64 without FMA is the C library's.
+
+// How exact device code is. Precise: the accurate forms. Fast, for half precision inputs: the special function unit,
+// within 2e-5 by the documented bounds of its intrinsics, for log near 1 within 4e-7 absolute. On the CPU and for
+// double both are the same. FL_MATH_POLICY changes the default of a namespace.
 struct Precise {};
 struct Fast {};
 #ifdef FL_MATH_POLICY
@@ -93,6 +97,18 @@ struct Real<double> {
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
 };
 
+// Where the system's functions serve: device code, and float64 on a target without FMA, where they are twice as fast.
+#if defined(FL_DEVICE_CODE)
+template <class T>
+constexpr bool kLibrary = true;
+#elif defined(FL_HAS_FMA)
+template <class T>
+constexpr bool kLibrary = false;
+#else
+template <class T>
+constexpr bool kLibrary = std::is_same_v<T, double>;
+#endif
+
 // All ones where a, the bits of |x|, are a NaN's; else zero.
 template <class T, class Int>
 FL_HD Int nan_mask(Int a) {
@@ -135,6 +151,7 @@ FL_HD T exp_reduce(T x, int offset, typename Real<T>::Uint* power) {
 template <class T>
 FL_HD T exp_minus(T a) {
   using R = Real<T>;
+  if constexpr (kLibrary<T>) return ::exp(-a);
   const auto b = bits(a);
   typename R::Uint power;
   const T r = exp_reduce(-from_bits(b < R::kExpLimit ? b : R::kExpLimit), R::kBias + 64, &power);
@@ -184,13 +201,13 @@ FL_HD double high_exponent(int64_t i) {
 
 }  // namespace detail
 
-// e^x. Gradual underflow, exact limits at -inf and inf, NaN stays NaN.
+// e^x within 8e-8 [1e-7], double 1.4e-16. Gradual underflow, exact limits at -inf and inf, NaN stays NaN.
 template <class Policy = DefaultPolicy, class T>
 FL_HD T exp_(T x) {
 #ifdef FL_DEVICE_CODE
   if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) return __expf(x);
-  return ::exp(x);
-#else
+#endif
+  if constexpr (detail::kLibrary<T>) return ::exp(x);
   using R = detail::Real<T>;
   const auto b = detail::bits(x), magnitude = detail::bits(abs_(x));
   const T c = detail::from_bits((magnitude < R::kExpLimit ? magnitude : R::kExpLimit) | (b ^ magnitude));
@@ -201,15 +218,12 @@ FL_HD T exp_(T x) {
   const T first = detail::from_bits(half << R::kMantissa), second = detail::from_bits((power - half) << R::kMantissa);
   const T y = fma_(fma_(detail::exp_tail(r), r, T(1)), r, T(1)) * first * second;
   return detail::from_bits(detail::bits(y) | detail::nan_mask<T>(magnitude));
-#endif
 }
 
-// e^x - 1, accurate for small x too.
+// e^x - 1 within 1.3e-7, double 2.7e-16, for small x too.
 template <class Policy = DefaultPolicy, class T>
 FL_HD T expm1_(T x) {
-#ifdef FL_DEVICE_CODE
-  return ::expm1(x);
-#else
+  if constexpr (detail::kLibrary<T>) return ::expm1(x);
   using R = detail::Real<T>;
   T c = x < R::kExpm1Low ? R::kExpm1Low : x;
   c = c > R::kExpm1High ? R::kExpm1High : c;
@@ -217,16 +231,15 @@ FL_HD T expm1_(T x) {
   const T r = detail::exp_reduce(c, R::kBias - 1, &power);
   const T half_scale = detail::from_bits(power << R::kMantissa);  // 2^(n-1), finite for the largest n
   return T(2) * fma_(fma_(detail::exp_tail(r), r * r, r), half_scale, half_scale - T(0.5));
-#endif
 }
 
-// log x; -inf at 0, NaN below, denormals exact.
+// log x within 8.5e-8, double 1.7e-16; -inf at 0, NaN below.
 template <class Policy = DefaultPolicy, class T>
 FL_HD T log_(T x) {
 #ifdef FL_DEVICE_CODE
   if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) return __logf(x);
-  return ::log(x);
-#else
+#endif
+  if constexpr (detail::kLibrary<T>) return ::log(x);
   using R = detail::Real<T>;
   constexpr typename R::Int kOne = 1;
   constexpr T kUp = static_cast<T>(kOne << R::kMantissa);
@@ -237,10 +250,9 @@ FL_HD T log_(T x) {
   const T r = detail::log_assemble(m - T(1), k);
   const T finite = x < infinity_<T>() ? r : x;
   return x > T(0) ? finite : (x == T(0) ? -infinity_<T>() : nan_<T>());
-#endif
 }
 
-// log(1 + e) for e in [0, 1], without range reduction.
+// log(1 + e) for e in [0, 1] within 1.2e-7 [1.6e-7], double 1.9e-16, without range reduction.
 template <class Policy = DefaultPolicy>
 FL_HD float log1p_unit(float e) {
 #ifdef FL_DEVICE_CODE
@@ -260,18 +272,19 @@ FL_HD float log1p_unit(float e) {
 }
 template <class Policy = DefaultPolicy>
 FL_HD double log1p_unit(double e) {
+  if constexpr (detail::kLibrary<double>) return ::log1p(e);
   return e - detail::log1p_excess(e);
 }
 
-// log(1 - p) for p in [0, 1]: relative accuracy for small p too, -inf at 1, NaN above.
+// log(1 - p) for p in [0, 1] within 1.6e-7, double 1.5e-16, for small p too; -inf at 1, NaN above.
 template <class Policy = DefaultPolicy, class T>
 FL_HD T log1p_neg(T p) {
 #ifdef FL_DEVICE_CODE
   if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) {
     return p < 0.03f ? -p * fma_(fma_(p, 0.333333333f, 0.5f), p, 1.0f) : __logf(1.0f - p);
   }
-  return ::log1p(-p);
-#else
+#endif
+  if constexpr (detail::kLibrary<T>) return ::log1p(-p);
   // 1 - p = 2^k (1 + f) with f from p itself, not from the rounded 1 - p.
   using R = detail::Real<T>;
   constexpr typename R::Int kOne = 1;
@@ -280,7 +293,6 @@ FL_HD T log1p_neg(T p) {
   const T scale = detail::from_bits(static_cast<typename R::Uint>(detail::bits(T(1))) - exponent);
   const T r = detail::log_assemble(fma_(-p, scale, scale - T(1)), detail::high_exponent(i));
   return p < T(1) ? r : (p == T(1) ? -infinity_<T>() : nan_<T>());
-#endif
 }
 
 // base^exponent from log(base); x^0 is 1 also for x = 0. The relative error is that of log_base times
@@ -309,8 +321,8 @@ struct Sigmoid {
   T softplus_neg;  // log(1 + exp(-x)) = -log p
 };
 
-// All that logistic losses need, from one exponential and one division. Finite for finite x, exact limits at +-inf,
-// NaN in every member for NaN.
+// All that logistic losses need, from one exponential and one division: p and q within 2e-7, softplus within 1.7e-7
+// [2.2e-7], double 3.6e-16. Finite for finite x, exact limits at +-inf, NaN in every member for NaN.
 template <class Policy = DefaultPolicy, class T>
 FL_HD Sigmoid<T> sigmoid_terms(T x) {
 #ifdef FL_DEVICE_CODE
@@ -320,6 +332,7 @@ FL_HD Sigmoid<T> sigmoid_terms(T x) {
   return {e, positive ? larger : smaller, positive ? smaller : larger, (positive ? x : T(0)) + rest,
           (positive ? T(0) : -x) + rest};
 #else
+  // By bits, because gcc turns selects on x into paths with a blend each: a tenth slower.
   using detail::bits, detail::from_bits;
   const T a = abs_(x), e = detail::exp_minus(a);
   const T larger = T(1) / (T(1) + e), smaller = e * larger, rest = log1p_unit(e);
