@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import each_case, each_variant
 from problems import as_tuple, differentiable, gradients, total
-from tolerances import assert_agrees
+from tolerances import assert_agrees, tolerance
 
 warnings.filterwarnings("ignore", message=".*does not have any.*")
 
@@ -189,4 +189,5 @@ def test_input_used_twice(case, device):
         maker = problem.double() if function is case.reference else problem
         loss = total(maker.call(function, case.reduced(), **{first: leaf, same[0]: leaf}))
         found.append(torch.autograd.grad(loss, leaf)[0])
-    assert_agrees(found[0], found[1], n_terms=problem.n_terms)
+    # A divergence of a distribution from itself has gradient 0: the scale is that of the terms, not of the result.
+    torch.testing.assert_close(found[0].double(), found[1], **tolerance(torch.float32, problem.n_terms))
