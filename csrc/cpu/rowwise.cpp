@@ -17,7 +17,8 @@ constexpr const char* kNames[] = {
 // What the positions [begin, end) with class indices add to the denominator of the mean: the weights of their classes,
 // ones without. Indices out of range are left to the loops.
 template <class Index>
-double counted(const Index* y, int64_t begin, int64_t end, int64_t ignore_index, const double* weight, int64_t classes) {
+double counted(const Index* y, int64_t begin, int64_t end, int64_t ignore_index, const double* weight,
+               int64_t classes) {
   if (!weight) {
     int64_t count = 0;
     for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != ignore_index;
@@ -127,8 +128,8 @@ struct Call {
       double given = 0;
       read_values(target.const_data_ptr(), dtype_of(target), invalid, 1, &given);
       STD_TORCH_CHECK(false, kNames[static_cast<int>(op)], ": expected class index in [0, ", task.classes,
-                      ") or ignore_index ", task.ignore_index, ", got ", static_cast<int64_t>(given),
-                      " at flat index ", invalid.load());
+                      ") or ignore_index ", task.ignore_index, ", got ", static_cast<int64_t>(given), " at flat index ",
+                      invalid.load());
     }
     double sum = 0;
     for (const double p : partial) sum += p;
@@ -176,7 +177,8 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, Op
   if (reduce == Reduction::kNone) {
     call.task.incoming = grad_output.const_data_ptr();
   } else {
-    call.task.scale = scalar_value(grad_output) * reduction_factor(reduce, call.denominator(reduce, weight.has_value()));
+    call.task.scale =
+        scalar_value(grad_output) * reduction_factor(reduce, call.denominator(reduce, weight.has_value()));
   }
   std::vector<Tensor> out = call.gradient_outputs(gradients, {});
   call.run();
@@ -186,8 +188,8 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, Op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor)                      \
-  m.impl(#op, TORCH_BOX(&forward<RowwiseOp::op>));    \
+#define FL_REGISTER(op, Functor)                   \
+  m.impl(#op, TORCH_BOX(&forward<RowwiseOp::op>)); \
   m.impl(#op "_backward", TORCH_BOX(&backward<RowwiseOp::op>));
   FL_ROWWISE_LOSSES(FL_REGISTER)
   FL_ROWWISE_PAIR_LOSSES(FL_REGISTER)

@@ -12,27 +12,27 @@ namespace fused_losses {
 // One call: operands, outputs (null where not wanted) and the factor of every gradient. A position is one softmax.
 struct RowwiseTask {
   int64_t outer, classes, inner;
-  const void* input;            // [outer, classes, inner] logits
-  const void* target;           // class indices [outer, inner], else [outer, classes, inner]
-  const void* weight;           // [classes] accumulation dtype, or null
-  const void* incoming;         // [outer, inner] accumulation dtype, gradient of a loss that was not reduced, or null
+  const void* input;     // [outer, classes, inner] logits
+  const void* target;    // class indices [outer, inner], else [outer, classes, inner]
+  const void* weight;    // [classes] accumulation dtype, or null
+  const void* incoming;  // [outer, inner] accumulation dtype, gradient of a loss that was not reduced, or null
   Dtype dtype, target_dtype;
   bool indices;
   int64_t ignore_index;
   double smoothing;
   const double* options;
-  double scale = 1;             // incoming scalar gradient / denominator
-  void* loss = nullptr;         // [outer, inner] accumulation dtype
-  void* grad_input = nullptr;   // as input
-  void* grad_target = nullptr;  // as target
+  double scale = 1;               // incoming scalar gradient / denominator
+  void* loss = nullptr;           // [outer, inner] accumulation dtype
+  void* grad_input = nullptr;     // as input
+  void* grad_target = nullptr;    // as target
   std::atomic<int64_t>* invalid;  // lowest flat index of a class index out of range
 };
 
 // Rows are run one by one with classes in the vector lanes; everything else in tiles [classes, lanes] of positions.
-constexpr int64_t kRowBlock = 4096;     // classes of a row that share one shift of their exponentials
-constexpr int64_t kShortRow = 32;       // shorter rows are run as tiles
+constexpr int64_t kRowBlock = 4096;  // classes of a row that share one shift of their exponentials
+constexpr int64_t kShortRow = 32;    // shorter rows are run as tiles
 constexpr int64_t kMaxLanes = 256;
-constexpr int64_t kGatherInner = 16;    // a smaller inner dimension is gathered from several outer ones
+constexpr int64_t kGatherInner = 16;  // a smaller inner dimension is gathered from several outer ones
 
 constexpr bool runs_as_rows(int64_t classes, int64_t inner) { return inner == 1 && classes >= kShortRow; }
 

@@ -22,9 +22,12 @@ constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::
 
 inline int64_t load_index(const void* data, Dtype dtype, int64_t i) {
   switch (dtype) {
-    case Dtype::kUInt8: return static_cast<const uint8_t*>(data)[i];
-    case Dtype::kInt32: return static_cast<const int32_t*>(data)[i];
-    default: return static_cast<const int64_t*>(data)[i];
+    case Dtype::kUInt8:
+      return static_cast<const uint8_t*>(data)[i];
+    case Dtype::kInt32:
+      return static_cast<const int32_t*>(data)[i];
+    default:
+      return static_cast<const int64_t*>(data)[i];
   }
 }
 
@@ -91,8 +94,8 @@ double rowwise_rows(const F f, const RowwiseTask& task, int64_t begin, int64_t e
       const A* x = row_values(task.input, task.dtype, offset, n, scratch.array(kInput));
       const A* z = row_values(task.target, task.target_dtype, offset, n, scratch.array(kTarget));
       A* ez = row_output(task.grad_target, task.target_dtype, offset, scratch.array(kTargetExp));
-      loss = pair_row(f, x, e, z, ez, scratch.blocks(), n, task.grad_input != nullptr, task.grad_target != nullptr,
-                      scale);
+      loss =
+          pair_row(f, x, e, z, ez, scratch.blocks(), n, task.grad_input != nullptr, task.grad_target != nullptr, scale);
       row_store(ez, task.grad_target, task.target_dtype, offset, n);
     } else {
       const A* w = static_cast<const A*>(task.weight);
@@ -133,7 +136,8 @@ struct Span {
 
 // values[(o, c, k)] <-> tile[c, (o, k)] for `outer` whole outer indices.
 template <class A>
-void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t inner, A* __restrict tile, int64_t step) {
+void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t inner, A* __restrict tile,
+            int64_t step) {
   for (int64_t o = 0; o < outer; ++o) {
     for (int64_t c = 0; c < classes; ++c) {
       for (int64_t k = 0; k < inner; ++k) tile[c * step + o * inner + k] = values[(o * classes + c) * inner + k];
@@ -142,7 +146,8 @@ void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t 
 }
 
 template <class A>
-void scatter(const A* __restrict tile, int64_t step, int64_t outer, int64_t classes, int64_t inner, A* __restrict values) {
+void scatter(const A* __restrict tile, int64_t step, int64_t outer, int64_t classes, int64_t inner,
+             A* __restrict values) {
   for (int64_t o = 0; o < outer; ++o) {
     for (int64_t c = 0; c < classes; ++c) {
       for (int64_t k = 0; k < inner; ++k) values[(o * classes + c) * inner + k] = tile[c * step + o * inner + k];
@@ -179,7 +184,8 @@ void tile_store(const Tile<A> tile, void* data, Dtype dtype, const Span s, A* ra
     scatter(tile.data, tile.step, s.n / s.inner, s.classes, s.inner, to);
     if (dtype != kDtypeOf<A>) store_block(raw, data, dtype, offset, s.n * s.classes);
   } else if (dtype != kDtypeOf<A>) {
-    for (int64_t c = 0; c < s.classes; ++c) store_block(tile.data + c * tile.step, data, dtype, offset + c * s.inner, s.n);
+    for (int64_t c = 0; c < s.classes; ++c)
+      store_block(tile.data + c * tile.step, data, dtype, offset + c * s.inner, s.n);
   }
 }
 
@@ -187,8 +193,7 @@ template <class F, class A>
 void class_tile(const F f, const RowwiseTask& task, const Span span, const Scratch<A> scratch, int64_t step,
                 Lanes<A>* lanes, A* __restrict scale) {
   const int64_t n = span.n, classes = task.classes;
-  const Tile<const A> x =
-      tile_values(task.input, task.dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
+  const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
   const Tile<A> e = tile_output(task.grad_input, task.dtype, span, scratch.array(kExp), step);
   const A* w = static_cast<const A*>(task.weight);
   const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);

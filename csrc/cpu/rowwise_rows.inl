@@ -40,8 +40,8 @@ RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* sp
     const int64_t at = b * kRowBlock, part = n - at < kRowBlock ? n - at : kRowBlock;
     peaks[b] = row_peak(x + at, part);
     const A shift = peaks[b] == -infinity_<A>() ? A(0) : peaks[b];
-    sums[b] = e ? row_exp<A, true>(x + at, e + at, rate, shift, part)
-                : row_exp<A, false>(x + at, nullptr, rate, shift, part);
+    sums[b] =
+        e ? row_exp<A, true>(x + at, e + at, rate, shift, part) : row_exp<A, false>(x + at, nullptr, rate, shift, part);
     peak = peaks[b] > peak ? peaks[b] : peak;
   }
   double sum = 0;

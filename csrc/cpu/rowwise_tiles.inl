@@ -10,13 +10,35 @@ struct Tile {
 // What is known of each position of a tile.
 template <class A>
 struct Lanes {
-  alignas(64) A peak[kMaxLanes], log_sum[kMaxLanes], factor[kMaxLanes];  // p = e * factor, log p = rate (x - peak) - log_sum
+  alignas(64) A peak[kMaxLanes], log_sum[kMaxLanes],
+      factor[kMaxLanes];  // p = e * factor, log p = rate (x - peak) - log_sum
   alignas(64) A loss[kMaxLanes], slope[kMaxLanes];
 };
 
 template <class A>
 void lanes_fill(A* __restrict out, const A value, const int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = value;
+}
+
+// Sums over classes are kept in the accumulation dtype for kFlush classes, then added to doubles: a float sum over
+// 100 000 classes would lose four digits.
+constexpr int64_t kFlush = 64;
+
+template <class A>
+void lanes_flush(A* __restrict part, double* __restrict total, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    total[i] += part[i];
+    part[i] = 0;
+  }
+}
+
+inline bool flushes(int64_t c, int64_t classes) { return c % kFlush == kFlush - 1 || c == classes - 1; }
+
+template <class A>
+void lanes_narrow(const double* __restrict total, A* __restrict out, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<A>(total[i]);
 }
 
 template <class A>
@@ -50,6 +72,7 @@ template <class A>
 void tile_softmax(const Tile<const A> x, const Tile<A> e, const int64_t classes, const A rate, Lanes<A>* lanes,
                   const int64_t n) {
   A *peak = lanes->peak, *sum = lanes->factor;
+  alignas(64) double total[kMaxLanes] = {};
   lanes_fill(peak, -infinity_<A>(), n);
   for (int64_t c = 0; c < classes; ++c) lanes_peak(x.data + c * x.step, peak, n);
   for (int64_t i = 0; i < n; ++i) peak[i] = peak[i] == -infinity_<A>() ? A(0) : peak[i];
@@ -60,9 +83,10 @@ void tile_softmax(const Tile<const A> x, const Tile<A> e, const int64_t classes,
     } else {
       lanes_exp<A, false>(x.data + c * x.step, nullptr, rate, peak, sum, n);
     }
+    if (flushes(c, classes)) lanes_flush(sum, total, n);
   }
   alignas(64) A sums[kMaxLanes];
-  std::memcpy(sums, sum, static_cast<size_t>(n) * sizeof(A));
+  lanes_narrow(total, sums, n);
   lanes_logarithm(sums, lanes->log_sum, lanes->factor, n);
 }
 
@@ -142,11 +166,17 @@ void mixture_tile(const F f, const Tile<const A> x, const Tile<A> e, const Tile<
   tile_softmax(x, e, classes, A(1), lanes, n);
   lanes_fill(lanes->loss, A(0), n);
   lanes_fill(lanes->slope, A(0), n);
+  alignas(64) double loss_total[kMaxLanes] = {}, slope_total[kMaxLanes] = {};
   for (int64_t c = 0; c < classes; ++c) {
     lanes_mixture_sums<F, A, kTarget>(f, x.data + c * x.step, e.data + c * e.step,
                                       kTarget ? y.data + c * y.step : nullptr, stretch, base, w[c], lanes->peak,
                                       lanes->log_sum, lanes->factor, lanes->loss, lanes->slope, n);
+    if (!flushes(c, classes)) continue;
+    lanes_flush(lanes->loss, loss_total, n);
+    lanes_flush(lanes->slope, slope_total, n);
   }
+  lanes_narrow(loss_total, lanes->loss, n);
+  lanes_narrow(slope_total, lanes->slope, n);
   alignas(64) A slope[kMaxLanes];
   if (extra) {
     alignas(64) A u[kMaxLanes] = {}, loss[kMaxLanes];
@@ -190,8 +220,8 @@ void lanes_pair_gradient(const F f, const A* __restrict x, A* __restrict ex, con
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A p = ex[i] * s->factor[i], q = ez[i] * r->factor[i], factor = scale[i] * f.rate;
-    const PairTerms<A> t = f((x[i] - s->peak[i]) * f.rate - s->log_sum[i], p,
-                             (z[i] - r->peak[i]) * f.rate - r->log_sum[i], q);
+    const PairTerms<A> t =
+        f((x[i] - s->peak[i]) * f.rate - s->log_sum[i], p, (z[i] - r->peak[i]) * f.rate - r->log_sum[i], q);
     if constexpr (kX) ex[i] = factor * (t.slope_input - p * s->slope[i]);
     if constexpr (kZ) ez[i] = factor * (t.slope_target - q * r->slope[i]);
   }
@@ -208,13 +238,18 @@ void pair_tile(const F f, const Tile<const A> x, const Tile<A> ex, const Tile<co
   lanes_fill(loss, A(0), n);
   lanes_fill(slope_x, A(0), n);
   lanes_fill(slope_z, A(0), n);
+  alignas(64) double loss_total[kMaxLanes] = {}, x_total[kMaxLanes] = {}, z_total[kMaxLanes] = {};
   for (int64_t c = 0; c < classes; ++c) {
     lanes_pair_sums(f, x.data + c * x.step, ex.data + c * ex.step, z.data + c * z.step, ez.data + c * ez.step, s, r,
                     loss, slope_x, slope_z, n);
+    if (!flushes(c, classes)) continue;
+    lanes_flush(loss, loss_total, n);
+    lanes_flush(slope_x, x_total, n);
+    lanes_flush(slope_z, z_total, n);
   }
-  std::memcpy(s->loss, loss, static_cast<size_t>(n) * sizeof(A));
-  std::memcpy(s->slope, slope_x, static_cast<size_t>(n) * sizeof(A));
-  std::memcpy(r->slope, slope_z, static_cast<size_t>(n) * sizeof(A));
+  lanes_narrow(loss_total, s->loss, n);
+  lanes_narrow(x_total, s->slope, n);
+  lanes_narrow(z_total, r->slope, n);
   if (!grad_x && !grad_z) return;
   const auto run = grad_x && grad_z ? lanes_pair_gradient<F, A, true, true>
                    : grad_x         ? lanes_pair_gradient<F, A, true, false>

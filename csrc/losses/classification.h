@@ -56,10 +56,12 @@ struct SoftmaxFocal {
   template <class Run>
   static auto with(const double* options, const Run& run) {
     const A gamma = static_cast<A>(options[kClassOptions]), factor = static_cast<A>(options[kClassOptions + 1]);
+#ifndef __CUDACC__  // on the GPU the exponent costs little beside the reading, and kernels for each gamma cost minutes
     if (gamma == A(0)) return run(SoftmaxFocalGamma<A, 0>{gamma, factor});
     if (gamma == A(1)) return run(SoftmaxFocalGamma<A, 1>{gamma, factor});
     if (gamma == A(2)) return run(SoftmaxFocalGamma<A, 2>{gamma, factor});
     if (gamma == A(3)) return run(SoftmaxFocalGamma<A, 3>{gamma, factor});
+#endif
     return run(SoftmaxFocalGamma<A, -1>{gamma, factor});
   }
 };

@@ -1,0 +1,240 @@
+// The parts of a row-wise kernel: which threads share a row, where the row's logits are kept, and its softmax.
+// Included inside the anonymous namespace of each row-wise .cu, after math.h.
+
+// kSize values of T, loaded and stored at once where kSize is a whole pack.
+template <class T, int kSize>
+struct Values {
+  T v[kSize];
+};
+
+template <class T, int kSize>
+__device__ __forceinline__ Values<T, kSize> load_values(const T* from) {
+  Values<T, kSize> values;
+  if constexpr (kSize == 1) {
+    values.v[0] = *from;
+  } else {
+    const Pack<T> pack = load_pack(from);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) values.v[i] = pack.values[i];
+  }
+  return values;
+}
+
+template <class T, int kSize>
+__device__ __forceinline__ void store_values(T* to, const Values<T, kSize>& values) {
+  if constexpr (kSize == 1) {
+    *to = values.v[0];
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) pack.values[i] = values.v[i];
+    store_pack(to, pack);
+  }
+}
+
+// The threads of one row. kThreadsPerRow: 1, 32, or 0 for the whole block.
+template <int kThreadsPerRow>
+struct Team {
+  static __device__ __forceinline__ int size() { return kThreadsPerRow ? kThreadsPerRow : blockDim.x; }
+  static __device__ __forceinline__ int rank() { return threadIdx.x % size(); }
+  static __device__ __forceinline__ int64_t first() {
+    return kThreadsPerRow ? (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / size() : blockIdx.x;
+  }
+  static __device__ __forceinline__ int64_t teams() {
+    return kThreadsPerRow ? int64_t{gridDim.x} * (blockDim.x / size()) : gridDim.x;
+  }
+
+  template <class A>
+  static __device__ __forceinline__ A sum(A x) {
+    if constexpr (kThreadsPerRow == 1) {
+      return x;
+    } else if constexpr (kThreadsPerRow == 32) {
+      return warp_sum(x);
+    } else {
+      __shared__ A shared[32];
+      return block_sum(x, shared);
+    }
+  }
+
+  template <class A>
+  static __device__ __forceinline__ A largest(A x) {
+    if constexpr (kThreadsPerRow == 1) {
+      return x;
+    } else if constexpr (kThreadsPerRow == 32) {
+      return warp_max(x);
+    } else {
+      __shared__ A shared[32];
+      return block_max(x, shared);
+    }
+  }
+};
+
+// Where a row is kept between its passes. Its classes begin at element `base` and lie `step` elements apart; space:
+// [classes] in shared memory. `each` calls run(slot, at, values) for the values that belong to this thread, `at` the
+// first one's class; `get` finds the values of another row at the same place.
+
+// In registers, at most kPacks times kSize values per thread; step is 1.
+template <class T, int kSize, int kPacks, class Threads>
+struct RegisterRow {
+  static constexpr bool kShared = false;
+  Values<T, kSize> held[kPacks];
+  int64_t classes;
+
+  __device__ __forceinline__ RegisterRow(const void* data, Dtype, int64_t base, int64_t, int64_t classes, void*)
+      : classes(classes) {
+    const T* x = static_cast<const T*>(data) + base;
+#pragma unroll
+    for (int j = 0; j < kPacks; ++j) {
+      const int at = (j * Threads::size() + Threads::rank()) * kSize;
+      if (at < classes) held[j] = load_values<T, kSize>(x + at);
+    }
+  }
+
+  template <class Run>
+  __device__ __forceinline__ void each(const Run& run) const {
+#pragma unroll
+    for (int j = 0; j < kPacks; ++j) {
+      const int at = (j * Threads::size() + Threads::rank()) * kSize;
+      if (at < classes) run(j, int64_t{at}, held[j]);
+    }
+  }
+
+  __device__ __forceinline__ Values<T, kSize> get(int slot, int64_t) const { return held[slot]; }
+
+  static __device__ __forceinline__ void store(void* data, Dtype, int64_t i, const Values<T, kSize>& values) {
+    store_values<T, kSize>(static_cast<T*>(data) + i, values);
+  }
+};
+
+// In shared memory; a thread reads only what it wrote. step is 1.
+template <class T, int kSize, int, class Threads>
+struct SharedRow {
+  static constexpr bool kShared = true;
+  T* held;
+  int64_t classes;
+
+  __device__ __forceinline__ SharedRow(const void* data, Dtype, int64_t base, int64_t, int64_t classes, void* space)
+      : held(static_cast<T*>(space)), classes(classes) {
+    const T* x = static_cast<const T*>(data) + base;
+#pragma unroll 4
+    for (int64_t at = Threads::rank() * kSize; at < classes; at += Threads::size() * kSize) {
+      store_values<T, kSize>(held + at, load_values<T, kSize>(x + at));
+    }
+  }
+
+  template <class Run>
+  __device__ __forceinline__ void each(const Run& run) const {
+#pragma unroll 2
+    for (int64_t at = Threads::rank() * kSize; at < classes; at += Threads::size() * kSize) run(0, at, get(0, at));
+  }
+
+  __device__ __forceinline__ Values<T, kSize> get(int, int64_t at) const { return load_values<T, kSize>(held + at); }
+
+  static __device__ __forceinline__ void store(void* data, Dtype, int64_t i, const Values<T, kSize>& values) {
+    store_values<T, kSize>(static_cast<T*>(data) + i, values);
+  }
+};
+
+// Not kept: read again by every pass.
+template <class T, int kSize, int, class Threads>
+struct GlobalRow {
+  static constexpr bool kShared = false;
+  const T* x;
+  int64_t step, classes;
+
+  __device__ __forceinline__ GlobalRow(const void* data, Dtype, int64_t base, int64_t step, int64_t classes, void*)
+      : x(static_cast<const T*>(data) + base), step(step), classes(classes) {}
+
+  template <class Run>
+  __device__ __forceinline__ void each(const Run& run) const {
+#pragma unroll 4
+    for (int64_t at = Threads::rank() * kSize; at < classes; at += Threads::size() * kSize) run(0, at, get(0, at));
+  }
+
+  __device__ __forceinline__ Values<T, kSize> get(int, int64_t at) const {
+    return load_values<T, kSize>(x + at * step);
+  }
+
+  static __device__ __forceinline__ void store(void* data, Dtype, int64_t i, const Values<T, kSize>& values) {
+    store_values<T, kSize>(static_cast<T*>(data) + i, values);
+  }
+};
+
+// As GlobalRow, of any dtype, value by value in the accumulation dtype A.
+template <class A, int, int, class Threads>
+struct AnyRow {
+  static constexpr bool kShared = false;
+  const void* data;
+  Dtype dtype;
+  int64_t base, step, classes;
+
+  __device__ __forceinline__ AnyRow(const void* data, Dtype dtype, int64_t base, int64_t step, int64_t classes, void*)
+      : data(data), dtype(dtype), base(base), step(step), classes(classes) {}
+
+  template <class Run>
+  __device__ __forceinline__ void each(const Run& run) const {
+    for (int64_t at = Threads::rank(); at < classes; at += Threads::size()) run(0, at, get(0, at));
+  }
+
+  __device__ __forceinline__ Values<A, 1> get(int, int64_t at) const {
+    return {load_any<A>(data, dtype, base + at * step)};
+  }
+
+  static __device__ __forceinline__ void store(void* data, Dtype dtype, int64_t i, const Values<A, 1>& values) {
+    store_any(data, dtype, i, values.v[0]);
+  }
+};
+
+// log p = rate (x - peak) - log_sum, p = exp(rate (x - peak)) * inverse.
+template <class A>
+struct Softmax {
+  A rate, peak, log_sum, inverse;
+};
+
+// A running maximum and the sum of exp(rate (x - peak)) below it.
+template <class A>
+struct Running {
+  A peak, sum;
+};
+
+template <class T>
+using ExpPolicy = std::conditional_t<sizeof(T) == 2, Fast, Precise>;  // half precision needs no more
+
+// exp(rate (x - peak)), 0 for x = -inf also while the peak is -inf.
+template <class Policy, class A>
+__device__ __forceinline__ A exp_below(A x, A peak, A rate) {
+  return exp_<Policy>((x - (peak == -infinity_<A>() ? A(0) : peak)) * rate);
+}
+
+template <class A>
+__device__ __forceinline__ Softmax<A> finish_softmax(A rate, A peak, A sum) {
+  return {rate, peak, log_(sum), A(1) / sum};  // a row of -inf alone: -inf - -inf, NaN as torch
+}
+
+template <class A, class T, class Threads, class Row>
+__device__ __forceinline__ Running<A> running_softmax(const Row& row, A rate) {
+  using Policy = ExpPolicy<T>;
+  A peak = -infinity_<A>(), sum = 0;
+  row.each([&](int, int64_t, const auto& x) {
+    constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
+    A high = peak;
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) high = widen<A>(x.v[i]) > high ? widen<A>(x.v[i]) : high;
+    if (high > peak) {
+      sum *= exp_below<Policy>(peak, high, rate);
+      peak = high;
+    }
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) sum += exp_below<Policy>(widen<A>(x.v[i]), peak, rate);
+  });
+  const A high = Threads::largest(peak);
+  // A thread without a finite value has peak -inf and sum 0, or NaN from a NaN.
+  sum = Threads::sum(peak == -infinity_<A>() ? sum : sum * exp_<Policy>((peak - high) * rate));
+  return {high, sum};
+}
+
+template <class A, class T, class Threads, class Row>
+__device__ __forceinline__ Softmax<A> row_softmax(const Row& row, A rate) {
+  const Running<A> running = running_softmax<A, T, Threads>(row, rate);
+  return finish_softmax(rate, running.peak, running.sum);
+}
