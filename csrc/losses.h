@@ -61,6 +61,12 @@
   X(js_div_with_logits, JSDivWithLogits)
 #define FL_ROWWISE_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
 
+// One result for each list of items, from pairs of items. Formulas: losses/ranking.h.
+#define FL_RANKING_LOSSES(X)        \
+  X(approx_ndcg_loss, ApproxNDCG)   \
+  X(lambda_ndcg_loss, LambdaNDCG)
+#define FL_RANKING_ARGUMENTS "Tensor scores, Tensor relevance, Tensor? mask"
+
 // Every family, for lists of all losses.
 #define FL_FAMILIES(F)                                                                          \
   F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")         \
@@ -72,4 +78,5 @@
   F(pairs, FL_VAE_LOSSES, FL_VAE_ARGUMENTS,                                                     \
     "Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl")                            \
   F(rowwise, FL_ROWWISE_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                     \
-  F(rowwise, FL_ROWWISE_PAIR_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")
+  F(rowwise, FL_ROWWISE_PAIR_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                \
+  F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")

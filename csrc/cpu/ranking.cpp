@@ -1,0 +1,292 @@
+// The tensor side of the ranking family: orders the items of each list, runs its pairs, puts the gradients back.
+#include "ranking.h"
+
+#include "isa.h"
+#include "loop_headers.h"
+
+#include <algorithm>
+
+namespace fused_losses {
+namespace base {
+#include "../math.h"
+#include "convert.h"
+}  // namespace base
+
+namespace {
+
+// A single list this long is cut into a fixed number of slices of its rows, so that few lists occupy all threads.
+constexpr int64_t kSlicedItems = 1024, kSlices = 16;
+
+template <class A>
+constexpr Dtype kListDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+
+// One call of one loss, forward or backward.
+struct Call {
+  const RankingEntry& entry;
+  const Tensor& scores;
+  const Tensor& relevance;
+  const uint8_t* mask;  // [lists, n] or null
+  const Options& options;
+  int64_t lists, n, cutoff;
+  double rate;                       // of the score differences
+  double scale = 1;                  // incoming scalar gradient / denominator
+  const Tensor* incoming = nullptr;  // [lists] accumulation dtype: gradient of losses that were not reduced
+  void* loss = nullptr;              // [lists] accumulation dtype, for "none"
+  void* gradient = nullptr;          // [lists, n] dtype of the scores
+
+  Call(RankingOp op, const Tensor& scores, const Tensor& relevance, const OptionalTensor& mask, const Options& options)
+      : entry(for_isa(base::ranking_loops, avx2::ranking_loops, avx512::ranking_loops)[static_cast<int>(op)]),
+        scores(scores),
+        relevance(relevance),
+        mask(mask ? static_cast<const uint8_t*>(mask->const_data_ptr()) : nullptr),
+        options(options),
+        lists(scores.size(0)),
+        n(scores.size(1)),
+        cutoff(options[1] > 0 && options[1] < static_cast<double>(n) ? static_cast<int64_t>(options[1]) : n),
+        rate(entry.smooth_ranks ? 1 / options[0] : options[0]) {}
+
+  double run();
+};
+
+// The items of one list and everything computed for them; made once for each thread.
+template <class A>
+struct List {
+  struct Key {
+    A value;
+    int64_t item;
+  };
+
+  const Call& call;
+  const A* discounts;  // [n + 1] by rank
+  int64_t items = 0;
+  std::vector<A> score, gain, discount, slope, gradient, all;
+  std::vector<int64_t> place, row, below, rank;  // place: position in the input
+  std::vector<Key> keys;
+  A ideal = 0;
+
+  List(const Call& call, const A* discounts)
+      : call(call), discounts(discounts), score(call.n), gain(call.n), all(call.n), place(call.n), row(call.n) {
+    keys.reserve(call.n);
+    if (call.gradient) gradient.resize(call.n);
+    if (call.gradient || call.entry.smooth_ranks) slope.resize(call.n);
+    if (!call.entry.smooth_ranks) below.resize(call.n);
+    if (!call.entry.smooth_ranks || call.cutoff < call.n) rank.resize(call.n), discount.resize(call.n);
+  }
+
+  // By falling value, equal ones in the order of the input.
+  void sort_keys() {
+    std::sort(keys.begin(), keys.end(),
+              [](const Key& a, const Key& b) { return a.value > b.value || (a.value == b.value && a.item < b.item); });
+  }
+
+  void read(int64_t list) {
+    const int64_t n = call.n, at = list * n;
+    base::load_block(call.scores.const_data_ptr(), dtype_of(call.scores), at, n, score.data());
+    base::load_block(call.relevance.const_data_ptr(), dtype_of(call.relevance), at, n, gain.data());
+    items = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (call.mask && !call.mask[at + i]) continue;
+      score[items] = score[i];
+      gain[items] = std::exp2(gain[i]) - A(1);
+      place[items++] = i;
+    }
+  }
+
+  // IDCG@k; NaN with a NaN gain. Leaves the items that have a gain in `keys`, by falling gain.
+  void order_by_gain() {
+    keys.clear();
+    for (int64_t i = 0; i < items; ++i) {
+      if (gain[i] == gain[i]) keys.push_back({gain[i], i});
+    }
+    sort_keys();
+    double sum = 0;
+    const int64_t best = std::min<int64_t>(call.cutoff, static_cast<int64_t>(keys.size()));
+    for (int64_t i = 0; i < best; ++i) sum += static_cast<double>(keys[i].value) * discounts[i + 1];
+    ideal = static_cast<int64_t>(keys.size()) < items ? std::numeric_limits<A>::quiet_NaN() : static_cast<A>(sum);
+  }
+
+  // The current ranks; a NaN score ranks first and is above no other.
+  void rank_scores() {
+    keys.clear();
+    for (int64_t i = 0; i < items; ++i) {
+      if (score[i] == score[i]) {
+        keys.push_back({score[i], i});
+      } else {
+        rank[i] = 1;
+      }
+    }
+    sort_keys();
+    for (size_t i = 0; i < keys.size(); ++i) rank[keys[i].item] = static_cast<int64_t>(i) + 1;
+  }
+
+  // Smooth ranks: only the rows with a gain and within the cut-off count, but all where a score is not finite.
+  RankedList<A> smooth() {
+    bool finite = true;
+    for (int64_t i = 0; i < items; ++i) finite = finite && std::isfinite(score[i]);
+    if (call.cutoff < call.n) rank_scores();
+    int64_t rows = 0;
+    for (int64_t i = 0; i < items; ++i) {
+      if (finite && gain[i] == A(0)) continue;
+      if (call.cutoff < call.n && rank[i] > call.cutoff) continue;
+      row[rows++] = i;
+    }
+    return {items, score.data(), gain.data(), nullptr, nullptr, row.data(), rows, ideal, slope.data(), nullptr};
+  }
+
+  // Pairs: the items within the cut-off, ordered by gain.
+  RankedList<A> paired() {
+    std::vector<Key>& by_gain = keys;
+    int64_t count = 0;
+    for (const Key& key : by_gain) row[count++] = key.item;  // ranking reuses the keys
+    rank_scores();
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (rank[row[i]] <= call.cutoff) row[kept++] = row[i];
+    }
+    permute(&score, kept);
+    permute(&gain, kept);
+    for (int64_t i = 0; i < kept; ++i) discount[i] = discounts[rank[row[i]]];
+    for (int64_t i = 0; i < kept; ++i) row[i] = place[row[i]];
+    std::swap(row, place);
+    for (int64_t i = kept, next = kept; i-- > 0;) {
+      if (i + 1 < kept && gain[i] > gain[i + 1]) next = i + 1;
+      below[i] = next;
+    }
+    items = kept;
+    return {kept,    score.data(), gain.data(), discount.data(), below.data(),
+            nullptr, kept,         ideal,       slope.data(),    nullptr};
+  }
+
+  // values[i] = values[row[i]]
+  void permute(std::vector<A>* values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) all[i] = (*values)[row[i]];
+    std::swap(*values, all);
+  }
+
+  double loop(const RankedList<A>& ranked, int64_t first, int64_t step) const {
+    if constexpr (std::is_same_v<A, double>) {
+      return call.entry.wide(ranked, call.options.data(), first, step);
+    } else {
+      return call.entry.narrow(ranked, call.options.data(), first, step);
+    }
+  }
+
+  // The sum over the rows of a long list: slice s has the rows s, s + kSlices, ... and a gradient of its own.
+  double run_slices(const RankedList<A>& ranked) {
+    std::vector<double> sums(kSlices);
+    std::vector<A> slopes(kSlices * items), gradients(ranked.gradient ? kSlices * items : 0);
+    parallel(kSlices, items * items / kSlices, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin; s < end; ++s) {
+        RankedList<A> slice = ranked;
+        slice.slope = slopes.data() + s * items;
+        if (ranked.gradient) slice.gradient = gradients.data() + s * items;
+        sums[s] = loop(slice, s, kSlices);
+      }
+    });
+    double sum = 0;
+    for (int64_t s = 0; s < kSlices; ++s) {
+      sum += sums[s];
+      for (int64_t i = 0; ranked.gradient && i < items; ++i) gradient[i] += gradients[s * items + i];
+    }
+    return sum;
+  }
+
+  double run(int64_t list, bool sliced) {
+    read(list);
+    order_by_gain();
+    double result = 0;
+    std::fill(gradient.begin(), gradient.end(), A(0));
+    if (!(ideal == A(0))) {
+      RankedList<A> ranked = call.entry.smooth_ranks ? smooth() : paired();
+      if (call.gradient) ranked.gradient = gradient.data();
+      const double sum = sliced ? run_slices(ranked) : loop(ranked, 0, 1);
+      result = call.entry.smooth_ranks ? 1 - sum / ideal : sum / ideal;
+    }
+    if (call.loss) static_cast<A*>(call.loss)[list] = static_cast<A>(result);
+    if (call.gradient) write(list);
+    return result;
+  }
+
+  void write(int64_t list) {
+    const int64_t n = call.n;
+    double factor = call.scale * call.rate;
+    if (call.incoming) factor *= static_cast<const A*>(call.incoming->const_data_ptr())[list];
+    if (!call.entry.smooth_ranks) factor /= ideal;
+    const bool empty = ideal == A(0);
+    std::fill(all.begin(), all.end(), A(0));
+    for (int64_t i = 0; i < items && !empty; ++i) all[place[i]] = static_cast<A>(factor * gradient[i]);
+    base::store_block(all.data(), call.gradient, dtype_of(call.scores), list * n, n);
+  }
+};
+
+template <class A>
+double run_lists(const Call& call) {
+  std::vector<A> discounts(call.n + 1);
+  for (int64_t rank = 1; rank <= call.n; ++rank) discounts[rank] = A(1) / std::log2(static_cast<A>(rank + 1));
+  std::vector<double> losses(call.lists);
+  if (call.lists < kSlices && call.n >= kSlicedItems) {
+    List<A> list(call, discounts.data());
+    for (int64_t b = 0; b < call.lists; ++b) losses[b] = list.run(b, true);
+  } else {
+    parallel(call.lists, call.n * call.n, [&](int64_t begin, int64_t end) {
+      List<A> list(call, discounts.data());
+      for (int64_t b = begin; b < end; ++b) losses[b] = list.run(b, false);
+    });
+  }
+  double sum = 0;
+  for (const double loss : losses) sum += loss;
+  return sum;
+}
+
+double Call::run() { return dtype_of(scores) == Dtype::kFloat64 ? run_lists<double>(*this) : run_lists<float>(*this); }
+
+template <RankingOp op>
+std::vector<Tensor> forward(Tensor scores, Tensor relevance, OptionalTensor mask, Options options, int64_t reduction,
+                            int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  Call call(op, scores, relevance, mask, options);
+  if (reduce == Reduction::kNone) {
+    Tensor loss = new_tensor(scores, {call.lists}, accumulation_dtype(dtype_of(scores)));
+    call.loss = loss.mutable_data_ptr();
+    call.run();
+    return {loss};
+  }
+  const double denominator = reduce == Reduction::kMean ? static_cast<double>(call.lists) : 1.0;
+  call.scale = reduction_factor(reduce, denominator);
+  std::vector<Tensor> out = {new_scalar(scores)};
+  if (wants(gradients, 0)) {
+    out.push_back(new_output(scores));
+    call.gradient = out[1].mutable_data_ptr();
+  }
+  set_scalar(out[0], call.run() / denominator);
+  return out;
+}
+
+template <RankingOp op>
+std::vector<Tensor> backward(Tensor grad_output, Tensor scores, Tensor relevance, OptionalTensor mask, Options options,
+                             int64_t reduction, int64_t gradients) {
+  const auto reduce = static_cast<Reduction>(reduction);
+  if (!wants(gradients, 0)) return {};
+  Call call(op, scores, relevance, mask, options);
+  if (reduce == Reduction::kNone) {
+    call.incoming = &grad_output;
+  } else {
+    call.scale = scalar_value(grad_output) * reduction_factor(reduce, static_cast<double>(call.lists));
+  }
+  Tensor gradient = new_output(scores);
+  call.gradient = gradient.mutable_data_ptr();
+  call.run();
+  return {gradient};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+#define FL_REGISTER(op, Functor)                   \
+  m.impl(#op, TORCH_BOX(&forward<RankingOp::op>)); \
+  m.impl(#op "_backward", TORCH_BOX(&backward<RankingOp::op>));
+  FL_RANKING_LOSSES(FL_REGISTER)
+#undef FL_REGISTER
+}
+
+}  // namespace fused_losses
