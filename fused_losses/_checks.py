@@ -72,11 +72,17 @@ def broadcastable(name: str, argument: str, value: torch.Tensor | None, input: t
     return value
 
 
-def number(name: str, argument: str, value, low: float = -float("inf"), high: float = float("inf"), *, open_low=False):
+INFINITY = float("inf")
+_NUMBERS = frozenset({int, float})
+
+
+def number(name: str, argument: str, value, low: float = -INFINITY, high: float = INFINITY, *, open_low=False):
     """`value` is a finite-or-infinite real number in [low, high], or in (low, high] with `open_low`."""
+    if type(value) in _NUMBERS and low < value <= high:
+        return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected {argument} to be a number, got {type(value).__name__}")
     if not (low < value if open_low else low <= value) or not value <= high:
         left = f"> {low:g}" if open_low else f">= {low:g}"
-        wanted = left if high == float("inf") else f"{left} and <= {high:g}"
+        wanted = left if high == INFINITY else f"{left} and <= {high:g}"
         raise ValueError(f"{name}: expected {argument} {wanted}, got {value!r}")

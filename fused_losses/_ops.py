@@ -38,7 +38,7 @@ class Op:
 
     __slots__ = (
         "name", "reference", "tensors", "differentiable", "shape", "losses", "saved", "saved_shapes",
-        "forward", "backward",
+        "forward", "backward", "run",
     )  # fmt: skip
 
     def __init__(
@@ -62,12 +62,13 @@ class Op:
         """
         self.name = name or reference.__name__.removeprefix("reference_")
         self.reference, self.tensors, self.shape = reference, tensors, shape
-        self.differentiable = frozenset(tensors.index(name) for name in differentiable)
+        self.differentiable = sum(1 << tensors.index(name) for name in differentiable)  # bit mask
         self.losses, self.saved, self.saved_shapes = losses, saved, saved_shapes
         if not hasattr(_NAMESPACE, self.name):  # DEVELOPMENT ONLY
             self.forward = None
             return
         self.forward = getattr(_NAMESPACE, self.name).default
+        self.run = self.forward._op  # for eager mode: the overload's own call is a Python frame more
         self.backward = getattr(_NAMESPACE, f"{self.name}_backward").default
         torch.library.register_fake(f"fused_losses::{self.name}", self._fake_forward)
         torch.library.register_fake(f"fused_losses::{self.name}_backward", self._fake_backward)

@@ -1,6 +1,7 @@
 // The tensor side of the elementwise family: one result for each element, one pass for loss and gradient.
 #include "elementwise.h"
 
+#include "../checks.h"
 #include "isa.h"
 
 namespace fused_losses {
@@ -89,8 +90,7 @@ struct Call {
     if (invalid < n) {
       double given = 0;
       read_values(target.const_data_ptr(), dtype_of(target), invalid, 1, &given);
-      STD_TORCH_CHECK(false, kNames[static_cast<int>(op)], ": expected ", entry.expected_target, ", got ", given,
-                      " at flat index ", invalid.load());
+      refuse(kNames[static_cast<int>(op)], given, invalid.load(), entry.expected_target);
     }
     return sum;
   }

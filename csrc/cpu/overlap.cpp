@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "../checks.h"
 #include "../losses.h"
 #include "isa.h"
 #include "loop_headers.h"
@@ -117,7 +118,7 @@ struct Call {
     if (at < 0) return;
     double given = 0;
     read_values(task.target, task.target_dtype, at, 1, &given);
-    STD_TORCH_CHECK(false, name, ": expected class index in [0, ", task.classes, "), got ", given, " at flat index ", at);
+    refuse(name, given, at, "class index in [0, ", task.classes, ")");
   }
 
   // All sums; where the samples are apart and there is a gradient to write, also coefficients and gradient of each.

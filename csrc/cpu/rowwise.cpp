@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "../checks.h"
 #include "isa.h"
 
 namespace fused_losses {
@@ -72,16 +73,28 @@ struct Call {
     task.smoothing = entry.pair ? 0 : options[1];
     task.options = options.data();
     task.incoming = nullptr;
+    task.weight = nullptr;
     if (!entry.pair) read_weight(w);
     invalid = positions;
     task.invalid = &invalid;
   }
 
-  // Ones where there is no weight.
+  // Weights in the accumulation dtype; ones where none are given, null where the loops need none.
   void read_weight(const OptionalTensor& w) {
-    weight.assign(task.classes, 1.0);
-    if (w) read_values(w->const_data_ptr(), dtype_of(*w), 0, task.classes, weight.data());
-    narrow_weight.assign(weight.begin(), weight.end());
+    task.weight = nullptr;
+    if (w) {
+      weight.resize(task.classes);
+      read_values(w->const_data_ptr(), dtype_of(*w), 0, task.classes, weight.data());
+    } else if (task.indices && task.smoothing == 0) {
+      return;
+    } else if (wide) {
+      weight.assign(task.classes, 1.0);
+    } else {
+      narrow_weight.assign(task.classes, 1.0f);
+    }
+    if (w && !wide) narrow_weight.assign(weight.begin(), weight.end());
+    weight.resize(padded_classes(task.classes));
+    narrow_weight.resize(padded_classes(task.classes));
     task.weight = wide ? static_cast<const void*>(weight.data()) : narrow_weight.data();
   }
 
@@ -127,9 +140,8 @@ struct Call {
     if (invalid < positions) {
       double given = 0;
       read_values(target.const_data_ptr(), dtype_of(target), invalid, 1, &given);
-      STD_TORCH_CHECK(false, kNames[static_cast<int>(op)], ": expected class index in [0, ", task.classes,
-                      ") or ignore_index ", task.ignore_index, ", got ", static_cast<int64_t>(given), " at flat index ",
-                      invalid.load());
+      refuse(kNames[static_cast<int>(op)], given, invalid.load(), "class index in [0, ", task.classes,
+             ") or ignore_index ", task.ignore_index);
     }
     double sum = 0;
     for (const double p : partial) sum += p;

@@ -7,6 +7,9 @@ import torch
 from .._ops import NONE, accumulation_dtype
 
 
+NAN = float("nan")
+
+
 def accumulate(*tensors):
     """The tensors in the accumulation dtype of the first; None stays None."""
     dtype = accumulation_dtype(tensors[0].dtype)
@@ -53,4 +56,4 @@ def log_add_exp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def ignore_value(ignore_index) -> float:
     """`ignore_index` as the kernels read it: NaN, equal to nothing, for None."""
-    return float("nan") if ignore_index is None else float(ignore_index)
+    return NAN if ignore_index is None else float(ignore_index)
