@@ -14,7 +14,7 @@ struct RowwiseTask {
   int64_t outer, classes, inner;
   const void* input;     // [outer, classes, inner] logits
   const void* target;    // class indices [outer, inner], else [outer, classes, inner]
-  const void* weight;    // [classes] accumulation dtype, or null
+  const void* weight;    // [padded_classes] accumulation dtype, or null: ones, against class indices
   const void* incoming;  // [outer, inner] accumulation dtype, gradient of a loss that was not reduced, or null
   Dtype dtype, target_dtype;
   bool indices;
@@ -29,16 +29,19 @@ struct RowwiseTask {
 };
 
 // Rows are run one by one with classes in the vector lanes; everything else in tiles [classes, lanes] of positions.
-constexpr int64_t kRowBlock = 4096;  // classes of a row that share one shift of their exponentials
-constexpr int64_t kShortRow = 32;    // shorter rows are run as tiles
+constexpr int64_t kRowBlock = 4096;     // classes of a row that share one shift of their exponentials
+constexpr int64_t kShortRow = 32;       // shorter rows are run as tiles
+constexpr int64_t kPaddedBelow = 2048;  // shorter rows are filled up to whole vectors
 constexpr int64_t kMaxLanes = 256;
 constexpr int64_t kGatherInner = 16;  // a smaller inner dimension is gathered from several outer ones
+
+constexpr int64_t padded_classes(int64_t classes) { return (classes + 15) / 16 * 16; }
 
 constexpr bool runs_as_rows(int64_t classes, int64_t inner) { return inner == 1 && classes >= kShortRow; }
 
 // Positions of a tile: at least one cache line, at most what keeps a tile in the second-level cache.
 constexpr int64_t tile_lanes(int64_t classes) {
-  const int64_t lanes = (int64_t{1} << 16) / (classes > 0 ? classes : 1) / 16 * 16;
+  const int64_t lanes = (int64_t{1} << 15) / (classes > 0 ? classes : 1) / 16 * 16;
   return lanes < 16 ? 16 : lanes < kMaxLanes ? lanes : kMaxLanes;
 }
 

@@ -63,61 +63,68 @@ enum ScratchArray : int { kInput, kExp, kTarget, kTargetExp, kRaw };
 
 // ---- Rows ----
 
+// A row of n values in place where it can be, else in `buffer`, filled up to `padded`.
 template <class A>
-const A* row_values(const void* data, Dtype dtype, int64_t offset, int64_t n, A* buffer) {
-  if (dtype == kDtypeOf<A>) return static_cast<const A*>(data) + offset;
+const A* row_values(const void* data, Dtype dtype, int64_t offset, int64_t n, int64_t padded, A fill, A* buffer) {
+  if (dtype == kDtypeOf<A> && padded == n) return static_cast<const A*>(data) + offset;
   load_block(data, dtype, offset, n, buffer);
+  for (int64_t i = n; i < padded; ++i) buffer[i] = fill;
   return buffer;
 }
 
 template <class A>
-A* row_output(void* data, Dtype dtype, int64_t offset, A* buffer) {
-  return data && dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : buffer;
+A* row_output(void* data, Dtype dtype, int64_t offset, bool in_place, A* buffer) {
+  return data && in_place && dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : buffer;
 }
 
 template <class A>
-void row_store(const A* values, void* data, Dtype dtype, int64_t offset, int64_t n) {
-  if (data && dtype != kDtypeOf<A>) store_block(values, data, dtype, offset, n);
+void row_store(const A* values, const A* buffer, void* data, Dtype dtype, int64_t offset, int64_t n) {
+  if (data && values == buffer) store_block(values, data, dtype, offset, n);
 }
 
 template <class F, class A>
 double rowwise_rows(const F f, const RowwiseTask& task, int64_t begin, int64_t end, const Scratch<A> scratch) {
-  const int64_t n = task.classes;
+  const int64_t classes = task.classes;
+  // Logits of -inf fill a short row up to whole vectors: the scalar rest of three loops costs more than copying it.
+  const int64_t n = classes < kPaddedBelow ? padded_classes(classes) : classes;
   A* losses = static_cast<A*>(task.loss);
+  A *xs = scratch.array(kInput), *es = scratch.array(kExp), *ys = scratch.array(kTarget);
   double sum = 0;
   for (int64_t r = begin; r < end; ++r) {
-    const int64_t offset = r * n;
-    A* e = row_output(task.grad_input, task.dtype, offset, scratch.array(kExp));
+    const int64_t offset = r * classes;
+    const auto logits = [&](const void* data, Dtype dtype, A* buffer) {
+      return row_values(data, dtype, offset, classes, n, -infinity_<A>(), buffer);
+    };
+    A* e = row_output(task.grad_input, task.dtype, offset, n == classes, es);
     const A scale = scale_of<A>(task, r);
     A loss = 0;
     if constexpr (F::kPair) {
-      const A* x = row_values(task.input, task.dtype, offset, n, scratch.array(kInput));
-      const A* z = row_values(task.target, task.target_dtype, offset, n, scratch.array(kTarget));
-      A* ez = row_output(task.grad_target, task.target_dtype, offset, scratch.array(kTargetExp));
-      loss =
-          pair_row(f, x, e, z, ez, scratch.blocks(), n, task.grad_input != nullptr, task.grad_target != nullptr, scale);
-      row_store(ez, task.grad_target, task.target_dtype, offset, n);
+      A* ez_buffer = scratch.array(kTargetExp);
+      A* ez = row_output(task.grad_target, task.target_dtype, offset, n == classes, ez_buffer);
+      loss = pair_row(f, logits(task.input, task.dtype, xs), e, logits(task.target, task.target_dtype, ys), ez,
+                      scratch.blocks(), n, task.grad_input != nullptr, task.grad_target != nullptr, scale);
+      row_store(ez, ez_buffer, task.grad_target, task.target_dtype, offset, classes);
     } else {
       const A* w = static_cast<const A*>(task.weight);
       const int64_t y = task.indices ? class_of(task, r) : 0;
       if (y < 0) {
-        for (int64_t i = 0; task.grad_input && i < n; ++i) e[i] = 0;
+        for (int64_t i = 0; task.grad_input && i < classes; ++i) e[i] = 0;
       } else {
-        const A* x = row_values(task.input, task.dtype, offset, n, scratch.array(kInput));
-        const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / n);
+        const A* x = logits(task.input, task.dtype, xs);
+        const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
         if (!task.indices) {
-          const A* shares = row_values(task.target, task.target_dtype, offset, n, scratch.array(kTarget));
+          const A* shares = row_values(task.target, task.target_dtype, offset, classes, n, A(0), ys);
           loss = mixture_row<true>(f, x, e, scratch.blocks(), n, Mixture<A>{shares, w, kept, spread}, int64_t{-1}, A(0),
                                    task.grad_input != nullptr, scale);
         } else if (task.smoothing != 0) {
           loss = mixture_row<false>(f, x, e, scratch.blocks(), n, Mixture<A>{nullptr, w, kept, spread}, y, kept * w[y],
                                     task.grad_input != nullptr, scale);
         } else {
-          loss = index_row(f, x, task.grad_input ? e : nullptr, scratch.blocks(), n, y, w[y], scale);
+          loss = index_row(f, x, task.grad_input ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), scale);
         }
       }
     }
-    row_store(e, task.grad_input, task.dtype, offset, n);
+    row_store(e, es, task.grad_input, task.dtype, offset, classes);
     if (losses) losses[r] = loss;
     sum += static_cast<double>(loss);
   }
@@ -138,9 +145,13 @@ struct Span {
 template <class A>
 void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t inner, A* __restrict tile,
             int64_t step) {
-  for (int64_t o = 0; o < outer; ++o) {
+  for (int64_t o = 0; o < outer; ++o, values += classes * inner, tile += inner) {
+    if (inner == 1) {
+      for (int64_t c = 0; c < classes; ++c) tile[c * step] = values[c];
+      continue;
+    }
     for (int64_t c = 0; c < classes; ++c) {
-      for (int64_t k = 0; k < inner; ++k) tile[c * step + o * inner + k] = values[(o * classes + c) * inner + k];
+      for (int64_t k = 0; k < inner; ++k) tile[c * step + k] = values[c * inner + k];
     }
   }
 }
@@ -148,31 +159,29 @@ void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t 
 template <class A>
 void scatter(const A* __restrict tile, int64_t step, int64_t outer, int64_t classes, int64_t inner,
              A* __restrict values) {
-  for (int64_t o = 0; o < outer; ++o) {
+  for (int64_t o = 0; o < outer; ++o, values += classes * inner, tile += inner) {
+    if (inner == 1) {
+      for (int64_t c = 0; c < classes; ++c) values[c] = tile[c * step];
+      continue;
+    }
     for (int64_t c = 0; c < classes; ++c) {
-      for (int64_t k = 0; k < inner; ++k) values[(o * classes + c) * inner + k] = tile[c * step + o * inner + k];
+      for (int64_t k = 0; k < inner; ++k) values[c * inner + k] = tile[c * step + k];
     }
   }
 }
 
+// Copies the span into `tile`. Not used in place: rows a power of two apart would share the same few cache sets.
 template <class A>
-Tile<const A> tile_values(const void* data, Dtype dtype, const Span s, A* buffer, A* raw, int64_t lanes) {
+Tile<const A> tile_values(const void* data, Dtype dtype, const Span s, A* tile, A* raw, int64_t lanes) {
   const int64_t offset = s.offset();
-  const A* direct = static_cast<const A*>(data) + offset;
   if (s.gathered()) {
-    if (dtype != kDtypeOf<A>) load_block(data, dtype, offset, s.n * s.classes, raw);
-    gather(dtype == kDtypeOf<A> ? direct : raw, s.n / s.inner, s.classes, s.inner, buffer, lanes);
-    return {buffer, lanes};
+    const bool in_place = dtype == kDtypeOf<A>;
+    if (!in_place) load_block(data, dtype, offset, s.n * s.classes, raw);
+    gather(in_place ? static_cast<const A*>(data) + offset : raw, s.n / s.inner, s.classes, s.inner, tile, lanes);
+  } else {
+    for (int64_t c = 0; c < s.classes; ++c) load_block(data, dtype, offset + c * s.inner, s.n, tile + c * lanes);
   }
-  if (dtype == kDtypeOf<A>) return {direct, s.inner};
-  for (int64_t c = 0; c < s.classes; ++c) load_block(data, dtype, offset + c * s.inner, s.n, buffer + c * lanes);
-  return {buffer, lanes};
-}
-
-template <class A>
-Tile<A> tile_output(void* data, Dtype dtype, const Span s, A* buffer, int64_t lanes) {
-  if (!data || s.gathered() || dtype != kDtypeOf<A>) return {buffer, lanes};
-  return {static_cast<A*>(data) + s.offset(), s.inner};
+  return {tile, lanes};
 }
 
 template <class A>
@@ -180,12 +189,14 @@ void tile_store(const Tile<A> tile, void* data, Dtype dtype, const Span s, A* ra
   if (!data) return;
   const int64_t offset = s.offset();
   if (s.gathered()) {
-    A* to = dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : raw;
+    const bool in_place = dtype == kDtypeOf<A>;
+    A* to = in_place ? static_cast<A*>(data) + offset : raw;
     scatter(tile.data, tile.step, s.n / s.inner, s.classes, s.inner, to);
-    if (dtype != kDtypeOf<A>) store_block(raw, data, dtype, offset, s.n * s.classes);
-  } else if (dtype != kDtypeOf<A>) {
-    for (int64_t c = 0; c < s.classes; ++c)
+    if (!in_place) store_block(raw, data, dtype, offset, s.n * s.classes);
+  } else {
+    for (int64_t c = 0; c < s.classes; ++c) {
       store_block(tile.data + c * tile.step, data, dtype, offset + c * s.inner, s.n);
+    }
   }
 }
 
@@ -194,7 +205,7 @@ void class_tile(const F f, const RowwiseTask& task, const Span span, const Scrat
                 Lanes<A>* lanes, A* __restrict scale) {
   const int64_t n = span.n, classes = task.classes;
   const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
-  const Tile<A> e = tile_output(task.grad_input, task.dtype, span, scratch.array(kExp), step);
+  const Tile<A> e{scratch.array(kExp), step};
   const A* w = static_cast<const A*>(task.weight);
   const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
   if (!task.indices) {
@@ -209,7 +220,7 @@ void class_tile(const F f, const RowwiseTask& task, const Span span, const Scrat
     alignas(64) A share[kMaxLanes] = {};
     for (int64_t i = 0; i < n; ++i) {
       y[i] = class_of(task, span.at + i);
-      share[i] = y[i] < 0 ? A(0) : w[y[i]];
+      share[i] = y[i] < 0 ? A(0) : w ? w[y[i]] : A(1);
       scale[i] = y[i] < 0 ? A(0) : scale[i];
     }
     if (task.smoothing != 0) {
@@ -241,8 +252,8 @@ double rowwise_tiles(const F f, const RowwiseTask& task, int64_t begin, int64_t 
       A* raw = scratch.array(kRaw);
       const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), raw, step);
       const Tile<const A> z = tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), raw, step);
-      const Tile<A> ex = tile_output(task.grad_input, task.dtype, span, scratch.array(kExp), step);
-      const Tile<A> ez = tile_output(task.grad_target, task.target_dtype, span, scratch.array(kTargetExp), step);
+      const Tile<A> ex{scratch.array(kExp), step};
+      const Tile<A> ez{scratch.array(kTargetExp), step};
       pair_tile(f, x, ex, z, ez, task.classes, &lanes, &target_lanes, task.grad_input != nullptr,
                 task.grad_target != nullptr, scale, n);
       tile_store(ex, task.grad_input, task.dtype, span, raw);
