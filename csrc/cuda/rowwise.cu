@@ -1,4 +1,5 @@
-// The row-wise losses against class indices or class probabilities on CUDA; the kernels are in rowwise.cuh.
+// The row-wise losses against class indices or class probabilities on CUDA; kernels in rowwise.cuh, their choice in
+// rowwise_launch.cuh.
 #include <vector>
 
 #include "../losses.h"
@@ -15,6 +16,7 @@ namespace {
 
 #include "rows.cuh"
 #include "rowwise.cuh"
+#include "rowwise_launch.cuh"
 
 }  // namespace
 
