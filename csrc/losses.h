@@ -67,6 +67,11 @@
   X(lambda_ndcg_loss, LambdaNDCG)
 #define FL_RANKING_ARGUMENTS "Tensor scores, Tensor relevance, Tensor? mask"
 
+// One result for each sentence, from distributions over tokens and a reference. Formulas: losses/sequence.h.
+#define FL_SEQUENCE_LOSSES(X) X(expected_bleu_loss, ExpectedBLEU)
+#define FL_SEQUENCE_ARGUMENTS \
+  "Tensor logits, Tensor target, Tensor? logits_lengths, Tensor? target_lengths"
+
 // Every family, for lists of all losses.
 #define FL_FAMILIES(F)                                                                          \
   F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")         \
@@ -79,4 +84,5 @@
     "Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl")                            \
   F(rowwise, FL_ROWWISE_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                     \
   F(rowwise, FL_ROWWISE_PAIR_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                \
-  F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")
+  F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")                     \
+  F(sequence, FL_SEQUENCE_LOSSES, FL_SEQUENCE_ARGUMENTS, "Tensor grad_output")
