@@ -27,7 +27,7 @@ plt.rcParams.update({
 
 def slug(text: str) -> str:
     """`text` as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def save(figure, path) -> None:
