@@ -1,0 +1,387 @@
+// The ranking family on CUDA: a warp takes a few items of a list and sweeps the whole list, its lanes over the others.
+//
+// - Ranks and the ideal order are found by counting, so nothing is sorted and no float is added atomically.
+// - The smooth ranks take a sweep, their gradient a second one; pairs give loss and gradient in one.
+// - Memory: a few values for each item. Sums of a list are partial sums of its groups of items, added in order.
+#include "../losses.h"
+#include "pack.cuh"
+#include "reduce.cuh"
+
+namespace fused_losses::cuda {
+namespace {
+
+#include "../math.h"
+#include "../losses/ranking.h"
+
+constexpr int kRows = 4;  // items of one warp: a value loaded serves as many pairs
+
+// One call. The workspace holds [lists, n] values of A (and flags), [lists, groups] partial sums.
+template <class A>
+struct Lists {
+  int64_t lists, n, groups, cutoff;
+  const void* scores;     // [lists, n]
+  const void* relevance;  // [lists, n]
+  Dtype dtype, relevance_dtype;
+  const uint8_t* mask;  // [lists, n] or null
+  A* score;             // 0 where padded, as is the gain
+  A* gain;
+  A* discount;  // of the current rank; 0 where padded or beyond the cut-off
+  A* fall;      // derivative of the loss by the smooth rank
+  uint8_t* real;
+  double* ideal;         // [lists, groups]
+  double* sums;          // [lists, groups] discounted gains or pair losses
+  const void* incoming;  // [lists], or one element with `incoming_scalar`; accumulation dtype
+  bool incoming_scalar;
+  double factor;    // 1 / denominator
+  void* gradient;   // [lists, n] dtype of the scores, or null
+  void* loss;       // [lists] accumulation dtype, for "none"
+  void* total;      // [1] accumulation dtype, for the other reductions
+  double* partial;  // workspace of grid_sum
+  unsigned* finished;
+};
+
+// The group of items a warp works on.
+template <class A>
+struct Group {
+  int64_t list, first, base;  // first item; position of the list
+  int count;
+
+  __device__ __forceinline__ Group(const Lists<A>& o, int64_t index)
+      : list(index / o.groups),
+        first(index % o.groups * kRows),
+        base(list * o.n),
+        count(o.n - first < kRows ? static_cast<int>(o.n - first) : kRows) {}
+
+  // A value of each item; that of the last one beyond the end.
+  template <class T>
+  __device__ __forceinline__ void load(const T* values, T (&x)[kRows]) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) x[r] = values[base + first + (r < count ? r : count - 1)];
+  }
+};
+
+__device__ __forceinline__ int64_t warp_index() { return (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / 32; }
+__device__ __forceinline__ int64_t warp_count() { return int64_t{gridDim.x} * (blockDim.x / 32); }
+__device__ __forceinline__ int lane_index() { return threadIdx.x % 32; }
+
+// Sum of a list's partial sums, the same bits in every warp.
+__device__ __forceinline__ double list_sum(const double* partial, int64_t list, int64_t groups) {
+  double sum = 0;
+  for (int64_t g = lane_index(); g < groups; g += 32) sum += partial[list * groups + g];
+  return warp_sum(sum);
+}
+
+template <class A>
+__device__ __forceinline__ A discount_of(int64_t rank) {
+  return A(1) / log2(static_cast<A>(rank + 1));
+}
+
+template <class A>
+__global__ void __launch_bounds__(kThreads) read_kernel(const Lists<A> o) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < o.lists * o.n;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    const bool real = o.mask == nullptr || o.mask[i] != 0;
+    o.score[i] = real ? load_any<A>(o.scores, o.dtype, i) : A(0);
+    o.gain[i] = real ? exp2(load_any<A>(o.relevance, o.relevance_dtype, i)) - A(1) : A(0);
+    o.real[i] = real;
+  }
+}
+
+// Discounts of the current ranks, equal scores in the order of the input, and the groups' shares of the ideal DCG.
+template <class A>
+__global__ void __launch_bounds__(kThreads) rank_kernel(const Lists<A> o) {
+  for (int64_t index = warp_index(); index < o.lists * o.groups; index += warp_count()) {
+    const Group<A> group(o, index);
+    A s[kRows], g[kRows];
+    group.load(o.score, s);
+    group.load(o.gain, g);
+    int above[kRows] = {}, better[kRows] = {};
+    for (int64_t j = lane_index(); j < o.n; j += 32) {
+      if (!o.real[group.base + j]) continue;
+      const A s_j = o.score[group.base + j], g_j = o.gain[group.base + j];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const bool before = j < group.first + r;
+        above[r] += s_j > s[r] || (s_j == s[r] && before);
+        better[r] += g_j > g[r] || (g_j == g[r] && before);
+      }
+    }
+    double ideal = 0;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t rank = 1 + warp_sum(above[r]), place = 1 + warp_sum(better[r]), i = group.base + group.first + r;
+      if (r >= group.count) continue;
+      const bool real = o.real[i];
+      if (real && place <= o.cutoff) ideal += static_cast<double>(g[r] * discount_of<A>(place));
+      if (lane_index() == 0) o.discount[i] = real && rank <= o.cutoff ? discount_of<A>(rank) : A(0);
+    }
+    if (lane_index() == 0) o.ideal[index] = ideal;
+  }
+}
+
+template <class F, class A>
+__global__ void __launch_bounds__(kThreads) smooth_kernel(const F f, const Lists<A> o) {
+  for (int64_t index = warp_index(); index < o.lists * o.groups; index += warp_count()) {
+    const Group<A> group(o, index);
+    const A ideal = static_cast<A>(list_sum(o.ideal, group.list, o.groups));
+    A s[kRows], g[kRows], d[kRows], rank[kRows];
+    group.load(o.score, s);
+    group.load(o.gain, g);
+    group.load(o.discount, d);
+    bool any = false;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      rank[r] = 0;
+      any = any || d[r] > A(0);
+    }
+    const bool counts = any && ideal != A(0);  // NaN counts
+    for (int64_t j = lane_index(); counts && j < o.n; j += 32) {
+      if (!o.real[group.base + j]) continue;
+      const A s_j = o.score[group.base + j];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) rank[r] += j == group.first + r ? A(0) : f(s[r], s_j).value;
+    }
+    double sum = 0;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const DiscountedGain<A> term = f.at(g[r], A(1) + warp_sum(rank[r]));
+      if (r >= group.count) continue;
+      const bool counted = counts && d[r] > A(0);
+      if (counted) sum += static_cast<double>(term.value);
+      if (o.fall && lane_index() == 0) o.fall[group.base + group.first + r] = counted ? term.fall / ideal : A(0);
+    }
+    if (lane_index() == 0) o.sums[index] = sum;
+  }
+}
+
+// The factor of a list's gradients.
+template <class A>
+__device__ __forceinline__ double list_scale(const Lists<A>& o, int64_t list) {
+  return o.incoming ? o.factor * static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : list] : o.factor;
+}
+
+// dL/ds_m = 1/T Σ_j (fall_j - fall_m) sigmoid'((s_j - s_m) / T)
+template <class F, class A>
+__global__ void __launch_bounds__(kThreads) smooth_gradient_kernel(const F f, const Lists<A> o) {
+  for (int64_t index = warp_index(); index < o.lists * o.groups; index += warp_count()) {
+    const Group<A> group(o, index);
+    const bool empty = list_sum(o.ideal, group.list, o.groups) == 0;
+    A s[kRows], fall[kRows], slope[kRows];
+    uint8_t real[kRows];
+    group.load(o.score, s);
+    group.load(o.fall, fall);
+    group.load(o.real, real);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) slope[r] = 0;
+    for (int64_t j = lane_index(); !empty && j < o.n; j += 32) {
+      if (!o.real[group.base + j]) continue;
+      const A s_j = o.score[group.base + j], fall_j = o.fall[group.base + j];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        slope[r] += j == group.first + r ? A(0) : (fall_j - fall[r]) * f(s[r], s_j).slope;
+      }
+    }
+    const double scale = list_scale(o, group.list) * f.rate;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const A sum = warp_sum(slope[r]);
+      if (r >= group.count || lane_index() != 0) continue;
+      store_any<A>(o.gradient, o.dtype, group.base + group.first + r, real[r] ? static_cast<A>(scale * sum) : A(0));
+    }
+  }
+}
+
+// Pairs of a group's items with all others. Each pair is met from both sides; its loss counts at the larger gain.
+template <class F, class A>
+__global__ void __launch_bounds__(kThreads) pair_kernel(const F f, const Lists<A> o) {
+  for (int64_t index = warp_index(); index < o.lists * o.groups; index += warp_count()) {
+    const Group<A> group(o, index);
+    const double ideal = list_sum(o.ideal, group.list, o.groups);
+    A s[kRows], g[kRows], d[kRows], value = 0, slope[kRows];
+    group.load(o.score, s);
+    group.load(o.gain, g);
+    group.load(o.discount, d);
+    bool any = false;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      slope[r] = 0;
+      if (r >= group.count) d[r] = 0;
+      any = any || d[r] > A(0);
+    }
+    const bool counts = any && ideal != 0;
+    for (int64_t j = lane_index(); counts && j < o.n; j += 32) {
+      const A d_j = o.discount[group.base + j];
+      if (!(d_j > A(0))) continue;
+      const A s_j = o.score[group.base + j], g_j = o.gain[group.base + j];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const bool larger = g[r] > g_j, smaller = g[r] < g_j;
+        if (!(d[r] > A(0)) || !(larger || smaller)) continue;
+        const PairLoss<A> pair = larger ? f(s[r], g[r], d[r], s_j, g_j, d_j) : f(s_j, g_j, d_j, s[r], g[r], d[r]);
+        value += larger ? pair.value : A(0);
+        slope[r] += larger ? -pair.slope : pair.slope;
+      }
+    }
+    const double sum = warp_sum(static_cast<double>(value));
+    if (lane_index() == 0) o.sums[index] = sum;
+    if (!o.gradient) continue;
+    const double scale = list_scale(o, group.list) * f.rate / ideal;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const A total = warp_sum(slope[r]);
+      if (r >= group.count || lane_index() != 0) continue;
+      store_any<A>(o.gradient, o.dtype, group.base + group.first + r,
+                   counts && d[r] > A(0) ? static_cast<A>(scale * total) : A(0));
+    }
+  }
+}
+
+// The losses of the lists and their sum.
+template <class A, bool kSmooth>
+__global__ void __launch_bounds__(kThreads) finish_kernel(const Lists<A> o) {
+  double losses = 0;
+  for (int64_t list = warp_index(); list < o.lists; list += warp_count()) {
+    const A ideal = static_cast<A>(list_sum(o.ideal, list, o.groups));
+    const double ratio = list_sum(o.sums, list, o.groups) / static_cast<double>(ideal);
+    const double loss = ideal == A(0) ? 0.0 : kSmooth ? 1 - ratio : ratio;
+    if (lane_index() != 0) continue;
+    if (o.loss) static_cast<A*>(o.loss)[list] = static_cast<A>(loss);
+    losses += loss;
+  }
+  double total;
+  if (o.total && grid_sum(losses, o.partial, o.finished, &total)) {
+    *static_cast<A*>(o.total) = static_cast<A>(total * o.factor);
+  }
+}
+
+// What a call is given and gives.
+struct Call {
+  const Tensor& scores;
+  const Tensor& relevance;
+  const OptionalTensor& mask;
+  const Options& options;
+  Reduction reduction;
+  const Tensor* incoming = nullptr;
+  void* gradient = nullptr;
+  void* loss = nullptr;
+  void* total = nullptr;
+};
+
+// Slots of the workspace tensors.
+template <class A, class T>
+A* values_of(const T& tensor, int64_t slot, int64_t stride) {
+  return static_cast<A*>(tensor.mutable_data_ptr()) + slot * stride;
+}
+
+template <template <class> class Functor, class A>
+void run(const Call& call) {
+  using F = Functor<A>;
+  const F f(call.options.data());
+  const Launch launch(call.scores);
+  Lists<A> o{};
+  o.lists = call.scores.size(0);
+  o.n = call.scores.size(1);
+  o.groups = (o.n + kRows - 1) / kRows;
+  const double k = call.options[1];
+  o.cutoff = k > 0 && k < static_cast<double>(o.n) ? static_cast<int64_t>(k) : o.n;
+  o.scores = call.scores.const_data_ptr();
+  o.relevance = call.relevance.const_data_ptr();
+  o.dtype = dtype_of(call.scores);
+  o.relevance_dtype = dtype_of(call.relevance);
+  if (call.mask) o.mask = static_cast<const uint8_t*>(call.mask->const_data_ptr());
+  const int64_t items = o.lists * o.n, groups = o.lists * o.groups;
+  Tensor values = new_tensor(call.scores, {4 * items}, accumulation_dtype(o.dtype));
+  Tensor flags = new_tensor(call.scores, {items}, Dtype::kUInt8);
+  Tensor sums = new_tensor(call.scores, {2 * groups}, Dtype::kFloat64);
+  o.score = values_of<A>(values, 0, items);
+  o.gain = values_of<A>(values, 1, items);
+  o.discount = values_of<A>(values, 2, items);
+  if (F::kSmoothRanks && call.gradient) o.fall = values_of<A>(values, 3, items);
+  o.real = values_of<uint8_t>(flags, 0, items);
+  o.ideal = values_of<double>(sums, 0, groups);
+  o.sums = values_of<double>(sums, 1, groups);
+  o.factor = call.reduction == Reduction::kMean ? 1 / static_cast<double>(o.lists) : 1;
+  o.gradient = call.gradient;
+  o.loss = call.loss;
+  o.total = call.total;
+  if (call.incoming) {
+    o.incoming = call.incoming->const_data_ptr();
+    o.incoming_scalar = call.reduction != Reduction::kNone;
+  }
+
+  constexpr int kWarps = kThreads / 32;
+  const int grid = launch.grid(groups, kWarps);
+  if (items > 0) {
+    read_kernel<A><<<launch.grid(items, kThreads), kThreads, 0, launch.stream()>>>(o);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    rank_kernel<A><<<grid, kThreads, 0, launch.stream()>>>(o);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    if constexpr (F::kSmoothRanks) {
+      smooth_kernel<F, A><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      if (o.gradient) {
+        smooth_gradient_kernel<F, A><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+        STD_CUDA_KERNEL_LAUNCH_CHECK();
+      }
+    } else {
+      pair_kernel<F, A><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+    }
+  }
+  if (o.loss == nullptr && o.total == nullptr) return;
+  const int finish_grid = launch.grid(o.lists, kWarps);
+  GridSum workspace(launch, call.scores, finish_grid);
+  o.partial = workspace.data();
+  o.finished = workspace.finished;
+  finish_kernel<A, F::kSmoothRanks><<<finish_grid, kThreads, 0, launch.stream()>>>(o);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <template <class> class Functor>
+void run_call(const Call& call) {
+  dtype_of(call.scores) == Dtype::kFloat64 ? run<Functor, double>(call) : run<Functor, float>(call);
+}
+
+template <template <class> class Functor>
+std::vector<Tensor> forward(Tensor scores, Tensor relevance, OptionalTensor mask, Options options, int64_t reduction,
+                            int64_t gradients) {
+  Call call{scores, relevance, mask, options, static_cast<Reduction>(reduction)};
+  std::vector<Tensor> out;
+  if (call.reduction == Reduction::kNone) {
+    out.push_back(new_tensor(scores, {scores.size(0)}, accumulation_dtype(dtype_of(scores))));
+    call.loss = out[0].mutable_data_ptr();
+  } else {
+    out.push_back(new_scalar(scores));
+    call.total = out[0].mutable_data_ptr();
+    if (wants(gradients, 0)) {
+      out.push_back(new_like(scores));
+      call.gradient = out[1].mutable_data_ptr();
+    }
+  }
+  run_call<Functor>(call);
+  return out;
+}
+
+template <template <class> class Functor>
+std::vector<Tensor> backward(Tensor grad_output, Tensor scores, Tensor relevance, OptionalTensor mask, Options options,
+                             int64_t reduction, int64_t gradients) {
+  if (!wants(gradients, 0)) return {};
+  Call call{scores, relevance, mask, options, static_cast<Reduction>(reduction)};
+  Tensor gradient = new_like(scores);
+  call.incoming = &grad_output;
+  call.gradient = gradient.mutable_data_ptr();
+  run_call<Functor>(call);
+  return {gradient};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+#define FL_REGISTER(op, Functor)             \
+  m.impl(#op, TORCH_BOX(&forward<Functor>)); \
+  m.impl(#op "_backward", TORCH_BOX(&backward<Functor>));
+  FL_RANKING_LOSSES(FL_REGISTER)
+#undef FL_REGISTER
+}
+
+}  // namespace fused_losses::cuda
