@@ -179,7 +179,9 @@ def draw(session, task, history, model, fresh, after) -> None:
     axis.set(title=f"Truth and prediction: R² {after['r2']:.5f}, MAE {after['mae']:.3f}",
              xlabel=f"true answer of {name}", ylabel="the network's answer")  # fmt: skip
     axis.legend(loc="upper left", markerscale=2)
-    session.picture(figure, "predictions.png", "2000 fresh questions; red arrows where the error is above 1 (worst 40)")
+    session.picture(
+        figure, "predictions.png", "2000 fresh questions; a red arrow marks an error above 1 (the 40 largest)"
+    )
 
 
 def study(session, task, chosen) -> None:

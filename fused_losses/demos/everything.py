@@ -21,7 +21,8 @@ HEADLINES = {
     "siamese": "Verification of unseen pairs: accuracy {before_accuracy:.3f} before training, {accuracy:.3f} after; "
     "ROC-AUC {before_auc:.3f} and {auc:.3f}. The reference loss reaches {reference_accuracy:.3f} and "
     "{reference_auc:.3f}; the first 50 losses differ by {first_steps_gap:.0e}.",
-    "worked_examples": "{agreeing} of {examples} numbers agree with the book or the formula.",
+    "worked_examples": "{agreeing} of {examples} numbers agree with the book or the formula. One sign in the "
+    "book is wrong: dJ/dprediction is prediction - y, not y - prediction.",
     "calculator": "On fresh sums: MSE {mse:.4f} (book 1.6901), MAE {mae:.4f} (book 1.0354), R² {r2:.5f} (book 0.9990).",
     "digits": "Test accuracy {before_accuracy:.3f} before training, {accuracy:.3f} after (nn.CrossEntropyLoss "
     "{torch_accuracy:.3f}); precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f}.",
@@ -139,8 +140,8 @@ def step_times(finished) -> str:
             rows.append(f'<tr><td>{html.escape(loss)}</td><td class="left">{html.escape(done.name)}</td>{cells}</tr>')
     return (
         '<h2 id="times">Step times</h2>\n<p>Milliseconds, medians of training steps in which the fused and the '
-        "reference loss take turns. A step is forward, loss, backward and optimiser; the loss alone is its forward and backward. "
-        "These batches are small: what counts for them is the cost of a call. The benchmarks measure large ones.</p>\n"
+        "reference loss take turns. A step is forward, loss, backward and optimiser; the loss alone is its forward and "
+        "backward. These batches are small, so the cost of a call counts most; the benchmarks measure large ones.</p>\n"
         f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

@@ -7,6 +7,8 @@ with the plain binary cross-entropy.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
@@ -15,7 +17,7 @@ from torch import nn
 
 from . import data, plots
 from .cli import positive_int
-from .training import Batches, fit, predict, step_time
+from .training import Batches, fit, predict, step_time, warm_up_and_decay
 
 SIDE, SMALL = 40, 10  # pixels of a canvas, of a digit on it
 
@@ -55,13 +57,15 @@ class SmallUNet(nn.Module):
 
         def block(*channels):
             return nn.Sequential(*(
-                layer for i, o in zip(channels, channels[1:])
+                layer for i, o in pairwise(channels)
                 for layer in (nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())
             ))  # fmt: skip
 
         self.fine, self.coarse = block(1, width, width), block(width, 2 * width, 2 * width)
         self.last = block(3 * width, width)
         self.down, self.up, self.out = nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.Conv2d(width, 1, 1)
+
+        nn.init.constant_(self.out.bias, -2.0)  # ink is rare, so the first guess is none
 
     def forward(self, x):
         fine = self.fine(x)
@@ -99,7 +103,9 @@ def run(session) -> None:
         if not found:
             found["untrained"] = judge(session, "untrained", truth, predict(model, test, session.device, 64))
         batches = Batches(images, masks, size=8, device=session.device, generator=session.generator(3))
-        fit(session, kind, model, batches, criterion, optimizer(model.parameters()), epochs=epochs)
+        adam = optimizer(model.parameters())
+        schedule = warm_up_and_decay(adam, 1, epochs * len(batches))
+        fit(session, kind, model, batches, criterion, adam, epochs=epochs, scheduler=schedule)
         logits[kind] = predict(model, test, session.device, 64)
         found[kind] = judge(session, kind, truth, logits[kind])
         step_time(session, f"{function} (masks)" if kind == "BCE" else function, model, batches, criterion, optimizer,
