@@ -1,5 +1,5 @@
-// The tensor side of the overlap family: sums of every class, a ratio of each, then the gradient while the sample is
-// still in the cache.
+// The tensor side of the overlap family and its compounds: sums of every class, a ratio of each, then the gradient
+// while the sample is still in the cache.
 #include "overlap.h"
 
 #include <cmath>
@@ -24,22 +24,21 @@ struct Call {
   const F ratio;
   const char* name;
   const Tensor& input;
-  const double* options;
   OverlapTask task;
   int64_t samples, kept, classes_of_group, groups, chunk, chunks;
   bool batch;
   const OverlapLoops& loops;
   int wide;
-  std::vector<float> weights_;
   std::vector<double> sums, by_I, by_P, losses;  // [samples, C, 3], [samples, C] (one sample with batch)
+  double second_sum = 0, second_count = 0;       // the second terms, and what their mean divides by
   std::atomic<int64_t> invalid{-1};
 
-  Call(const char* name, const Tensor& input, const Tensor& target, const Options& given)
+  Call(const char* name, const Tensor& input, const Tensor& target, const Options& given, SecondTerm second)
       : ratio(given.data()),
         name(name),
         input(input),
-        options(given.data()),
-        batch(given[4] != 0),
+        task{.options = OverlapOptions(given.data(), second)},
+        batch(task.options.batch),
         loops(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
         wide(dtype_of(input) == Dtype::kFloat64) {
     task.input = input.const_data_ptr();
@@ -50,13 +49,9 @@ struct Call {
     samples = input.size(0);
     task.positions = 1;
     for (int64_t d = 2; d < input.dim(); ++d) task.positions *= input.size(d);
-    task.activation = static_cast<Activation>(static_cast<int>(options[0]));
     task.indexed = target.dim() < input.dim();
-    task.squared = options[3] != 0;
-    task.ignoring = !std::isnan(options[6]);
-    task.ignore_index = options[6];
-    kept = task.classes - (options[5] != 0 ? 0 : 1);
-    const bool apart = task.activation != Activation::kSoftmax && !task.indexed;
+    kept = task.classes - (task.options.background ? 0 : 1);
+    const bool apart = task.options.activation != Activation::kSoftmax && !task.indexed;
     classes_of_group = apart ? 1 : task.classes;
     groups = apart ? samples * task.classes : samples;
     chunk = kOverlapChunk / (classes_of_group > 0 ? classes_of_group : 1);
@@ -69,10 +64,10 @@ struct Call {
   int64_t first(int64_t group) const { return classes_of_group == 1 ? group % task.classes : 0; }
   int64_t sample(int64_t group) const { return classes_of_group == 1 ? group / task.classes : group; }
 
-  // Sums of chunk c of a group into part [classes_of_group, 3].
+  // Sums of chunk c of a group into part [classes_of_group, 3], then the two of the second term.
   void add_chunk(int64_t group, int64_t c, double* part) {
     const int64_t from = first(group), bad = loops.sums[wide](task, sample(group), from, from + classes_of_group,
-                                                             c * chunk, end(c), part);
+                                                              c * chunk, end(c), part, part + 3 * classes_of_group);
     if (bad >= 0) {
       int64_t at = sample(group) * task.positions + bad, known = invalid.load();
       while ((known < 0 || at < known) && !invalid.compare_exchange_weak(known, at)) {
@@ -81,6 +76,17 @@ struct Call {
   }
 
   double* sums_of(int64_t group) { return &sums[((batch ? 0 : sample(group)) * task.classes + first(group)) * 3]; }
+
+  // What counts for the second term's mean where nothing is ignored.
+  double all_count() const {
+    const int64_t classes = task.options.activation == Activation::kSoftmax ? 1 : task.classes;
+    return static_cast<double>(samples * classes * task.positions);
+  }
+
+  // incoming: gradient of the result; needs second_count.
+  void set_second_scale(Reduction reduction, double incoming) {
+    task.second_scale = task.options.second_weight * incoming * reduction_factor(reduction, second_count);
+  }
 
   void write_gradient(int64_t group, int64_t c) {
     const int64_t at = (batch ? 0 : sample(group)) * task.classes + first(group);
@@ -94,7 +100,8 @@ struct Call {
     return k < 0 ? 0.0 : weights.empty() ? 1.0 : weights[k];
   }
 
-  // Loss and coefficients of classes [from, to) of row r of `sums`; incoming(r, k): gradient of the loss of kept class k.
+  // Loss and coefficients of classes [from, to) of row r of `sums`; incoming(r, k): gradient of the loss of kept class
+  // k.
   template <class Incoming>
   void finish(int64_t r, int64_t from, int64_t to, const std::vector<double>& weights, const Incoming& incoming) {
     for (int64_t c = from; c < to; ++c) {
@@ -105,8 +112,8 @@ struct Call {
         losses[at] = by_I[at] = by_P[at] = 0;
         continue;
       }
-      const OverlapLoss result = overlap_loss(ratio, s[0], s[1], s[2], task.ignoring);
-      const double factor = w * incoming(r, k);
+      const OverlapLoss result = overlap_loss(ratio, s[0], s[1], s[2], task.options.ignoring);
+      const double factor = task.options.overlap_weight * w * incoming(r, k);
       losses[at] = w * result.loss;
       by_I[at] = factor * result.by_I;
       by_P[at] = factor * result.by_P;
@@ -123,38 +130,50 @@ struct Call {
 
   // All sums; where the samples are apart and there is a gradient to write, also coefficients and gradient of each.
   template <class Incoming>
-  void run(const std::vector<double>& weights, const Incoming& incoming) {
-    const int64_t rows = batch ? 1 : samples, per_group = classes_of_group * 3;
+  void run(const std::vector<double>& weights, Reduction reduction, const Incoming& incoming) {
+    const int64_t rows = batch ? 1 : samples, per_group = classes_of_group * 3 + 2;
+    const bool second = task.options.second != SecondTerm::kNone;
     losses.assign(rows * task.classes, 0.0);
     by_I = by_P = losses;
     const int64_t cost = classes_of_group * task.positions;
-    const bool whole_groups = !batch && task.gradient && (chunks == 1 || groups >= 2 * torch::stable::get_num_threads());
+    const bool counted = !second || !task.options.ignoring;  // the second term's mean needs no sum over the targets
+    const bool whole_groups =
+        !batch && task.gradient && counted && (chunks == 1 || groups >= 2 * torch::stable::get_num_threads());
+    second_count = all_count();
+    set_second_scale(reduction, 1);
+    std::vector<double> parts(groups * chunks * per_group), seconds(2);
+    const auto add_parts = [&](int64_t g) {
+      for (int64_t c = 0; c < chunks; ++c) {
+        const double* part = &parts[(g * chunks + c) * per_group];
+        for (int64_t k = 0; k < per_group - 2; ++k) sums_of(g)[k] += part[k];
+      }
+    };
     if (whole_groups) {
       parallel(groups, cost, [&](int64_t begin, int64_t end_) {
-        std::vector<double> part(per_group);
         for (int64_t g = begin; g < end_; ++g) {
-          for (int64_t c = 0; c < chunks; ++c) {
-            add_chunk(g, c, part.data());
-            for (int64_t k = 0; k < per_group; ++k) sums_of(g)[k] += part[k];
-          }
+          for (int64_t c = 0; c < chunks; ++c) add_chunk(g, c, &parts[(g * chunks + c) * per_group]);
           if (invalid.load() >= 0) continue;
+          add_parts(g);
           finish(sample(g), first(g), first(g) + classes_of_group, weights, incoming);
           for (int64_t c = 0; c < chunks; ++c) write_gradient(g, c);
         }
       });
-      check();
-      return;
+    } else {
+      parallel(groups * chunks, cost / chunks, [&](int64_t begin, int64_t end_) {
+        for (int64_t i = begin; i < end_; ++i) add_chunk(i / chunks, i % chunks, &parts[i * per_group]);
+      });
     }
-    std::vector<double> parts(groups * chunks * per_group);
-    parallel(groups * chunks, cost / chunks, [&](int64_t begin, int64_t end_) {
-      for (int64_t i = begin; i < end_; ++i) add_chunk(i / chunks, i % chunks, &parts[i * per_group]);
-    });
     check();
     for (int64_t i = 0; i < groups * chunks; ++i) {
-      for (int64_t k = 0; k < per_group; ++k) sums_of(i / chunks)[k] += parts[i * per_group + k];
+      for (int64_t k = 0; k < 2; ++k) seconds[k] += parts[(i + 1) * per_group - 2 + k];
     }
+    second_sum = seconds[0];
+    second_count = seconds[1] > 1 ? seconds[1] : 1;
+    if (whole_groups) return;
+    for (int64_t g = 0; g < groups; ++g) add_parts(g);
     for (int64_t r = 0; r < rows; ++r) finish(r, 0, task.classes, weights, incoming);
     if (!task.gradient) return;
+    set_second_scale(reduction, 1);
     write_gradients();
   }
 
@@ -185,9 +204,10 @@ void store(Tensor& to, int64_t i, double value) {
 
 template <class F>
 std::vector<Tensor> forward(const char* name, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-                            const Options& options, int64_t reduction, int64_t gradients) {
+                            const Options& options, int64_t reduction, int64_t gradients,
+                            SecondTerm second = SecondTerm::kNone) {
   const auto reduce = static_cast<Reduction>(reduction);
-  Call<F> call(name, input, target, options);
+  Call<F> call(name, input, target, options, second);
   const int64_t rows = call.batch ? 1 : call.samples, C = call.task.classes;
   const Dtype dtype = accumulation_dtype(dtype_of(input));
   const double denominator = call.denominator(reduce);
@@ -198,12 +218,13 @@ std::vector<Tensor> forward(const char* name, const Tensor& input, const Tensor&
     out.push_back(call.batch ? new_tensor(input, {call.kept}, dtype) : new_tensor(input, {rows, call.kept}, dtype));
   }
   out.push_back(new_tensor(input, {rows, C, 3}, dtype));
+  if (second != SecondTerm::kNone) out.push_back(new_tensor(input, {1}, dtype));
   if (wants(gradients, 0)) {
     out.push_back(new_output(input));
     call.task.gradient = out.back().mutable_data_ptr();
   }
   const double factor = reduction_factor(reduce, denominator);
-  call.run(read_weights(weight), [&](int64_t, int64_t) { return factor; });
+  call.run(read_weights(weight), reduce, [&](int64_t, int64_t) { return factor; });
   double total = 0;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = C - call.kept; c < C; ++c) {
@@ -212,7 +233,12 @@ std::vector<Tensor> forward(const char* name, const Tensor& input, const Tensor&
       if (reduce == Reduction::kNone) store(out[0], r * call.kept + c - (C - call.kept), loss);
     }
   }
-  if (reduce != Reduction::kNone) set_scalar(out[0], total / denominator);
+  total *= call.task.options.overlap_weight / denominator;
+  if (second != SecondTerm::kNone) {
+    store(out[2], 0, call.second_count);
+    total += call.task.options.second_weight * call.second_sum * reduction_factor(reduce, call.second_count);
+  }
+  if (reduce != Reduction::kNone) set_scalar(out[0], total);
   for (size_t i = 0; i < call.sums.size(); ++i) store(out[1], static_cast<int64_t>(i), call.sums[i]);
   return out;
 }
@@ -220,9 +246,10 @@ std::vector<Tensor> forward(const char* name, const Tensor& input, const Tensor&
 template <class F>
 std::vector<Tensor> backward(const char* name, const Tensor& grad_output, const Tensor& saved, const Tensor& input,
                              const Tensor& target, const OptionalTensor& weight, const Options& options,
-                             int64_t reduction, int64_t gradients) {
+                             int64_t reduction, int64_t gradients, const Tensor* count = nullptr,
+                             SecondTerm second = SecondTerm::kNone) {
   const auto reduce = static_cast<Reduction>(reduction);
-  Call<F> call(name, input, target, options);
+  Call<F> call(name, input, target, options, second);
   if (!wants(gradients, 0)) return {};
   Tensor gradient = new_output(input);
   call.task.gradient = gradient.mutable_data_ptr();
@@ -239,6 +266,10 @@ std::vector<Tensor> backward(const char* name, const Tensor& grad_output, const 
       return factor * incoming[reduce == Reduction::kNone ? row * call.kept + k : 0];
     });
   }
+  if (count) {
+    call.second_count = scalar_value(*count);
+    call.set_second_scale(reduce, incoming[0]);
+  }
   call.write_gradients();
   return {gradient};
 }
@@ -246,24 +277,39 @@ std::vector<Tensor> backward(const char* name, const Tensor& grad_output, const 
 }  // namespace
 
 // The boxed entry points of one loss.
-#define FL_DEFINE(op, Functor)                                                                                        \
+#define FL_DEFINE(op, Functor)                                                                                         \
   std::vector<Tensor> op##_cpu(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction, \
-                               int64_t gradients) {                                                                   \
-    return forward<Functor>(#op, input, target, weight, options, reduction, gradients);                               \
-  }                                                                                                                   \
-  std::vector<Tensor> op##_backward_cpu(Tensor grad_output, Tensor sums, Tensor input, Tensor target,                 \
-                                        OptionalTensor weight, Options options, int64_t reduction,                    \
-                                        int64_t gradients) {                                                          \
-    return backward<Functor>(#op, grad_output, sums, input, target, weight, options, reduction, gradients);           \
+                               int64_t gradients) {                                                                    \
+    return forward<Functor>(#op, input, target, weight, options, reduction, gradients);                                \
+  }                                                                                                                    \
+  std::vector<Tensor> op##_backward_cpu(Tensor grad_output, Tensor sums, Tensor input, Tensor target,                  \
+                                        OptionalTensor weight, Options options, int64_t reduction,                     \
+                                        int64_t gradients) {                                                           \
+    return backward<Functor>(#op, grad_output, sums, input, target, weight, options, reduction, gradients);            \
   }
 FL_OVERLAP_LOSSES(FL_DEFINE)
 #undef FL_DEFINE
 
+#define FL_DEFINE(op, kSecond)                                                                                         \
+  std::vector<Tensor> op##_cpu(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction, \
+                               int64_t gradients) {                                                                    \
+    return forward<Dice>(#op, input, target, weight, options, reduction, gradients, SecondTerm::kSecond);              \
+  }                                                                                                                    \
+  std::vector<Tensor> op##_backward_cpu(Tensor grad_output, Tensor sums, Tensor count, Tensor input, Tensor target,    \
+                                        OptionalTensor weight, Options options, int64_t reduction,                     \
+                                        int64_t gradients) {                                                           \
+    return backward<Dice>(#op, grad_output, sums, input, target, weight, options, reduction, gradients, &count,        \
+                          SecondTerm::kSecond);                                                                        \
+  }
+FL_COMPOUND_LOSSES(FL_DEFINE)
+#undef FL_DEFINE
+
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor)          \
-  m.impl(#op, TORCH_BOX(&op##_cpu));      \
+#define FL_REGISTER(op, Functor)     \
+  m.impl(#op, TORCH_BOX(&op##_cpu)); \
   m.impl(#op "_backward", TORCH_BOX(&op##_backward_cpu));
   FL_OVERLAP_LOSSES(FL_REGISTER)
+  FL_COMPOUND_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }
 

@@ -4,28 +4,28 @@
 #include <cstdint>
 
 #include "../dtype.h"
+#include "../overlap_options.h"
 
 namespace fused_losses {
-
-enum class Activation : int { kNone = 0, kSigmoid = 1, kSoftmax = 2 };
 
 struct OverlapTask {
   const void* input = nullptr;   // [B, C, S]
   const void* target = nullptr;  // [B, C, S] of any dense dtype, or class indices [B, S] with `indexed`
   Dtype input_dtype, target_dtype;
   int64_t classes = 0, positions = 0;  // C, S
-  Activation activation = Activation::kNone;
-  bool indexed = false, squared = false, ignoring = false;
-  double ignore_index = 0;
+  bool indexed = false;
+  OverlapOptions options;
   void* gradient = nullptr;  // [B, C, S] dtype of input
+  double second_scale = 0;   // factor of the second term's gradient
 };
 
-// Sums over positions [begin, end) of one sample: sums[3 * c + {0, 1, 2}] = I, P, G of class c in [first, last).
+// Sums over positions [begin, end) of one sample: sums[3 * c + {0, 1, 2}] = I, P, G of class c in [first, last);
+// second[2]: the second terms, and the number of elements (softmax: positions) that count for their mean.
 // Returns the lowest position whose class index is not a class, or -1.
 using OverlapSums = int64_t (*)(const OverlapTask&, int64_t sample, int64_t first, int64_t last, int64_t begin,
-                                int64_t end, double* sums);
-// Writes the gradient at positions [begin, end) of one sample: with p the activated input, by_I[c] g + by_P[c] (2 p with
-// `squared`) pulled back through the activation.
+                                int64_t end, double* sums, double* second);
+// Writes the gradient at positions [begin, end) of one sample: with p the activated input, by_I[c] g + by_P[c] (2 p
+// with `squared`) pulled back through the activation, and second_scale times the second term's.
 using OverlapGradient = void (*)(const OverlapTask&, int64_t sample, int64_t first, int64_t last, int64_t begin,
                                  int64_t end, const double* by_I, const double* by_P);
 
