@@ -1,6 +1,8 @@
 // The tensor side of the elementwise family: one result for each element, one pass for loss and gradient.
 #include "elementwise.h"
 
+#include <cmath>
+
 #include "../checks.h"
 #include "isa.h"
 
@@ -22,11 +24,15 @@ struct Broadcast {
 
 Source whole(const Tensor& t) { return {t.const_data_ptr(), dtype_of(t)}; }
 
+constexpr int64_t kLongRun = 512;
+
+// The values of `t`, `copies` times over.
 template <class A>
-void read_as(const Tensor& t, std::vector<A>* out) {
+void read_as(const Tensor& t, int64_t copies, std::vector<A>* out) {
   const int64_t n = t.numel();
-  out->resize(n);
+  out->resize(n * copies);
   read_values(t.const_data_ptr(), dtype_of(t), 0, n, out->data());
+  for (int64_t i = n; i < n * copies; ++i) (*out)[i] = (*out)[i - n];
 }
 
 // `t` broadcast to `input` (from the last dimension): all of it, one element, or one run of equal dimensions.
@@ -36,15 +42,19 @@ void broadcast(const OptionalTensor& t, const Tensor& input, Broadcast* out) {
     out->source = whole(*t);
     return;
   }
+  // Alone, a short run would be copied piece by piece: repeated, it is read in long ones.
   const Dtype dtype = accumulation_dtype(dtype_of(input));
   int64_t inner = 1;
-  for (int64_t d = t->dim() - 1, i = input.dim() - 1; d >= 0 && t->size(d) == 1; --d, --i) inner *= input.size(i);
-  out->source = {nullptr, dtype, t->numel(), t->numel() == 1 ? 1 : inner};
+  if (t->numel() > 1) {
+    for (int64_t d = t->dim() - 1, i = input.dim() - 1; d >= 0 && t->size(d) == 1; --d, --i) inner *= input.size(i);
+  }
+  const int64_t copies = inner == 1 && t->numel() < kLongRun ? kLongRun / (t->numel() > 0 ? t->numel() : 1) : 1;
+  out->source = {nullptr, dtype, t->numel() * copies, inner};
   if (dtype == Dtype::kFloat64) {
-    read_as(*t, &out->doubles);
+    read_as(*t, copies, &out->doubles);
     out->source.data = out->doubles.data();
   } else {
-    read_as(*t, &out->floats);
+    read_as(*t, copies, &out->floats);
     out->source.data = out->floats.data();
   }
 }
@@ -81,7 +91,8 @@ struct Call {
   double denominator(Reduction reduction) const {
     if (reduction == Reduction::kBatchMean) return static_cast<double>(input.size(0));
     if (reduction != Reduction::kMean) return 1;
-    if (!entry.count[wide] || (entry.counts_weights && !task.weight)) return static_cast<double>(n);
+    const bool counts = entry.counts_weights ? bool(task.weight) : entry.count[wide] && !std::isnan(task.options[0]);
+    if (!counts) return static_cast<double>(n);
     return chunked_sum(n, [&](int64_t begin, int64_t end) { return entry.count[wide](task, begin, end); });
   }
 

@@ -29,13 +29,16 @@ A elementwise_block(const F f, const A* __restrict x, const A* __restrict t, con
   for (int64_t i = 0; i < n; ++i) {
     const Terms<A> r = f(x[i], t[i], kExtras ? p[i] : A(1));
     const A wi = kExtras ? w[i] : A(1);
-    bool counts = true;
-    if constexpr (F::kIgnores) counts = !f.ignored(t[i]);
-    const A value = counts ? wi * r.loss : A(0);
+    A value = wi * r.loss, slope = scale * wi;
+    if constexpr (F::kIgnores) value = t[i] == f.ignore_index ? A(0) : value;
     if constexpr ((kOut & kSum) != 0) sum += value;
     if constexpr ((kOut & kLoss) != 0) loss[i] = value;
-    if constexpr ((kOut & kGradInput) != 0) grad_input[i] = counts ? scale * wi * r.grad_input : A(0);
-    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = counts ? scale * wi * r.grad_target : A(0);
+    if constexpr ((kOut & kGradInput) != 0) {
+      A grad = slope * r.grad_input;
+      if constexpr (F::kIgnores) grad = t[i] == f.ignore_index ? A(0) : grad;
+      grad_input[i] = grad;
+    }
+    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = slope * r.grad_target;
   }
   return sum;
 }
@@ -70,7 +73,12 @@ const A* values(const Source& s, int64_t begin, int64_t n, A* buffer) {
     const int64_t left = s.inner == 1 ? s.period - row % s.period : s.inner - (begin + i) % s.inner;
     const int64_t run = left < n - i ? left : n - i;
     const A* from = table + row % s.period;
-    for (int64_t k = 0; k < run; ++k) buffer[i + k] = from[s.inner == 1 ? k : 0];
+    if (s.inner == 1) {
+      std::memcpy(buffer + i, from, run * sizeof(A));
+    } else {
+      const A value = *from;
+      for (int64_t k = 0; k < run; ++k) buffer[i + k] = value;
+    }
     i += run;
   }
   return buffer;
@@ -86,6 +94,12 @@ A* output(void* data, Dtype dtype, int64_t begin, A* buffer) {
   return data && dtype == kDtypeOf<A> ? static_cast<A*>(data) + begin : buffer;
 }
 
+template <class A>
+const A* ones(int64_t n, A* buffer) {
+  for (int64_t i = 0; i < n; ++i) buffer[i] = A(1);
+  return buffer;
+}
+
 // The weight of each element times its incoming gradient; ones where neither is given.
 template <class A>
 const A* factors(const ElementwiseTask& task, int64_t begin, int64_t n, A* buffer, A* second) {
@@ -97,8 +111,7 @@ const A* factors(const ElementwiseTask& task, int64_t begin, int64_t n, A* buffe
   }
   if (task.weight) return values(task.weight, begin, n, buffer);
   if (task.incoming) return values(task.incoming, begin, n, buffer);
-  for (int64_t i = 0; i < n; ++i) buffer[i] = A(1);
-  return buffer;
+  return ones(n, buffer);
 }
 
 template <class F, class A, int kOut>
@@ -129,13 +142,7 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
     if (kOut & kLoss) loss += at;
     if (extras) {
       const A* w = factors(task, at, n, ws, gs);
-      const A* p = nullptr;
-      if (task.pos_weight) {
-        p = values(task.pos_weight, at, n, ps);
-      } else {
-        for (int64_t i = 0; i < n; ++i) ps[i] = A(1);
-        p = ps;
-      }
+      const A* p = task.pos_weight ? values(task.pos_weight, at, n, ps) : ones(n, ps);
       sum += elementwise_block<F, A, kOut, true>(f, x, t, w, p, scale, loss, grad_input, grad_target, n);
     } else {
       sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
@@ -162,6 +169,20 @@ double elementwise_loop(const ElementwiseTask& task, int64_t begin, int64_t end)
   });
 }
 
+template <class F, class A>
+double count_block(const F f, const A* __restrict v, const int64_t n) {
+  A count = 0;
+#pragma omp simd reduction(+ : count)
+  for (int64_t i = 0; i < n; ++i) {
+    if constexpr (F::kIgnores) {
+      count += f.ignored(v[i]) ? A(0) : A(1);
+    } else {
+      count += v[i];
+    }
+  }
+  return count;
+}
+
 // What elements [begin, end) add to the denominator of the mean: the weights, or the number not ignored.
 template <template <class> class Functor, class A>
 double elementwise_count(const ElementwiseTask& task, int64_t begin, int64_t end) {
@@ -172,13 +193,7 @@ double elementwise_count(const ElementwiseTask& task, int64_t begin, int64_t end
     for (int64_t at = begin; at < end; at += kBlock) {
       const int64_t n = kBlock < end - at ? kBlock : end - at;
       const A* v = values(F::kWeightedMean ? task.weight : task.target, at, n, buffer);
-      for (int64_t i = 0; i < n; ++i) {
-        if constexpr (F::kIgnores) {
-          count += f.ignored(v[i]) ? 0.0 : 1.0;
-        } else {
-          count += static_cast<double>(v[i]);
-        }
-      }
+      count += count_block<F, A>(f, v, n);
     }
     return count;
   });

@@ -184,7 +184,8 @@ void run(Operands o, const Tensor& input, const Tensor& target, const Options& o
     Functor<A>::with(options.data(), [&](auto f) {
       using F = decltype(f);
       Tensor denominator;
-      if (reduction == Reduction::kMean && (F::kIgnores || (F::kWeightedMean && o.weight.data))) {
+      const bool ignores = F::kIgnores && !std::isnan(options[0]);  // options[0]: ignore_index
+      if (reduction == Reduction::kMean && (ignores || (F::kWeightedMean && o.weight.data))) {
         if constexpr (F::kIgnores || F::kWeightedMean) {
           denominator = new_tensor(input, {1}, Dtype::kFloat64);
           double* value = static_cast<double*>(denominator.mutable_data_ptr());

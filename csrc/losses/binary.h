@@ -67,8 +67,8 @@ struct WeightedBinaryCrossEntropy : Plain<WeightedBinaryCrossEntropy<A>> {
 };
 
 // alpha_t u^gamma ce, u = 1 - p_t = p (1-t) + q t, alpha_t = alpha t + (1-alpha)(1-t) (Lin et al., "Focal Loss", 2017).
-// With r = p q / u, which stays in [0, 1], the derivative is alpha_t u^gamma (ce' + gamma (1-2t) r ce): no power of u
-// with a negative exponent. kGamma < 0: any gamma, in log space.
+// The derivative is alpha_t [u^gamma ce' + gamma (1-2t) u^(gamma-1) p q ce]. kGamma < 0: any gamma, in log space, with
+// u^(gamma-1) p q as u^gamma r, r = p q / u in [0, 1]: no power of u with a negative exponent.
 template <class A, int kGamma>
 struct SigmoidFocalGamma : Plain<SigmoidFocalGamma<A, kGamma>> {
   static constexpr bool kIgnores = true;
@@ -86,21 +86,21 @@ struct SigmoidFocalGamma : Plain<SigmoidFocalGamma<A, kGamma>> {
     const Terms<A> ce = logistic_terms(s, t, pos_weight);
     const A alpha = at_one * t + at_zero * (A(1) - t);
     if constexpr (kGamma == 0) return {alpha * ce.loss, alpha * ce.grad_input, A(0)};
-    const A tiny = A(1e-37);  // keeps 0/0 away where p or q underflows: then r is q or p
-    const A p = s.p > tiny ? s.p : tiny, q = s.q > tiny ? s.q : tiny;
-    const A u = p * (A(1) - t) + q * t, r = p * q / u;
-    A power;
-    if constexpr (kGamma == 1) {
-      power = u;
-    } else if constexpr (kGamma == 2) {
-      power = u * u;
-    } else if constexpr (kGamma == 3) {
-      power = u * u * u;
+    const A turn = gamma * (A(1) - A(2) * t) * ce.loss;
+    A power, slope;
+    if constexpr (kGamma > 0) {
+      const A u = s.p * (A(1) - t) + s.q * t;
+      const A lower = kGamma == 1 ? A(1) : (kGamma == 2 ? u : u * u);
+      power = lower * u;
+      slope = power * ce.grad_input + turn * lower * (s.p * s.q);
     } else {
+      const A tiny = A(1e-37);  // keeps 0/0 away where p or q underflows: then r is q or p
+      const A p = s.p > tiny ? s.p : tiny, q = s.q > tiny ? s.q : tiny;
+      const A u = p * (A(1) - t) + q * t;
       power = pow_from_log(log_(u), gamma);
+      slope = power * (ce.grad_input + turn * (p * q / u));
     }
-    const A slope = ce.grad_input + gamma * (A(1) - A(2) * t) * r * ce.loss;
-    return {alpha * power * ce.loss, alpha * power * slope, A(0)};
+    return {alpha * power * ce.loss, alpha * slope, A(0)};
   }
 };
 
