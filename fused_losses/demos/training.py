@@ -69,7 +69,7 @@ def fit(session, name, model, batches, criterion, optimizer, *, epochs, losses=f
                 for part, value in extra.items():
                     parts.setdefault(part, []).append(value.detach())
                 bar.update()
-            steps = torch.stack(steps).float().cpu()
+            steps = torch.stack(steps).double().cpu()
             history["steps"] += steps.tolist()
             history["train"].append(steps.mean().item())
             for part, values in parts.items():
