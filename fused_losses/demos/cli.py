@@ -75,8 +75,8 @@ def shared_options(parser: argparse.ArgumentParser, name: str) -> None:
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one"
     )
-    group.add_argument("--output", type=Path, default=Path("demo_output") / name, metavar="DIR",
-                       help=f"folder of the pictures and of results.json (default demo_output/{name})")  # fmt: skip
+    group.add_argument("--output", type=Path, default=Path("output") / name, metavar="DIR",
+                       help=f"folder of the pictures and of results.json (default output/{name})")  # fmt: skip
     group.add_argument("--quick", action="store_true", help="a few seconds: less data, fewer epochs")
 
 

@@ -142,6 +142,6 @@ def step_times(finished) -> str:
         '<h2 id="times">Step times</h2>\n<p>Milliseconds, medians of training steps in which the fused and the '
         "reference loss take turns. A step is forward, loss, backward and optimiser; the loss alone is its forward and "
         "backward. These batches are small, so the cost of a call counts most; the benchmarks measure large ones.</p>\n"
-        f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>"
+        f"<table><thead><tr>{''.join(f'<th{" class=left" * (head == "in demo")}>{head}</th>' for head in heads)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

@@ -74,13 +74,14 @@ def image_grid(images, columns: int, titles=None, *, cell: float = 1.1, title: s
     """Pictures [n, H, W] or [n, H, W, 3] in [0, 1] row by row, each under its title."""
     rows = -(-len(images) // columns)
     shape = np.asarray(images[0]).shape
-    height = (cell * shape[0] / shape[1] + (0.28 if titles is not None else 0.05)) * rows + (0.5 if title else 0)
+    titled = 0 if titles is None else sum(any(titles[row * columns : (row + 1) * columns]) for row in range(rows))
+    height = (cell * shape[0] / shape[1] + 0.05) * rows + 0.25 * titled + (0.5 if title else 0)
     figure, grid = plt.subplots(rows, columns, figsize=(cell * columns + 0.2, height), squeeze=False)
     for number, axis in enumerate(grid.ravel()):
         axis.axis("off")
         if number < len(images):
             axis.imshow(np.clip(np.asarray(images[number]), 0, 1), cmap=cmap, vmin=0, vmax=1)
-            if titles is not None:
+            if titles is not None and titles[number]:
                 axis.set_title(titles[number], fontsize=10, fontweight="normal",
                                color=BLACK if colours is None else colours[number])  # fmt: skip
     if title:
