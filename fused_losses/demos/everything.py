@@ -138,10 +138,11 @@ def step_times(finished) -> str:
             ratio = f"{t['loss_reference_ms'] / t['loss_fused_ms']:.2f}×"
             cells = "".join(f"<td>{cell}</td>" for cell in (*times, ratio))
             rows.append(f'<tr><td>{html.escape(loss)}</td><td class="left">{html.escape(done.name)}</td>{cells}</tr>')
+    titles = "".join(f'<th class="left">{h}</th>' if h == "in demo" else f"<th>{h}</th>" for h in heads)
     return (
         '<h2 id="times">Step times</h2>\n<p>Milliseconds, medians of training steps in which the fused and the '
         "reference loss take turns. A step is forward, loss, backward and optimiser; the loss alone is its forward and "
         "backward. These batches are small, so the cost of a call counts most; the benchmarks measure large ones.</p>\n"
-        f"<table><thead><tr>{''.join(f'<th{" class=left" * (head == "in demo")}>{head}</th>' for head in heads)}</tr></thead>"
+        f"<table><thead><tr>{titles}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
