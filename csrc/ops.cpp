@@ -26,13 +26,13 @@ constexpr const char* kCall = ", float[] options, int reduction, int gradients) 
 STABLE_TORCH_LIBRARY(fused_losses, m) {
   // Multiplies a gradient in place by the incoming scalar; does nothing where that is 1.
   m.def("scale_(Tensor(a!) gradient, Tensor grad_output) -> ()");
-#define FL_SCHEMA(op, ...)                                                                       \
-  m.def((std::string(#op "(") + arguments + kCall).c_str());                                     \
+#define FL_SCHEMA(op, ...)                                   \
+  m.def((std::string(#op "(") + arguments + kCall).c_str()); \
   m.def((std::string(#op "_backward(") + incoming + ", " + arguments + kCall).c_str());
-#define FL_FAMILY(family, LOSSES, ARGUMENTS, INCOMING)       \
-  {                                                          \
+#define FL_FAMILY(family, LOSSES, ARGUMENTS, INCOMING)            \
+  {                                                               \
     const std::string arguments = ARGUMENTS, incoming = INCOMING; \
-    LOSSES(FL_SCHEMA)                                        \
+    LOSSES(FL_SCHEMA)                                             \
   }
   FL_FAMILIES(FL_FAMILY)
 #undef FL_FAMILY
@@ -61,8 +61,8 @@ py::dict build_info() {
   info["cxx_standard"] = static_cast<int64_t>(__cplusplus);
   info["torch"] = std::to_string(TORCH_VERSION_MAJOR) + "." + std::to_string(TORCH_VERSION_MINOR) + "." +
                   std::to_string(TORCH_VERSION_PATCH);
-  info["stable_abi_target"] = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
-                              std::to_string(TORCH_TARGET_VERSION >> 48 & 0xff);
+  info["stable_abi_target"] =
+      std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string(TORCH_TARGET_VERSION >> 48 & 0xff);
   return info;
 }
 
@@ -75,7 +75,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "How this library was built.");
   m.def("losses", &losses, "Every op and its family.");
   m.def("cpu_isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set the CPU loops use.");
-  m.def("set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),
-        "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it.");
+  m.def(
+      "set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),
+      "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it.");
   m.def("cpu_isas", &supported_isas, "The instruction sets this CPU supports.");
 }

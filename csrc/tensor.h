@@ -24,15 +24,24 @@ enum class Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 
 inline Dtype dtype_of(const Tensor& t) {
   using torch::headeronly::ScalarType;
   switch (t.scalar_type()) {
-    case ScalarType::Float: return Dtype::kFloat32;
-    case ScalarType::Double: return Dtype::kFloat64;
-    case ScalarType::Half: return Dtype::kFloat16;
-    case ScalarType::BFloat16: return Dtype::kBFloat16;
+    case ScalarType::Float:
+      return Dtype::kFloat32;
+    case ScalarType::Double:
+      return Dtype::kFloat64;
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
     case ScalarType::Bool:
-    case ScalarType::Byte: return Dtype::kUInt8;
-    case ScalarType::Int: return Dtype::kInt32;
-    case ScalarType::Long: return Dtype::kInt64;
-    default: STD_TORCH_CHECK(false, "fused_losses: expected a floating, bool, uint8, int32 or int64 tensor"); __builtin_unreachable();
+    case ScalarType::Byte:
+      return Dtype::kUInt8;
+    case ScalarType::Int:
+      return Dtype::kInt32;
+    case ScalarType::Long:
+      return Dtype::kInt64;
+    default:
+      STD_TORCH_CHECK(false, "fused_losses: expected a floating, bool, uint8, int32 or int64 tensor");
+      __builtin_unreachable();
   }
 }
 
@@ -48,19 +57,32 @@ inline Tensor new_tensor(const Tensor& like, const int64_t* shape, int64_t dims,
   }
   int32_t code = 0, device_type = 0, device_index = 0;
   switch (dtype) {
-    case Dtype::kFloat32: code = aoti_torch_dtype_float32(); break;
-    case Dtype::kFloat64: code = aoti_torch_dtype_float64(); break;
-    case Dtype::kFloat16: code = aoti_torch_dtype_float16(); break;
-    case Dtype::kBFloat16: code = aoti_torch_dtype_bfloat16(); break;
-    case Dtype::kUInt8: code = aoti_torch_dtype_uint8(); break;
-    case Dtype::kInt32: code = aoti_torch_dtype_int32(); break;
-    case Dtype::kInt64: code = aoti_torch_dtype_int64(); break;
+    case Dtype::kFloat32:
+      code = aoti_torch_dtype_float32();
+      break;
+    case Dtype::kFloat64:
+      code = aoti_torch_dtype_float64();
+      break;
+    case Dtype::kFloat16:
+      code = aoti_torch_dtype_float16();
+      break;
+    case Dtype::kBFloat16:
+      code = aoti_torch_dtype_bfloat16();
+      break;
+    case Dtype::kUInt8:
+      code = aoti_torch_dtype_uint8();
+      break;
+    case Dtype::kInt32:
+      code = aoti_torch_dtype_int32();
+      break;
+    case Dtype::kInt64:
+      code = aoti_torch_dtype_int64();
+      break;
   }
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, shape, strides.data(), code, device_type, device_index, &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, shape, strides.data(), code, device_type, device_index, &made));
   return Tensor(made);
 }
 

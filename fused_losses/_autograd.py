@@ -29,8 +29,6 @@ def fused(op: Op, tensors: tuple, options: Sequence[float], reduction: int, keyw
     tensors: the arguments named in `op.tensors`, in that order, None for one not given; already checked.
     options, reduction: the same facts as numbers for the kernel; keywords: all other arguments of the reference.
     """
-    if op.forward is None:  # DEVELOPMENT ONLY
-        return op.call_reference(tensors, keywords)
     needs, plain, bit = 0, True, 1
     for t in tensors:
         if t is not None:
@@ -138,7 +136,10 @@ class FusedLoss(Function):
         else:
             if eager and not _keeps_graph():
                 ctx.gradients = None  # not handed over: free it before the recomputed one is allocated
-            incoming, tensors = _contiguous(grad_outputs), _contiguous(tensors)  # an expanded scalar comes in from sum()
+            incoming, tensors = (
+                _contiguous(grad_outputs),
+                _contiguous(tensors),
+            )  # an expanded scalar comes in from sum()
             gradients = op.backward(*incoming, *rest[: op.saved], *tensors, options, reduction, needs)
         return _at_positions(gradients, needs, n)
 

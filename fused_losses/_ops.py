@@ -14,10 +14,7 @@ from typing import Callable
 
 import torch
 
-try:  # DEVELOPMENT ONLY, removed when all kernels exist
-    from . import _C  # noqa: F401  (registers the schemas and the CPU kernels)
-except ImportError:
-    _C = None
+from . import _C  # noqa: F401  (registers the schemas and the CPU kernels)
 
 NONE, MEAN, SUM, BATCHMEAN = range(4)
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -64,9 +61,6 @@ class Op:
         self.reference, self.tensors, self.shape = reference, tensors, shape
         self.differentiable = sum(1 << tensors.index(name) for name in differentiable)  # bit mask
         self.losses, self.saved, self.saved_shapes = losses, saved, saved_shapes
-        if not hasattr(_NAMESPACE, self.name):  # DEVELOPMENT ONLY
-            self.forward = None
-            return
         self.forward = getattr(_NAMESPACE, self.name).default
         self.run = self.forward._op  # for eager mode: the overload's own call is a Python frame more
         self.backward = getattr(_NAMESPACE, f"{self.name}_backward").default
@@ -100,11 +94,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
-if _C is not None:
-    scale_ = _NAMESPACE.scale_.default
+scale_ = _NAMESPACE.scale_.default
 
-    @torch.library.register_fake("fused_losses::scale_")
-    def _fake_scale_(gradient, grad_output):
-        return None
-else:
-    scale_ = None
+
+@torch.library.register_fake("fused_losses::scale_")
+def _fake_scale_(gradient, grad_output):
+    return None

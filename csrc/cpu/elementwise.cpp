@@ -72,7 +72,8 @@ struct Call {
 
   Call(ElementwiseOp op, const Tensor& input, const Tensor& target, const OptionalTensor& w, const OptionalTensor& p,
        const Options& options)
-      : entry(for_isa(base::elementwise_loops, avx2::elementwise_loops, avx512::elementwise_loops)[static_cast<int>(op)]),
+      : entry(
+            for_isa(base::elementwise_loops, avx2::elementwise_loops, avx512::elementwise_loops)[static_cast<int>(op)]),
         op(op),
         input(input),
         n(input.numel()),
@@ -160,8 +161,8 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, Op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor)                             \
-  m.impl(#op, TORCH_BOX(&forward<ElementwiseOp::op>));       \
+#define FL_REGISTER(op, Functor)                       \
+  m.impl(#op, TORCH_BOX(&forward<ElementwiseOp::op>)); \
   m.impl(#op "_backward", TORCH_BOX(&backward<ElementwiseOp::op>));
   FL_ELEMENTWISE_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

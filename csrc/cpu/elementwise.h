@@ -1,4 +1,5 @@
-// What the tensor side of the elementwise family hands to the hot loops, and the table of loops of each instruction set.
+// What the tensor side of the elementwise family hands to the hot loops, and the table of loops of each instruction
+// set.
 #pragma once
 
 #include <atomic>
@@ -23,7 +24,7 @@ struct Source {
 // One call: operands, outputs (null where not wanted) and the factor of every gradient.
 struct ElementwiseTask {
   Source input, target, weight, pos_weight;
-  Source incoming;                // gradient of a loss that was not reduced
+  Source incoming;  // gradient of a loss that was not reduced
   const double* options;
   double scale = 1;               // incoming scalar gradient / denominator
   void* loss = nullptr;           // [n] accumulation dtype
@@ -38,7 +39,7 @@ using ElementwiseLoop = double (*)(const ElementwiseTask&, int64_t begin, int64_
 using ElementwiseCount = double (*)(const ElementwiseTask&, int64_t begin, int64_t end);
 
 struct ElementwiseEntry {
-  ElementwiseLoop run[2];       // by accumulation dtype: float, double
+  ElementwiseLoop run[2];  // by accumulation dtype: float, double
   ElementwiseCount count[2];
   bool counts_weights;          // the denominator is the sum of the weights
   const char* expected_target;  // what a target must be, or null where any will do

@@ -10,9 +10,9 @@
 
 namespace fused_losses {
 namespace base {
-#include "../math.h"
+#include "../numerics.h"
 #include "convert.h"
-}
+}  // namespace base
 
 namespace {
 
@@ -65,7 +65,8 @@ Isa active_isa() { return static_cast<Isa>(current().load(std::memory_order_rela
 Isa set_isa(const std::string& name) {
   Isa isa = automatic_isa();
   if (!name.empty() && !parse(name, &isa)) {
-    throw std::invalid_argument("set_cpu_isa: expected \"default\", \"avx2\", \"avx512\" or \"\", got \"" + name + "\"");
+    throw std::invalid_argument("set_cpu_isa: expected \"default\", \"avx2\", \"avx512\" or \"\", got \"" + name +
+                                "\"");
   }
   current() = static_cast<int>(isa);
   return isa;

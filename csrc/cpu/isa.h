@@ -26,7 +26,7 @@ const auto& for_isa(const Table& base, const Table& avx2, const Table& avx512) {
   return isa == Isa::kAvx512 ? avx512 : isa == Isa::kAvx2 ? avx2 : base;
 }
 
-constexpr int64_t kChunk = 16 * 1024;          // elements for which one partial sum is kept
+constexpr int64_t kChunk = 16 * 1024;             // elements for which one partial sum is kept
 constexpr int64_t kParallelElements = 64 * 1024;  // below this a fork costs more than it saves
 
 // run(begin, end) over parts of [0, n), `cost` elements of work each; the parts depend on the threads, so a result must
@@ -62,7 +62,8 @@ double chunked_sum(int64_t n, const Part& part) {
   return chunked_sum(n, 1, part);
 }
 
-// Asks for huge pages under a large fresh output, before it is touched: faulting its pages in costs more than the kernel.
+// Asks for huge pages under a large fresh output, before it is touched: faulting its pages in costs more than the
+// kernel.
 void expect_large_writes(void* data, int64_t bytes);
 
 // A new output like `t` for a kernel that writes all of it.

@@ -180,8 +180,8 @@ struct VaeCall {
 void add_scaled(const Tensor& a, double factor, const Tensor& b, Tensor* to) {
   for (int64_t i = 0, n = a.numel(); i < n; ++i) {
     if (dtype_of(a) == Dtype::kFloat64) {
-      static_cast<double*>(to->mutable_data_ptr())[i] =
-          static_cast<const double*>(a.const_data_ptr())[i] + factor * static_cast<const double*>(b.const_data_ptr())[i];
+      static_cast<double*>(to->mutable_data_ptr())[i] = static_cast<const double*>(a.const_data_ptr())[i] +
+                                                        factor * static_cast<const double*>(b.const_data_ptr())[i];
     } else {
       static_cast<float*>(to->mutable_data_ptr())[i] = static_cast<float>(
           static_cast<const float*>(a.const_data_ptr())[i] + factor * static_cast<const float*>(b.const_data_ptr())[i]);
@@ -239,8 +239,8 @@ std::vector<Tensor> vae_backward(Tensor grad_total, Tensor grad_reconstruction, 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(set, op)                                 \
-  m.impl(#op, TORCH_BOX(&set##_forward<PairsOp::op>));       \
+#define FL_REGISTER(set, op)                           \
+  m.impl(#op, TORCH_BOX(&set##_forward<PairsOp::op>)); \
   m.impl(#op "_backward", TORCH_BOX(&set##_backward<PairsOp::op>));
 #define FL_PAIR(op, Functor) FL_REGISTER(pair, op)
 #define FL_GAUSSIAN(op, Functor) FL_REGISTER(gaussian, op)

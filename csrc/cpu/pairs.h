@@ -10,16 +10,16 @@ namespace fused_losses {
 
 // One call. Element j of row i of operand k is operand[k][i * length + j], in operand_dtype[k]; a missing one is 0.
 struct PairsTask {
-  const void* operand[4] = {};     // [rows, length]
+  const void* operand[4] = {};  // [rows, length]
   Dtype operand_dtype[4] = {};
-  void* grad[4] = {};              // [rows, length] dtype of the operand; null where not wanted
-  const void* target = nullptr;    // [rows] any dtype, for losses that have one
+  void* grad[4] = {};            // [rows, length] dtype of the operand; null where not wanted
+  const void* target = nullptr;  // [rows] any dtype, for losses that have one
   Dtype target_dtype = Dtype::kFloat32;
   const void* incoming = nullptr;  // [rows] accumulation dtype: gradient of a loss that was not reduced
   void* loss = nullptr;            // [rows] accumulation dtype, for "none"
   int64_t length = 0;
-  bool flat = false;               // a reduced linear loss: begin and end count elements, not rows
-  double scale = 1;                // incoming scalar gradient / denominator
+  bool flat = false;  // a reduced linear loss: begin and end count elements, not rows
+  double scale = 1;   // incoming scalar gradient / denominator
   const double* options = nullptr;
 };
 

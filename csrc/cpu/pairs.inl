@@ -4,7 +4,7 @@
 
 namespace fused_losses::FL_ISA {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "convert.h"
 #include "../losses/terms.h"
 #include "../losses/binary.h"
@@ -51,7 +51,8 @@ struct PairBuffers {
 
 // Elements [begin, end): sum of the terms; with kGrads the gradients are written.
 template <class F, class A, unsigned kGrads>
-double pairs_range(const F f, const PairsTask& task, A coefficient, int64_t begin, int64_t end, PairBuffers<A>* buffers) {
+double pairs_range(const F f, const PairsTask& task, A coefficient, int64_t begin, int64_t end,
+                   PairBuffers<A>* buffers) {
   double sum = 0;
   for (int64_t at = begin; at < end; at += kPairBlock) {
     const int64_t n = kPairBlock < end - at ? kPairBlock : end - at;

@@ -8,7 +8,7 @@
 
 namespace fused_losses {
 namespace base {
-#include "../math.h"
+#include "../numerics.h"
 #include "convert.h"
 }  // namespace base
 

@@ -4,7 +4,7 @@
 
 namespace fused_losses::FL_ISA {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "../losses/ranking.h"
 
 // Sum of the steps of n items over item i; with kSlope their slopes are kept.

@@ -3,7 +3,7 @@
 
 namespace fused_losses::FL_ISA {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "convert.h"
 
 template <class A>
@@ -13,7 +13,8 @@ void scale_values(A* data, const A factor, const int64_t n) {
 }
 
 inline void scale_any(void* data, Dtype dtype, double factor, int64_t begin, int64_t end) {
-  if (dtype == Dtype::kFloat32) return scale_values(static_cast<float*>(data) + begin, static_cast<float>(factor), end - begin);
+  if (dtype == Dtype::kFloat32)
+    return scale_values(static_cast<float*>(data) + begin, static_cast<float>(factor), end - begin);
   if (dtype == Dtype::kFloat64) return scale_values(static_cast<double*>(data) + begin, factor, end - begin);
   constexpr int64_t kBlock = 512;
   float buffer[kBlock];

@@ -4,7 +4,7 @@
 
 namespace fused_losses::FL_ISA {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "convert.h"
 #include "../losses/sequence.h"
 

@@ -12,7 +12,7 @@
 namespace fused_losses::cuda {
 namespace {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "../losses/terms.h"
 #include "../losses/binary.h"
 #include "../losses/distance.h"
@@ -29,19 +29,19 @@ struct Source {
 // Pointers of one call; null where not given or not wanted. n: elements.
 struct Operands {
   int64_t n;
-  const void *input, *target;       // [n] dtype of input; [n] any dtype
+  const void *input, *target;  // [n] dtype of input; [n] any dtype
   Dtype target_dtype;
   Source weight, pos_weight;
-  const void* incoming;             // [n], or one element with `incoming_scalar`; accumulation dtype
+  const void* incoming;  // [n], or one element with `incoming_scalar`; accumulation dtype
   bool incoming_scalar;
-  double factor;                    // 1 / denominator where it is known on the host
-  const double* denominator;        // else the denominator
-  void* loss;                       // [n] accumulation dtype, for "none"
-  void* total;                      // [1] accumulation dtype, for the other reductions
-  void *grad_input, *grad_target;   // [n] dtype of input, of target
-  double* partial;                  // workspace of grid_sum
+  double factor;                   // 1 / denominator where it is known on the host
+  const double* denominator;       // else the denominator
+  void* loss;                      // [n] accumulation dtype, for "none"
+  void* total;                     // [1] accumulation dtype, for the other reductions
+  void *grad_input, *grad_target;  // [n] dtype of input, of target
+  double* partial;                 // workspace of grid_sum
   unsigned* finished;
-  bool packed;                      // all pointers allow 16-byte packs
+  bool packed;  // all pointers allow 16-byte packs
 };
 
 template <class A>
@@ -256,8 +256,8 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, Op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-#define FL_REGISTER(op, Functor)               \
-  m.impl(#op, TORCH_BOX(&forward<Functor>));   \
+#define FL_REGISTER(op, Functor)             \
+  m.impl(#op, TORCH_BOX(&forward<Functor>)); \
   m.impl(#op "_backward", TORCH_BOX(&backward<Functor>));
   FL_ELEMENTWISE_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

@@ -1,4 +1,5 @@
-// What every launcher needs from torch and the device: current stream, device guard, grid size, workspace, launch check.
+// What every launcher needs from torch and the device: current stream, device guard, grid size, workspace, launch
+// check.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -24,7 +25,8 @@
 namespace fused_losses::cuda {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerSm = 2048 / kThreads;  // full occupancy at <= 32 registers; more registers: the rest waits its turn
+constexpr int kBlocksPerSm =
+    2048 / kThreads;  // full occupancy at <= 32 registers; more registers: the rest waits its turn
 
 // Makes the device of `t` current for a launch and names its stream.
 class Launch {
@@ -76,7 +78,8 @@ inline unsigned* block_counter(const Launch& launch, const Tensor& like, Tensor*
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   auto found = counters->find({launch.device(), launch.stream()});
-  if (found == counters->end()) found = counters->emplace(std::make_pair(launch.device(), launch.stream()), fresh()).first;
+  if (found == counters->end())
+    found = counters->emplace(std::make_pair(launch.device(), launch.stream()), fresh()).first;
   return static_cast<unsigned*>(found->second.mutable_data_ptr());
 }
 
@@ -87,10 +90,14 @@ inline Tensor new_scalar(const Tensor& like) { return new_tensor(like, {}, accum
 template <class Run>
 void with_floating(Dtype dtype, const Run& run) {
   switch (dtype) {
-    case Dtype::kFloat64: return run(double{});
-    case Dtype::kFloat16: return run(__half{});
-    case Dtype::kBFloat16: return run(__nv_bfloat16{});
-    default: return run(float{});
+    case Dtype::kFloat64:
+      return run(double{});
+    case Dtype::kFloat16:
+      return run(__half{});
+    case Dtype::kBFloat16:
+      return run(__nv_bfloat16{});
+    default:
+      return run(float{});
   }
 }
 

@@ -6,15 +6,25 @@
 namespace fused_losses::cuda {
 
 template <class A>
-__device__ __forceinline__ A widen(float x) { return static_cast<A>(x); }
+__device__ __forceinline__ A widen(float x) {
+  return static_cast<A>(x);
+}
 template <class A>
-__device__ __forceinline__ A widen(double x) { return static_cast<A>(x); }
+__device__ __forceinline__ A widen(double x) {
+  return static_cast<A>(x);
+}
 template <class A>
-__device__ __forceinline__ A widen(__half x) { return static_cast<A>(__half2float(x)); }
+__device__ __forceinline__ A widen(__half x) {
+  return static_cast<A>(__half2float(x));
+}
 template <class A>
-__device__ __forceinline__ A widen(__nv_bfloat16 x) { return static_cast<A>(__bfloat162float(x)); }
+__device__ __forceinline__ A widen(__nv_bfloat16 x) {
+  return static_cast<A>(__bfloat162float(x));
+}
 template <class A>
-__device__ __forceinline__ A widen(uint8_t x) { return static_cast<A>(x); }
+__device__ __forceinline__ A widen(uint8_t x) {
+  return static_cast<A>(x);
+}
 
 template <class T, class A>
 __device__ __forceinline__ T narrow(A x) {
@@ -31,30 +41,46 @@ __device__ __forceinline__ T narrow(A x) {
 template <class A>
 __device__ __forceinline__ A load_any(const void* data, Dtype dtype, int64_t i) {
   switch (dtype) {
-    case Dtype::kFloat64: return widen<A>(static_cast<const double*>(data)[i]);
-    case Dtype::kFloat16: return widen<A>(static_cast<const __half*>(data)[i]);
-    case Dtype::kBFloat16: return widen<A>(static_cast<const __nv_bfloat16*>(data)[i]);
-    case Dtype::kUInt8: return widen<A>(static_cast<const uint8_t*>(data)[i]);
-    default: return widen<A>(static_cast<const float*>(data)[i]);
+    case Dtype::kFloat64:
+      return widen<A>(static_cast<const double*>(data)[i]);
+    case Dtype::kFloat16:
+      return widen<A>(static_cast<const __half*>(data)[i]);
+    case Dtype::kBFloat16:
+      return widen<A>(static_cast<const __nv_bfloat16*>(data)[i]);
+    case Dtype::kUInt8:
+      return widen<A>(static_cast<const uint8_t*>(data)[i]);
+    default:
+      return widen<A>(static_cast<const float*>(data)[i]);
   }
 }
 
 template <class A>
 __device__ __forceinline__ void store_any(void* data, Dtype dtype, int64_t i, A x) {
   switch (dtype) {
-    case Dtype::kFloat64: static_cast<double*>(data)[i] = x; return;
-    case Dtype::kFloat16: static_cast<__half*>(data)[i] = narrow<__half>(x); return;
-    case Dtype::kBFloat16: static_cast<__nv_bfloat16*>(data)[i] = narrow<__nv_bfloat16>(x); return;
-    default: static_cast<float*>(data)[i] = static_cast<float>(x); return;
+    case Dtype::kFloat64:
+      static_cast<double*>(data)[i] = x;
+      return;
+    case Dtype::kFloat16:
+      static_cast<__half*>(data)[i] = narrow<__half>(x);
+      return;
+    case Dtype::kBFloat16:
+      static_cast<__nv_bfloat16*>(data)[i] = narrow<__nv_bfloat16>(x);
+      return;
+    default:
+      static_cast<float*>(data)[i] = static_cast<float>(x);
+      return;
   }
 }
 
 // Element i of an array of class indices: uint8, int32 or int64.
 __device__ __forceinline__ int64_t load_index(const void* data, Dtype dtype, int64_t i) {
   switch (dtype) {
-    case Dtype::kUInt8: return static_cast<const uint8_t*>(data)[i];
-    case Dtype::kInt32: return static_cast<const int32_t*>(data)[i];
-    default: return static_cast<const int64_t*>(data)[i];
+    case Dtype::kUInt8:
+      return static_cast<const uint8_t*>(data)[i];
+    case Dtype::kInt32:
+      return static_cast<const int32_t*>(data)[i];
+    default:
+      return static_cast<const int64_t*>(data)[i];
   }
 }
 

@@ -12,7 +12,7 @@
 namespace fused_losses::cuda {
 namespace {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "../losses/terms.h"
 #include "../losses/binary.h"
 #include "../losses/distance.h"
@@ -26,15 +26,15 @@ struct Operands {
   const void* in[4];
   Dtype dtype[4];
   void* grad[4];
-  const void* target;          // [rows]
+  const void* target;  // [rows]
   Dtype target_dtype;
-  const void* incoming;        // [rows], or one element with `incoming_scalar`; accumulation dtype
+  const void* incoming;  // [rows], or one element with `incoming_scalar`; accumulation dtype
   bool incoming_scalar;
-  double factor;               // 1 / denominator
-  double gradient_factor;      // the same times what else every gradient is multiplied by
-  void* loss;                  // [rows] accumulation dtype, for "none"
-  void* total;                 // [1] accumulation dtype, for the other reductions
-  double* partial;             // workspace of grid_sum
+  double factor;           // 1 / denominator
+  double gradient_factor;  // the same times what else every gradient is multiplied by
+  void* loss;              // [rows] accumulation dtype, for "none"
+  void* total;             // [1] accumulation dtype, for the other reductions
+  double* partial;         // workspace of grid_sum
   unsigned* finished;
   bool packed;
 };
@@ -173,7 +173,8 @@ template <class F, class T, bool kWrite>
 void launch_kernel(const Launch& launch, const F& f, Operands o, const Tensor& like, bool flat) {
   const bool wide = o.length > kWarpRow;
   const int64_t per_block = wide ? 1 : kThreads / 32;
-  const int grid = flat ? launch.grid(o.rows * o.length, int64_t{kThreads} * Pack<T>::kSize) : launch.grid(o.rows, per_block);
+  const int grid =
+      flat ? launch.grid(o.rows * o.length, int64_t{kThreads} * Pack<T>::kSize) : launch.grid(o.rows, per_block);
   GridSum workspace(launch, like, grid);
   o.partial = workspace.data();
   o.finished = workspace.finished;
@@ -392,9 +393,15 @@ struct VaeCall {
   // beta: factor of the divergence's gradient.
   void run(Reduction reduction, double beta) {
     switch (static_cast<int>(options[0])) {
-      case 0: reconstruction.run<BernoulliTerm>(options, reduction); break;
-      case 1: reconstruction.run<BernoulliLogitsTerm>(options, reduction); break;
-      default: reconstruction.run<GaussianTerm>(options, reduction); break;
+      case 0:
+        reconstruction.run<BernoulliTerm>(options, reduction);
+        break;
+      case 1:
+        reconstruction.run<BernoulliLogitsTerm>(options, reduction);
+        break;
+      default:
+        reconstruction.run<GaussianTerm>(options, reduction);
+        break;
     }
     kl.run<GaussianKL>(options, reduction, beta);
   }
@@ -428,8 +435,8 @@ std::vector<Tensor> vae_backward(Tensor grad_total, Tensor grad_reconstruction, 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-#define FL_REGISTER(set, op, Functor)                   \
-  m.impl(#op, TORCH_BOX(&set##_forward<Functor>));      \
+#define FL_REGISTER(set, op, Functor)              \
+  m.impl(#op, TORCH_BOX(&set##_forward<Functor>)); \
   m.impl(#op "_backward", TORCH_BOX(&set##_backward<Functor>));
 #define FL_PAIR(op, Functor) FL_REGISTER(pair, op, Functor)
 #define FL_GAUSSIAN(op, Functor) FL_REGISTER(gaussian, op, Functor)

@@ -10,7 +10,7 @@
 namespace fused_losses::cuda {
 namespace {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "../losses/ranking.h"
 
 constexpr int kRows = 4;  // items of one warp: a value loaded serves as many pairs

@@ -1,4 +1,5 @@
-// Deterministic sums: thread -> warp -> block by shuffles, blocks by the last block to finish, always in the same order.
+// Deterministic sums: thread -> warp -> block by shuffles, blocks by the last block to finish, always in the same
+// order.
 #pragma once
 
 #include "launch.cuh"

@@ -5,7 +5,7 @@
 // - Classes that are not the last dimension: a thread per position, neighbours in memory side by side.
 // - One launch adds the losses up and writes the scalar (reduce.cuh); the number of rows that count, where indices may
 //   be ignored or weighted, is a launch before it and stays on the device.
-// Included inside the anonymous namespace of each row-wise .cu, after math.h and the formulas.
+// Included inside the anonymous namespace of each row-wise .cu, after numerics.h and the formulas.
 
 enum class Target { kIndex, kMixture, kLogits };
 

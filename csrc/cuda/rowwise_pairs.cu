@@ -9,7 +9,7 @@
 namespace fused_losses::cuda {
 namespace {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "../losses/terms.h"
 #include "../losses/classification.h"
 #include "../losses/divergence.h"

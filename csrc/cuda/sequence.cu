@@ -13,7 +13,7 @@
 namespace fused_losses::cuda {
 namespace {
 
-#include "../math.h"
+#include "../numerics.h"
 #include "../losses/sequence.h"
 #include "rows.cuh"
 

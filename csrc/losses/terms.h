@@ -9,8 +9,8 @@ struct Terms {
 // A functor without compile-time variants: `with` builds it from its options and hands it to `run`.
 template <class Self>
 struct Plain {
-  static constexpr bool kGradTarget = false;    // grad_target is computed
-  static constexpr bool kIgnores = false;       // options[0] is ignore_index: such elements count for nothing, NaN included
+  static constexpr bool kGradTarget = false;  // grad_target is computed
+  static constexpr bool kIgnores = false;  // options[0] is ignore_index: such elements count for nothing, NaN included
   static constexpr bool kWeightedMean = false;  // the mean divides by the sum of the weights
   static constexpr bool kSaturates = false;     // a float16 gradient is clamped to the largest finite number
   static constexpr bool kChecks = false;        // has `valid(target)` and kExpectedTarget, the words for it

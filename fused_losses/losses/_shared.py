@@ -6,7 +6,6 @@ import torch
 
 from .._ops import NONE, accumulation_dtype
 
-
 NAN = float("nan")
 
 

@@ -142,8 +142,8 @@ OTHER = [
         variants=(
             variant("order2", max_order=2, smooth=0.5),
             variant("short", {"longer": 3}),
-            variant("lengths", logits_lengths=lambda m, s: m.integers(s[:1], 2, s[1] + 1),
-                    target_lengths=lambda m, s: m.integers(s[:1], 2, max(s[1], 3))),
+            variant("lengths", logits_lengths=lambda m, s: m.integers(s[:1], min(2, s[1]), s[1] + 1),
+                    target_lengths=lambda m, s: m.integers(s[:1], 1, max(s[1], 2))),
         ),
         bad=(({"max_order": 0}, "max_order"), ({"smooth": -1.0}, "smooth")),
         shape=(2, 6, 11),

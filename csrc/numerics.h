@@ -1,8 +1,5 @@
 // Branch-free exp, log, log1p, expm1, sigmoid and softplus for the CPU loops (gcc vectorises every one) and for CUDA.
 // No include guard: included inside each instruction set's namespace, after platform.h and the standard headers.
-#if !defined(FL_HD) || !defined(_MATH_H)
-#include_next <math.h>  // a system header asked for <math.h> and found this directory on its search path first
-#else
 
 // The errors stated are the largest relative ones measured on the CPU, float32 over an even sample of a fifth to a
 // thirteenth of all floats, float64 over 2 million values; without FMA in brackets where larger. Denormal results are
@@ -343,5 +340,3 @@ FL_HD Sigmoid<T> sigmoid_terms(T x) {
           from_bits(positive_part ^ bits(a)) + rest};
 #endif
 }
-
-#endif
