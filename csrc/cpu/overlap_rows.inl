@@ -72,18 +72,25 @@ void fill_row(const A value, A* __restrict to, const int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = value;
 }
 
+// The largest logit so far; a NaN may be passed over here, since its own exponential is NaN too.
 template <class A>
 void max_row(const A* __restrict x, A* __restrict most, const int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) most[i] = max_(most[i], x[i]);
+  for (int64_t i = 0; i < n; ++i) {
+    const A a = x[i], m = most[i];
+    most[i] = a > m ? a : m;
+  }
 }
 
 // As max_row for four rows `step` apart.
 template <class A>
 void max_rows(const A* __restrict x, const int64_t step, A* __restrict most, const int64_t n) {
-  const A* __restrict x1 = x + step, * __restrict x2 = x1 + step, * __restrict x3 = x2 + step;
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) most[i] = max_(most[i], max_(max_(x[i], x1[i]), max_(x2[i], x3[i])));
+  for (int64_t i = 0; i < n; ++i) {
+    const A a = x[i], b = x[i + step], c = x[i + 2 * step], d = x[i + 3 * step], m = most[i];
+    const A ab = a > b ? a : b, cd = c > d ? c : d, all = ab > cd ? ab : cd;
+    most[i] = all > m ? all : m;
+  }
 }
 
 template <class A>

@@ -1,0 +1,258 @@
+// The kernels of the overlap family that sweep the logits; they do not depend on the ratio.
+//
+// - Sums of each class by chunk of positions (double, in fixed order), then the gradient from the class's coefficients.
+// - Softmax against class indices: a thread takes all classes of a position into registers, one read in each pass.
+// - Any other softmax: the peak and the sum of each position first, 8 bytes that the other passes read.
+// - A compound's second term rides along: its sum and the number of what counts, its gradient added.
+// Included inside the anonymous namespace of overlap.cu, after the formulas.
+
+constexpr int kSoftmaxThreads = 128;  // all classes of a position in registers: fewer threads, more registers each
+constexpr int kMostClasses = 32;      // held in registers
+constexpr int kMostCounted = 255;     // positions of a class that a thread counts in a byte
+
+template <class T>
+using ExpPolicy = std::conditional_t<sizeof(T) == 2, Fast, Precise>;  // half precision needs no more
+
+// exp(x - peak) * inverse is a softmax's probability.
+template <class A>
+struct alignas(2 * sizeof(A)) Peak {
+  A peak, inverse;
+};
+
+// d loss / d p = by_I g + by_P (2 by_P p with `squared`).
+template <class A>
+struct alignas(2 * sizeof(A)) Coefficients {
+  A by_I, by_P;
+};
+
+// Pointers and sizes of one call. A row is one class of one sample; an item is one chunk of its positions.
+struct Operands {
+  int64_t samples, classes, positions;  // B, C, S
+  int64_t chunk, chunks;                // positions of a chunk, chunks of a row
+  const void *input, *target;           // [B, C, S]; the same or with `indexed` [B, S]
+  Dtype target_dtype;
+  bool indexed, squared, batch, ignoring, packed;
+  Activation activation;
+  int team;              // threads that share an item: 1, 32 or kThreads
+  double ignored_value;  // of a dense target, NaN: none
+  int64_t ignored_class;
+  double* partial;           // [B, C, chunks, 3]
+  void* peaks;               // [B, S] Peak, for the softmax that is not in registers
+  const void* coefficients;  // [B, C] Coefficients, [C] with `batch`
+  void* gradient;            // [B, C, S] dtype of input
+  double* second_partial;    // [blocks, 2]: second terms, number of what counts
+  const void* count;         // [1] accumulation dtype, for the gradient of a mean
+  const void* incoming;      // [1] accumulation dtype, or null for 1
+  double second_weight;
+};
+
+// The class at a position, -1 where it is ignored. at: index in [B, S].
+__device__ __forceinline__ int64_t class_of(const Operands& o, int64_t at) {
+  const int64_t y = load_index(o.target, o.target_dtype, at);
+  if (o.ignoring && y == o.ignored_class) return -1;
+  CUDA_KERNEL_ASSERT(y >= 0 && y < o.classes && "class index in [0, C) or ignore_index");
+  return y;
+}
+
+// The target of one element and whether it counts.
+template <class A>
+struct Region {
+  A g;
+  bool counts;
+};
+
+template <class A>
+__device__ __forceinline__ Region<A> dense_region(const Operands& o, A t) {
+  const bool counts = t != static_cast<A>(o.ignored_value);
+  return {counts ? t : A(0), counts};
+}
+
+// at: index in [B, C, S]; y: class of the position with `indexed`.
+template <class A>
+__device__ __forceinline__ Region<A> region_of(const Operands& o, int64_t at, int64_t c, int64_t y) {
+  if (o.indexed) return {A(c == y), y >= 0};
+  return dense_region(o, load_any<A>(o.target, o.target_dtype, at));
+}
+
+// The factor of the second term's gradient.
+template <class A>
+__device__ __forceinline__ A second_scale(const Operands& o) {
+  double scale = o.second_weight;
+  if (o.count) scale /= *static_cast<const A*>(o.count);
+  if (o.incoming) scale *= *static_cast<const A*>(o.incoming);
+  return static_cast<A>(scale);
+}
+
+template <class A>
+__device__ __forceinline__ A by_p(const Operands& o, const Coefficients<A>& k, const Region<A>& r, A p) {
+  const A slope = k.by_I * r.g + (o.squared ? 2 * k.by_P * p : k.by_P);
+  return r.counts ? slope : A(0);
+}
+
+// Sum over the threads of an item, known to its first. shared: as for block_sum. All threads of a warp come here.
+template <class A>
+__device__ __forceinline__ A team_sum(A x, int team, A* shared) {
+  if (team == 1) return x;
+  return team == 32 ? warp_sum(x) : block_sum(x, shared);
+}
+
+// This block's part of the second term and of its count.
+__device__ __forceinline__ void write_second(const Operands& o, double second, double count) {
+  __shared__ double shared[32];
+  second = block_sum(second, shared);
+  count = block_sum(count, shared);
+  if (threadIdx.x == 0) {
+    o.second_partial[2 * int64_t{blockIdx.x}] = second;
+    o.second_partial[2 * int64_t{blockIdx.x} + 1] = count;
+  }
+}
+
+// ---- Element by element: any activation for the sums (softmax from its peaks), none and sigmoid for the gradient.
+// ----
+
+// The chunk of one row that a team works on, by packs (kSame: of the target too, which has the input's dtype) or by
+// elements: run.element gives each one's result, run.pack and run.single store it.
+template <class T, bool kSame, class Run>
+__device__ __forceinline__ void each_element(const Operands& o, int64_t item, const Run& run) {
+  using A = Accumulation<T>;
+  constexpr int kPack = Pack<T>::kSize;
+  const int64_t row = item / o.chunks, sample = row / o.classes, c = row % o.classes;
+  const int64_t begin = item % o.chunks * o.chunk, stop = begin + o.chunk;
+  const int64_t end = stop < o.positions ? stop : o.positions, base = row * o.positions;
+  const int lane = threadIdx.x % o.team;
+  const T* input = static_cast<const T*>(o.input);
+  if (kSame || o.packed) {
+    for (int64_t s = begin + lane * kPack; s < end; s += o.team * kPack) {
+      const Pack<T> x = load_pack(input + base + s);
+      if constexpr (kSame) {
+        const Pack<T> t = load_pack(static_cast<const T*>(o.target) + base + s);
+        run.pack(base + s, [&](int k) {
+          return run.element(sample * o.positions + s + k, widen<A>(x.values[k]),
+                             dense_region(o, widen<A>(t.values[k])));
+        });
+      } else {
+        run.pack(base + s, [&](int k) {
+          const int64_t at = sample * o.positions + s + k, y = o.indexed ? class_of(o, at) : int64_t{-1};
+          return run.element(at, widen<A>(x.values[k]), region_of<A>(o, base + s + k, c, y));
+        });
+      }
+    }
+  } else {
+    for (int64_t s = begin + lane; s < end; s += o.team) {
+      const int64_t at = sample * o.positions + s, y = o.indexed ? class_of(o, at) : int64_t{-1};
+      run.single(base + s, run.element(at, widen<A>(input[base + s]), region_of<A>(o, base + s, c, y)));
+    }
+  }
+}
+
+// The sums of a row's chunk over one thread's elements.
+template <class T, bool kSecond>
+struct ElementSums {
+  using A = Accumulation<T>;
+  using Policy = std::conditional_t<kSecond, Precise, ExpPolicy<T>>;  // the second term's, so that both share one exp
+  const Operands& o;
+  const AnySecondTerm<A>& second;
+  mutable A I = 0, P = 0, G = 0, second_sum = 0;
+  mutable int64_t count = 0;
+
+  __device__ __forceinline__ ElementSums(const Operands& o, const AnySecondTerm<A>& second) : o(o), second(second) {}
+
+  // at: index in [B, S]
+  __device__ __forceinline__ A element(int64_t at, A x, const Region<A>& r) const {
+    A p = x;
+    if (o.activation == Activation::kSigmoid) p = sigmoid_terms<Policy>(x).p;
+    if (o.activation == Activation::kSoftmax) {
+      const Peak<A> s = static_cast<const Peak<A>*>(o.peaks)[at];
+      p = exp_<Policy>(x - s.peak) * s.inverse;
+    }
+    const A q = r.counts ? p : A(0);
+    I += q * r.g;
+    P += o.squared ? q * q : q;
+    G += o.squared ? r.g * r.g : r.g;
+    if constexpr (kSecond) {
+      second_sum += r.counts ? second.of_element(x, r.g).loss : A(0);
+      count += r.counts;
+    }
+    return A(0);
+  }
+
+  template <class Element>
+  __device__ __forceinline__ void pack(int64_t, const Element& element_of) const {
+#pragma unroll
+    for (int k = 0; k < Pack<T>::kSize; ++k) element_of(k);
+  }
+  __device__ __forceinline__ void single(int64_t, A) const {}
+};
+
+template <class T, bool kSame, bool kSecond>
+__global__ void __launch_bounds__(kThreads)
+    element_sums_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+  using A = Accumulation<T>;
+  __shared__ A shared[32];
+  const int teams = kThreads / o.team;
+  const int64_t items = o.samples * o.classes * o.chunks;
+  double second_sum = 0, count = 0;
+  for (int64_t item = int64_t{blockIdx.x} * teams + threadIdx.x / o.team; item < items;
+       item += int64_t{gridDim.x} * teams) {
+    const ElementSums<T, kSecond> sums(o, second);
+    each_element<T, kSame>(o, item, sums);
+    const A I = team_sum(sums.I, o.team, shared), P = team_sum(sums.P, o.team, shared);
+    const A G = team_sum(sums.G, o.team, shared);
+    if (threadIdx.x % o.team == 0) {
+      o.partial[3 * item] = I;
+      o.partial[3 * item + 1] = P;
+      o.partial[3 * item + 2] = G;
+    }
+    if constexpr (kSecond) {
+      second_sum += sums.second_sum;
+      count += static_cast<double>(sums.count);
+    }
+  }
+  if constexpr (kSecond) write_second(o, second_sum, count);
+}
+
+template <class T, bool kSecond>
+struct ElementGradient {
+  using A = Accumulation<T>;
+  using Policy = std::conditional_t<kSecond, Precise, ExpPolicy<T>>;
+  const Operands& o;
+  const AnySecondTerm<A>& second;
+  Coefficients<A> k;
+  A scale;
+
+  __device__ __forceinline__ A element(int64_t, A x, const Region<A>& r) const {
+    A g;
+    if (o.activation == Activation::kSigmoid) {
+      const Sigmoid<A> s = sigmoid_terms<Policy>(x);
+      g = s.p * s.q * by_p(o, k, r, s.p);
+      if constexpr (kSecond) g += scale * second.of_element(x, r.g).grad_input;
+    } else {
+      g = by_p(o, k, r, x);
+    }
+    return r.counts ? g : A(0);
+  }
+
+  template <class Element>
+  __device__ __forceinline__ void pack(int64_t at, const Element& element_of) const {
+    Pack<T> g;
+#pragma unroll
+    for (int j = 0; j < Pack<T>::kSize; ++j) g.values[j] = narrow<T>(element_of(j));
+    store_pack(static_cast<T*>(o.gradient) + at, g);
+  }
+  __device__ __forceinline__ void single(int64_t at, A g) const { static_cast<T*>(o.gradient)[at] = narrow<T>(g); }
+};
+
+template <class T, bool kSame, bool kSecond>
+__global__ void __launch_bounds__(kThreads)
+    element_gradient_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+  using A = Accumulation<T>;
+  const int teams = kThreads / o.team;
+  const int64_t items = o.samples * o.classes * o.chunks;
+  const A scale = kSecond ? second_scale<A>(o) : A(0);
+  for (int64_t item = int64_t{blockIdx.x} * teams + threadIdx.x / o.team; item < items;
+       item += int64_t{gridDim.x} * teams) {
+    const int64_t row = item / o.chunks;
+    const auto k = static_cast<const Coefficients<A>*>(o.coefficients)[o.batch ? row % o.classes : row];
+    each_element<T, kSame>(o, item, ElementGradient<T, kSecond>{o, second, k, scale});
+  }
+}
