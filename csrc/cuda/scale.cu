@@ -6,8 +6,8 @@ namespace {
 
 // gradient: [n]; factor: [1] in the accumulation dtype. Where the factor is 1 nothing is read or written.
 template <class T>
-__global__ void __launch_bounds__(kThreads) scale_kernel(T* gradient, const Accumulation<T>* factor, int64_t n,
-                                                         bool packed) {
+__global__ void __launch_bounds__(kThreads)
+    scale_kernel(T* gradient, const Accumulation<T>* factor, int64_t n, bool packed) {
   using A = Accumulation<T>;
   constexpr int kPack = Pack<T>::kSize;
   const A by = *factor;
