@@ -48,6 +48,17 @@ FL_HD T min_(T x, T y) {
   return (x < y) | (x != x) ? x : y;
 }
 
+// x where it is on the right side of a bound that is a number, else the bound; NaN stays NaN. gcc makes one blend of
+// each where max_ and min_ may become branches.
+template <class T>
+FL_HD T at_least_(T x, T bound) {
+  return x < bound ? bound : x;
+}
+template <class T>
+FL_HD T at_most_(T x, T bound) {
+  return x > bound ? bound : x;
+}
+
 template <class T>
 FL_HD constexpr T infinity_() {
   return static_cast<T>(__builtin_inff());

@@ -47,16 +47,16 @@ A elementwise_block(const F f, const A* __restrict x, const A* __restrict t, con
 template <class A>
 void saturate(A* __restrict values, const int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) values[i] = max_(min_(values[i], A(65504)), A(-65504));
+  for (int64_t i = 0; i < n; ++i) values[i] = at_least_(at_most_(values[i], A(65504)), A(-65504));
 }
 
 // Whether any target lies outside the loss's domain.
 template <class F, class A>
 bool any_invalid(const F f, const A* __restrict t, const int64_t n) {
-  int bad = 0;
-#pragma omp simd reduction(| : bad)
-  for (int64_t i = 0; i < n; ++i) bad |= !f.valid(t[i]);
-  return bad != 0;
+  A bad = 0;
+#pragma omp simd reduction(+ : bad)
+  for (int64_t i = 0; i < n; ++i) bad += f.valid(t[i]) ? A(0) : A(1);
+  return bad != A(0);
 }
 
 // Values [begin, begin + n) of a source: in place where it can be, else written to buffer [n].

@@ -11,8 +11,8 @@ FL_HD Terms<A> logistic_terms(const Sigmoid<A>& s, A t, A pos_weight) {
 template <class A>
 FL_HD Terms<A> probability_terms(A p, A t) {
   const A negative = A(1) - t, floor = A(-100);
-  const A loss = -(t * max_(log_(p), floor) + negative * max_(log1p_neg(p), floor));
-  return {loss, (p - t) / max_(p * (A(1) - p), A(1e-12)), A(0)};
+  const A loss = -(t * at_least_(log_(p), floor) + negative * at_least_(log1p_neg(p), floor));
+  return {loss, (p - t) / at_least_(p * (A(1) - p), A(1e-12)), A(0)};
 }
 
 template <class A>
@@ -117,18 +117,27 @@ struct SigmoidFocal : SigmoidFocalGamma<A, -1> {
 };
 
 // max(0, margin - t x) or its square; subgradient 0 at the kink (Cortes and Vapnik, 1995).
-template <class A>
-struct Hinge : Plain<Hinge<A>> {
+template <class A, bool kSquared>
+struct HingeTerms : Plain<HingeTerms<A, kSquared>> {
   static constexpr bool kChecks = true;
   static constexpr const char* kExpectedTarget = "target in {-1, +1}";
   A margin;
-  bool squared;
-  explicit Hinge(const double* options) : margin(static_cast<A>(options[0])), squared(options[1] != 0) {}
+  explicit HingeTerms(const double* options) : margin(static_cast<A>(options[0])) {}
 
-  FL_HD bool valid(A t) const { return t == A(1) || t == A(-1); }
+  FL_HD bool valid(A t) const { return (t == A(1)) | (t == A(-1)); }
 
   FL_HD Terms<A> operator()(A x, A t, A) const {
-    const A slack = max_(margin - t * x, A(0)), linear = slack > A(0) ? -t : A(0);
-    return {squared ? slack * slack : slack, squared ? -2 * t * slack : linear, A(0)};
+    const A slack = at_least_(margin - t * x, A(0));
+    if constexpr (kSquared) return {slack * slack, -2 * t * slack, A(0)};
+    return {slack, slack > A(0) ? -t : A(0), A(0)};
+  }
+};
+
+template <class A>
+struct Hinge : HingeTerms<A, false> {
+  template <class Run>
+  static auto with(const double* options, const Run& run) {
+    if (options[1] != 0) return run(HingeTerms<A, true>(options));
+    return run(HingeTerms<A, false>(options));
   }
 };

@@ -33,7 +33,7 @@ struct RowFunctor {
 // y d^2 + (1-y) max(0, margin - d)^2 of sum = d^2, derivative by the sum; gradient 0 of the push at d = 0.
 template <class A>
 FL_HD RowLoss<A> pull_and_push(A sum, A y, A margin) {
-  const A d = sqrt_(sum), short_by = max_(margin - d, A(0));
+  const A d = sqrt_(sum), short_by = at_least_(margin - d, A(0));
   const A push = sum > A(0) ? short_by / d : sum * A(0);  // NaN stays NaN
   const A pull = y == A(0) ? A(0) : y * sum;              // a dissimilar pair too far for its square costs 0
   return {pull + (A(1) - y) * short_by * short_by, y - (A(1) - y) * push};
@@ -118,7 +118,7 @@ struct ContrastiveFromDistance : Plain<ContrastiveFromDistance<A>> {
   explicit ContrastiveFromDistance(const double* options) : margin(static_cast<A>(options[0])) {}
 
   FL_HD Terms<A> operator()(A d, A y, A) const {
-    const A short_by = max_(margin - d, A(0)), other = A(1) - y;
+    const A short_by = at_least_(margin - d, A(0)), other = A(1) - y;
     const A near = y == A(0) ? A(0) : d;  // a dissimilar pair infinitely far apart costs 0
     return {y * near * near + other * short_by * short_by, A(2) * (y * near - other * short_by), A(0)};
   }

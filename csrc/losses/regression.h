@@ -45,21 +45,29 @@ struct Huber : OfDifference<Huber<A>> {
   explicit Huber(const double* options) : delta(static_cast<A>(options[0])) {}
 
   FL_HD Terms<A> operator()(A x, A t, A) const {
-    const A d = x - t, c = max_(min_(d, delta), -delta);
+    const A d = x - t, c = at_least_(at_most_(d, delta), -delta);
     return this->terms(c * (d - A(0.5) * c), c);
   }
 };
 
 // Huber of width beta, divided by beta; the absolute error for beta = 0 (Girshick, "Fast R-CNN", 2015).
 template <class A>
-struct SmoothL1 : OfDifference<SmoothL1<A>> {
+struct RoundedL1 : OfDifference<RoundedL1<A>> {
   A beta, inverse;
-  explicit SmoothL1(const double* options)
-      : beta(static_cast<A>(options[0])), inverse(static_cast<A>(options[0] > 0 ? 1 / options[0] : 0)) {}
+  explicit RoundedL1(const double* options)
+      : beta(static_cast<A>(options[0])), inverse(static_cast<A>(1 / options[0])) {}
 
   FL_HD Terms<A> operator()(A x, A t, A) const {
-    const A d = x - t, c = max_(min_(d, beta), -beta), scaled = c * inverse;
-    const bool sharp = beta == A(0);
-    return this->terms(sharp ? abs_(d) : scaled * (d - A(0.5) * c), sharp ? sign_(d) : scaled);
+    const A d = x - t, c = at_least_(at_most_(d, beta), -beta), scaled = c * inverse;
+    return this->terms(scaled * (d - A(0.5) * c), scaled);
+  }
+};
+
+template <class A>
+struct SmoothL1 : RoundedL1<A> {
+  template <class Run>
+  static auto with(const double* options, const Run& run) {
+    if (options[0] == 0) return run(AbsoluteError<A>(options));
+    return run(RoundedL1<A>(options));
   }
 };
