@@ -13,7 +13,7 @@ namespace fused_losses::FL_ISA {
 
 #include "overlap_rows.inl"
 
-constexpr int64_t kTileValues = 4096;  // classes x positions of a tile
+constexpr int64_t kTileValues = 16384;  // classes x positions of a tile
 constexpr int64_t kTileMost = 1024, kTileLeast = 16;
 
 template <class A>
@@ -190,6 +190,20 @@ struct SoftmaxTile {
     share_row(static_cast<A>(task.options.ignore_index), t.row(c), tile.share, n);
   }
 
+  void add_sums(double* sums) const {
+    int64_t c = 0;
+    for (; task.indexed && c + 2 <= task.classes; c += 2) {
+      with_region<A>(task, c, [&](auto region, auto squared) {
+        softmax_sums_pair<A, squared()>(region.c, exps(c), tile.width, tile.inverse, tile.classes, n, sums + 3 * c);
+      });
+    }
+    for (; c < task.classes; ++c) {
+      with_region<A>(task, c, [&](auto region, auto squared) {
+        softmax_sums_row<A, squared()>(region, exps(c), tile.inverse, t.row(c), n, sums + 3 * c);
+      });
+    }
+  }
+
   void add_terms(double* second) const {
     with_class_term<A>(task, [&](auto term) {
       if (task.indexed) {
@@ -267,11 +281,7 @@ int64_t overlap_sums(const OverlapTask& task, int64_t sample, int64_t first, int
     }
     if (softmax) {
       const SoftmaxTile<A> all(task, sample, at, n, &tile);
-      for (int64_t c = 0; c < task.classes; ++c) {
-        with_region<A>(task, c, [&](auto region, auto squared) {
-          softmax_sums_row<A, squared()>(region, all.exps(c), tile.inverse, all.t.row(c), n, sums + 3 * c);
-        });
-      }
+      all.add_sums(sums);
       if (task.options.second != SecondTerm::kNone) all.add_terms(second);
       continue;
     }

@@ -125,6 +125,32 @@ void softmax_sums_row(const R region, const A* __restrict e, const A* __restrict
   sums[2] += G;
 }
 
+// As softmax_sums_row for classes c and c + 1 of class numbers; e of the second `step` further on. Two at once hide the
+// latency of the sums.
+template <class A, bool kSquared>
+void softmax_sums_pair(const A c, const A* __restrict e, const int64_t step, const A* __restrict inverse,
+                       const A* __restrict t, const int64_t n, double* sums) {
+  A I0 = 0, P0 = 0, G0 = 0, I1 = 0, P1 = 0, G1 = 0;
+#pragma omp simd reduction(+ : I0, P0, G0, I1, P1, G1)
+  for (int64_t i = 0; i < n; ++i) {
+    const A y = t[i], q0 = e[i] * inverse[i], q1 = e[i + step] * inverse[i];
+    const A p0 = y >= A(0) ? q0 : A(0), p1 = y >= A(0) ? q1 : A(0);
+    const bool first = y == c, second = y == c + A(1);
+    I0 += first ? p0 : A(0);
+    I1 += second ? p1 : A(0);
+    P0 += kSquared ? p0 * p0 : p0;
+    P1 += kSquared ? p1 * p1 : p1;
+    G0 += first ? A(1) : A(0);
+    G1 += second ? A(1) : A(0);
+  }
+  sums[0] += I0;
+  sums[1] += P0;
+  sums[2] += G0;
+  sums[3] += I1;
+  sums[4] += P1;
+  sums[5] += G1;
+}
+
 // The derivative of the overlap with respect to p.
 template <class A, bool kSquared, class R>
 FL_HD A by_probability(const R& region, A p, A t, A by_I, A by_P) {
