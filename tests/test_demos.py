@@ -237,8 +237,10 @@ def test_help_lists_every_demo(capsys):
 
 def test_ctrl_c_ends_cleanly_and_keeps_what_was_done(tmp_path):
     command = [sys.executable, "-m", "fused_losses.demos", "calculator", "--epochs", "4000", "--output", str(tmp_path)]
+    # A test run started in the background ignores SIGINT, and its children would too.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                               env={**os.environ, "OMP_NUM_THREADS": "1"},
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     try:
         for line in process.stdout:
             if line.startswith("Data:"):
