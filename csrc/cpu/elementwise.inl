@@ -13,21 +13,39 @@ namespace fused_losses::FL_ISA {
 #include "../losses/regression.h"
 
 constexpr int64_t kBlock = 512;
+constexpr int64_t kAheadBlock = 256;  // elements of the first of two steps
 
 enum Output : int { kSum = 1, kLoss = 2, kGradInput = 4, kGradTarget = 8 };
 
 template <class A>
 constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
+template <class F, class A>
+void compute_ahead(const A* __restrict x, A* __restrict ahead, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) ahead[i] = F::ahead(x[i]);
+}
+
+// The terms of element i; `ahead` is read only for a loss in two steps, p only with kExtras.
+template <class F, class A, bool kExtras>
+FL_HD Terms<A> terms_at(const F& f, const A* x, const A* ahead, const A* t, const A* p, const int64_t i) {
+  const A pos_weight = kExtras ? p[i] : A(1);
+  if constexpr (F::kAhead) {
+    return f.terms(x[i], ahead[i], t[i], pos_weight);
+  } else {
+    return f(x[i], t[i], pos_weight);
+  }
+}
+
 // n elements; w and p are read only with kExtras. Returns the sum of w * loss; gradients are scale * w * derivative.
 template <class F, class A, int kOut, bool kExtras>
-A elementwise_block(const F f, const A* __restrict x, const A* __restrict t, const A* __restrict w,
-                    const A* __restrict p, const A scale, A* __restrict loss, A* __restrict grad_input,
-                    A* __restrict grad_target, const int64_t n) {
+A elementwise_part(const F f, const A* __restrict x, const A* __restrict ahead, const A* __restrict t,
+                   const A* __restrict w, const A* __restrict p, const A scale, A* __restrict loss,
+                   A* __restrict grad_input, A* __restrict grad_target, const int64_t n) {
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    const Terms<A> r = f(x[i], t[i], kExtras ? p[i] : A(1));
+    const Terms<A> r = terms_at<F, A, kExtras>(f, x, ahead, t, p, i);
     const A wi = kExtras ? w[i] : A(1);
     A value = wi * r.loss, slope = scale * wi;
     if constexpr (F::kIgnores) value = t[i] == f.ignore_index ? A(0) : value;
@@ -41,6 +59,28 @@ A elementwise_block(const F f, const A* __restrict x, const A* __restrict t, con
     if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = slope * r.grad_target;
   }
   return sum;
+}
+
+// elementwise_part, of a loss in two steps in two loops: in one, its chain of dependent operations is longer than what
+// a core looks ahead.
+template <class F, class A, int kOut, bool kExtras>
+double elementwise_block(const F f, const A* x, const A* t, const A* w, const A* p, const A scale, A* loss,
+                         A* grad_input, A* grad_target, const int64_t n) {
+  if constexpr (!F::kAhead) {
+    return elementwise_part<F, A, kOut, kExtras>(f, x, nullptr, t, w, p, scale, loss, grad_input, grad_target, n);
+  } else {
+    const auto from = [](bool used, auto* data, int64_t i) { return used ? data + i : data; };
+    alignas(64) A ahead[kAheadBlock];
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += kAheadBlock) {
+      const int64_t part = kAheadBlock < n - i ? kAheadBlock : n - i;
+      compute_ahead<F>(x + i, ahead, part);
+      sum += elementwise_part<F, A, kOut, kExtras>(
+          f, x + i, ahead, t + i, from(kExtras, w, i), from(kExtras, p, i), scale, from(kOut & kLoss, loss, i),
+          from(kOut & kGradInput, grad_input, i), from(kOut & kGradTarget, grad_target, i), part);
+    }
+    return sum;
+  }
 }
 
 // float16 holds up to 65504: a larger finite gradient is stored as that.

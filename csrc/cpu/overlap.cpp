@@ -141,6 +141,7 @@ struct Call {
         !batch && task.gradient && counted && (chunks == 1 || groups >= 2 * torch::stable::get_num_threads());
     second_count = all_count();
     set_second_scale(reduction, 1);
+    task.keeps = keeps_probabilities();
     std::vector<double> parts(groups * chunks * per_group), seconds(2);
     const auto add_parts = [&](int64_t g) {
       for (int64_t c = 0; c < chunks; ++c) {
@@ -175,6 +176,14 @@ struct Call {
     if (!task.gradient) return;
     set_second_scale(reduction, 1);
     write_gradients();
+  }
+
+  // They are kept where there is a gradient of their dtype to keep them in; a second term after softmax needs more.
+  bool keeps_probabilities() const {
+    const Activation activation = task.options.activation;
+    return task.gradient && activation != Activation::kNone &&
+           task.input_dtype == accumulation_dtype(task.input_dtype) &&
+           !(activation == Activation::kSoftmax && task.options.second != SecondTerm::kNone);
   }
 
   void write_gradients() {

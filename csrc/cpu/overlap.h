@@ -16,6 +16,7 @@ struct OverlapTask {
   bool indexed = false;
   OverlapOptions options;
   void* gradient = nullptr;  // [B, C, S] dtype of input
+  bool keeps = false;        // the sums leave the probabilities in the gradient, which is computed from them
   double second_scale = 0;   // factor of the second term's gradient
 };
 

@@ -13,8 +13,9 @@ namespace fused_losses::FL_ISA {
 
 #include "overlap_rows.inl"
 
-constexpr int64_t kTileValues = 16384;  // classes x positions of a tile
+constexpr int64_t kTileValues = 4096;  // classes x positions of a tile
 constexpr int64_t kTileMost = 1024, kTileLeast = 16;
+constexpr int kLanes = 4;  // counters of a class
 
 template <class A>
 constexpr Dtype kTileDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
@@ -23,15 +24,19 @@ constexpr Dtype kTileDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype
 template <class A>
 struct Tile {
   int64_t rows, width;
-  A *memory, *values, *exps, *targets;                           // [rows, width]; values and targets where converted
+  A *memory, *values, *probabilities, *targets;                  // [rows, width]; values and targets where converted
   A *classes, *most, *inverse, *inner, *keep, *log, *share, *u;  // [width]
+  int32_t* counts;                                               // as count_classes wants it
 
   explicit Tile(int64_t rows) : rows(rows) {
     width = kTileValues / (rows > 0 ? rows : 1) / kTileLeast * kTileLeast;
     width = width < kTileLeast ? kTileLeast : width > kTileMost ? kTileMost : width;
-    memory = static_cast<A*>(::operator new((3 * rows + 8) * width * sizeof(A), std::align_val_t(64)));
+    const int64_t size = (3 * rows + 8) * width, counters = kLanes * (rows + 1);
+    memory = static_cast<A*>(::operator new(size * sizeof(A) + counters * sizeof(int32_t), std::align_val_t(64)));
+    counts = reinterpret_cast<int32_t*>(memory + size);
+    std::memset(counts, 0, counters * sizeof(int32_t));
     A* next = memory;
-    for (A** part : {&values, &exps, &targets}) {
+    for (A** part : {&values, &probabilities, &targets}) {
       *part = next;
       next += rows * width;
     }
@@ -63,10 +68,11 @@ Rows<A> read_rows(const OverlapTask& task, const void* data, Dtype dtype, int64_
   return {buffer, width};
 }
 
-// Where a row of gradients is computed: in place, or in `buffer`, from which `write_row` stores it.
+// Where a row of gradients is computed, and where task.keeps its probabilities before: in place, or in `buffer`, from
+// which `write_row` stores it.
 template <class A>
 A* gradient_row(const OverlapTask& task, int64_t offset, A* buffer) {
-  return task.input_dtype == kTileDtype<A> ? static_cast<A*>(task.gradient) + offset : buffer;
+  return task.gradient && task.input_dtype == kTileDtype<A> ? static_cast<A*>(task.gradient) + offset : buffer;
 }
 
 template <class A>
@@ -77,21 +83,43 @@ void write_row(const OverlapTask& task, const A* d, int64_t offset, int64_t n) {
 // Class numbers of n positions, -1 where ignored; returns the first that is not a class, or -1.
 template <class A, class I>
 int64_t read_classes(const I* __restrict from, int64_t n, int64_t classes, bool ignoring, double ignore, A* to) {
-  int bad = 0;
+  // The vector loop knows 32 bits; what does not fit them is left to the other.
   const int64_t skip = ignoring ? static_cast<int64_t>(ignore) : -1;
+  const int32_t narrow_skip = static_cast<int32_t>(skip);
+  int32_t low = 0, high = 0, wide = skip != narrow_skip;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(| : wide)
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t c = static_cast<int32_t>(from[i]), counted = ignoring && c == narrow_skip ? 0 : c;
+    wide |= static_cast<I>(c) != from[i];
+    low = counted < low ? counted : low;
+    high = counted > high ? counted : high;
+    to[i] = ignoring && c == narrow_skip ? A(-1) : static_cast<A>(c);
+  }
+  if (!wide && low >= 0 && high < classes) return -1;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t c = static_cast<int64_t>(from[i]);
-    const bool ignored = ignoring && c == skip, valid = c >= 0 && c < classes;
+    const bool ignored = ignoring && c == skip;
+    if (!ignored && (c < 0 || c >= classes)) return i;
     to[i] = ignored ? A(-1) : static_cast<A>(c);
-    bad |= !ignored && !valid;
   }
-  if (!bad) return -1;
-  int64_t i = 0;
-  while ((ignoring && static_cast<int64_t>(from[i]) == skip) ||
-         (static_cast<int64_t>(from[i]) >= 0 && static_cast<int64_t>(from[i]) < classes)) {
-    ++i;
+  return -1;
+}
+
+// Adds the positions of each class to its G. counts [kLanes * (classes + 1)]: zeros, before and after; kLanes counters
+// take turns, so that neighbours of one class do not wait for each other, and the last class is the ignored one.
+template <class A>
+void count_classes(const A* __restrict t, const int64_t n, const int64_t classes, int32_t* __restrict counts,
+                   double* sums) {
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t c = static_cast<int32_t>(t[i]);
+    ++counts[(c < 0 ? classes : c) * kLanes + i % kLanes];
   }
-  return i;
+  for (int64_t c = 0; c <= classes; ++c) {
+    for (int k = 0; k < kLanes; ++k) {
+      if (c < classes) sums[3 * c + 2] += counts[c * kLanes + k];
+      counts[c * kLanes + k] = 0;
+    }
+  }
 }
 
 template <class A>
@@ -143,65 +171,86 @@ void with_class_term(const OverlapTask& task, const Run& run) {
   SoftmaxFocal<A>::with(FocalOptions(task.options.gamma, task.options.alpha).of_class, run);
 }
 
-// One tile of a softmax: its logits x and the targets t; fills exps, inverse, keep.
+// One tile of a softmax: its logits x and the targets t; fills p, keep and, where it has to compute p, most and
+// inverse. Logits and kept probabilities are copied first: rows a power of two apart would push each other out of the
+// caches.
 template <class A>
 struct SoftmaxTile {
   const OverlapTask& task;
   Tile<A>& tile;
   const int64_t n;
-  Rows<A> x, t;  // t: the class numbers for every class with `indexed`
+  A *const x, *const p;  // [classes, width]; one memory unless there is a second term, which needs both
+  Rows<A> t;             // the class numbers for every class with `indexed`
 
-  SoftmaxTile(const OverlapTask& task, int64_t sample, int64_t at, int64_t n, Tile<A>* memory)
-      : task(task), tile(*memory), n(n) {
-    const int64_t C = task.classes;
-    x = read_rows(task, task.input, task.input_dtype, sample, 0, C, at, n, tile.values, tile.width);
+  // kept: the probabilities are in the gradient, where the sums left them.
+  SoftmaxTile(const OverlapTask& task, int64_t sample, int64_t at, int64_t n, bool kept, Tile<A>* memory)
+      : task(task), tile(*memory), n(n), x(tile.values), p(has_second() ? tile.probabilities : tile.values) {
+    const int64_t C = task.classes, offset = sample * C * task.positions + at;
+    const void* from = kept ? task.gradient : task.input;
+    for (int64_t c = 0; c < C; ++c) {
+      load_block(from, task.input_dtype, offset + c * task.positions, n, x + c * tile.width);
+    }
     if (task.indexed) {
       t = {tile.classes, 0};
     } else {
       t = read_rows(task, task.target, task.target_dtype, sample, 0, C, at, n, tile.targets, tile.width);
     }
-    std::memcpy(tile.most, x.row(0), n * sizeof(A));
-    int64_t c = 1;
-    for (; c + 4 <= C; c += 4) max_rows(x.row(c), x.step, tile.most, n);
-    for (; c < C; ++c) max_row(x.row(c), tile.most, n);
-    fill_row(A(0), tile.inverse, n);
-    for (c = 0; c < C; ++c) exp_row(x.row(c), tile.most, exps(c), tile.inverse, n);
-    invert_row(tile.inverse, n);
+    if (!kept) probabilities(offset);
     if (task.indexed) return;
     fill_row(task.options.ignoring ? A(-1) : A(0), tile.keep, n);
-    for (c = 0; task.options.ignoring && c < C; ++c) {
+    for (int64_t c = 0; task.options.ignoring && c < C; ++c) {
       keep_row(Region<A, false>{A(0), static_cast<A>(task.options.ignore_index)}, t.row(c), tile.keep, n);
     }
   }
 
-  A* exps(int64_t c) const { return tile.exps + c * tile.width; }
+  bool has_second() const { return task.options.second != SecondTerm::kNone; }
+  A* row(A* of, int64_t c) const { return of + c * tile.width; }
   const A* keep() const { return task.indexed ? tile.classes : tile.keep; }
+
+  void probabilities(int64_t offset) const {
+    const int64_t C = task.classes;
+    std::memcpy(tile.most, x, n * sizeof(A));
+    int64_t c = 1;
+    for (; c + 4 <= C; c += 4) max_rows(row(x, c), tile.width, tile.most, n);
+    for (; c < C; ++c) max_row(row(x, c), tile.most, n);
+    fill_row(A(0), tile.inverse, n);
+    for (c = 0; c < C; ++c) exp_row(row(x, c), tile.most, row(p, c), tile.inverse, n);
+    invert_row(tile.inverse, n);
+    for (c = 0; c < C; ++c) {
+      A* kept = task.keeps ? static_cast<A*>(task.gradient) + offset + c * task.positions : nullptr;
+      normalise_row(tile.inverse, row(p, c), kept, n);
+    }
+  }
 
   // log p of each position's own class, and its share of the target, 1.
   void own_class() const {
-    pick_row(x.data, x.step, tile.classes, tile.u, n);
+    pick_row(x, tile.width, tile.classes, tile.u, n);
     log_row(tile.u, tile.most, tile.inverse, tile.log, n);
     fill_row(A(1), tile.share, n);
   }
 
   // The same of class c of a dense target.
   void one_class(int64_t c) const {
-    log_row(x.row(c), tile.most, tile.inverse, tile.log, n);
+    log_row(row(x, c), tile.most, tile.inverse, tile.log, n);
     share_row(static_cast<A>(task.options.ignore_index), t.row(c), tile.share, n);
   }
 
   void add_sums(double* sums) const {
-    int64_t c = 0;
-    for (; task.indexed && c + 2 <= task.classes; c += 2) {
-      with_region<A>(task, c, [&](auto region, auto squared) {
-        softmax_sums_pair<A, squared()>(region.c, exps(c), tile.width, tile.inverse, tile.classes, n, sums + 3 * c);
-      });
-    }
-    for (; c < task.classes; ++c) {
-      with_region<A>(task, c, [&](auto region, auto squared) {
-        softmax_sums_row<A, squared()>(region, exps(c), tile.inverse, t.row(c), n, sums + 3 * c);
-      });
-    }
+    const int64_t C = task.classes;
+    const auto add = [&](auto squared) {
+      if (task.indexed) {
+        int64_t c = 0;
+        for (; c + 4 <= C; c += 4)
+          softmax_class_sums4<A, squared()>(static_cast<A>(c), row(p, c), tile.width, tile.classes, n, sums + 3 * c);
+        for (; c < C; ++c)
+          softmax_class_sums<A, squared()>(static_cast<A>(c), row(p, c), tile.classes, n, sums + 3 * c);
+        return count_classes(tile.classes, n, C, tile.counts, sums);
+      }
+      const Region<A, false> region{A(0), static_cast<A>(task.options.ignore_index)};
+      for (int64_t c = 0; c < C; ++c) softmax_sums_row<A, squared()>(region, row(p, c), t.row(c), n, sums + 3 * c);
+    };
+    if (task.options.squared) return add(std::true_type{});
+    add(std::false_type{});
   }
 
   void add_terms(double* second) const {
@@ -227,7 +276,7 @@ struct SoftmaxTile {
 
   void write_gradient(int64_t offset, const double* by_I, const double* by_P) const {
     const int64_t C = task.classes;
-    const bool second = task.options.second != SecondTerm::kNone;
+    const bool second = has_second();
     fill_row(A(0), tile.inner, n);
     if (second && task.indexed) {
       own_class();
@@ -236,8 +285,8 @@ struct SoftmaxTile {
     }
     for (int64_t c = 0; c < C; ++c) {
       with_region<A>(task, c, [&](auto region, auto squared) {
-        softmax_inner_row<A, squared()>(region, exps(c), tile.inverse, t.row(c), static_cast<A>(by_I[c]),
-                                        static_cast<A>(by_P[c]), tile.inner, n);
+        softmax_inner_row<A, squared()>(region, row(p, c), t.row(c), static_cast<A>(by_I[c]), static_cast<A>(by_P[c]),
+                                        tile.inner, n);
       });
       if (second && !task.indexed) {
         one_class(c);
@@ -247,16 +296,15 @@ struct SoftmaxTile {
     }
     for (int64_t c = 0; c < C; ++c) {
       const int64_t to = offset + c * task.positions;
-      A* d = gradient_row(task, to, tile.values);
+      A* d = gradient_row(task, to, tile.share);
       if (second && !task.indexed) {
         one_class(c);
         term_slopes();
       }
       with_region<A>(task, c, [&](auto region, auto squared) {
         const auto write = [&](auto with_second) {
-          softmax_gradient_row<A, squared(), with_second()>(region, exps(c), tile.inverse, t.row(c),
-                                                            static_cast<A>(by_I[c]), static_cast<A>(by_P[c]),
-                                                            tile.inner, tile.u, keep(), d, n);
+          softmax_gradient_row<A, squared(), with_second()>(region, row(p, c), t.row(c), static_cast<A>(by_I[c]),
+                                                            static_cast<A>(by_P[c]), tile.inner, tile.u, keep(), d, n);
         };
         if (second) return write(std::true_type{});
         write(std::false_type{});
@@ -280,9 +328,9 @@ int64_t overlap_sums(const OverlapTask& task, int64_t sample, int64_t first, int
       if (bad >= 0) return at + bad;
     }
     if (softmax) {
-      const SoftmaxTile<A> all(task, sample, at, n, &tile);
+      const SoftmaxTile<A> all(task, sample, at, n, false, &tile);
       all.add_sums(sums);
-      if (task.options.second != SecondTerm::kNone) all.add_terms(second);
+      if (all.has_second()) all.add_terms(second);
       continue;
     }
     for (int64_t c = first; c < last; ++c) {
@@ -291,9 +339,12 @@ int64_t overlap_sums(const OverlapTask& task, int64_t sample, int64_t first, int
       if (!task.indexed) {
         t = read_rows(task, task.target, task.target_dtype, sample, c, c + 1, at, n, tile.targets, 0).data;
       }
+      const int64_t offset = (sample * task.classes + c) * task.positions + at;
+      A* kept = task.keeps ? gradient_row(task, offset, tile.probabilities) : tile.probabilities;
       with_element_term<A>(task, [&](auto sigmoid, auto term) {
+        if (sigmoid()) exp_minus_abs_row(x, kept, n);
         with_region<A>(task, c, [&](auto region, auto squared) {
-          element_sums_row<A, sigmoid(), squared()>(region, term, x, t, n, sums + 3 * (c - first), second);
+          element_sums_row<A, sigmoid(), squared()>(region, term, x, kept, t, n, sums + 3 * (c - first), second);
         });
       });
     }
@@ -311,7 +362,7 @@ void overlap_gradient(const OverlapTask& task, int64_t sample, int64_t first, in
     if (task.indexed) load_classes(task, sample * task.positions + at, n, tile.classes);
     if (softmax) {
       const int64_t offset = sample * task.classes * task.positions + at;
-      SoftmaxTile<A>(task, sample, at, n, &tile).write_gradient(offset, by_I, by_P);
+      SoftmaxTile<A>(task, sample, at, n, task.keeps, &tile).write_gradient(offset, by_I, by_P);
       continue;
     }
     for (int64_t c = first; c < last; ++c) {
@@ -321,10 +372,12 @@ void overlap_gradient(const OverlapTask& task, int64_t sample, int64_t first, in
       if (!task.indexed) {
         t = read_rows(task, task.target, task.target_dtype, sample, c, c + 1, at, n, tile.targets, 0).data;
       }
-      A* d = gradient_row(task, offset, tile.exps);
+      A* d = gradient_row(task, offset, tile.probabilities);
+      A* kept = task.keeps ? d : tile.probabilities;
       with_element_term<A>(task, [&](auto sigmoid, auto term) {
+        if (sigmoid() && !task.keeps) smaller_probability_row(x, kept, n);
         with_region<A>(task, c, [&](auto region, auto squared) {
-          element_gradient_row<A, sigmoid(), squared()>(region, term, x, t, static_cast<A>(by_I[c - first]),
+          element_gradient_row<A, sigmoid(), squared()>(region, term, x, kept, t, static_cast<A>(by_I[c - first]),
                                                         static_cast<A>(by_P[c - first]),
                                                         static_cast<A>(task.second_scale), d, n);
         });

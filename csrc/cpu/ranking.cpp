@@ -119,9 +119,10 @@ struct List {
     for (size_t i = 0; i < keys.size(); ++i) rank[keys[i].item] = static_cast<int64_t>(i) + 1;
   }
 
-  // Smooth ranks: only the rows with a gain and within the cut-off count, but all where a score is not finite.
+  // Smooth ranks: only the rows with a gain and within the cut-off count, but those without one too where a score or
+  // the ideal is not finite.
   RankedList<A> smooth() {
-    bool finite = true;
+    bool finite = std::isfinite(ideal);
     for (int64_t i = 0; i < items; ++i) finite = finite && std::isfinite(score[i]);
     if (call.cutoff < call.n) rank_scores();
     int64_t rows = 0;

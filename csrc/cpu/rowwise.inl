@@ -10,9 +10,9 @@ namespace fused_losses::FL_ISA {
 #include "../losses/classification.h"
 #include "../losses/divergence.h"
 
-// e^x of a logit minus the peak of its row.
-FL_HD float exp_shifted(float x) { return detail::exp_minus(abs_(x)); }
-FL_HD double exp_shifted(double x) { return exp_(x); }
+// e^-a, a: what a logit is below the peak of its row.
+FL_HD float exp_below(float a) { return detail::exp_minus(a); }
+FL_HD double exp_below(double a) { return exp_(-a); }
 
 #include "rowwise_rows.inl"
 #include "rowwise_tiles.inl"

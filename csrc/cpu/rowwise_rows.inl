@@ -22,7 +22,7 @@ A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, c
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    const A v = exp_shifted((x[i] - shift) * rate);
+    const A v = exp_below((shift - x[i]) * rate);
     sum += v;
     if constexpr (kStore) e[i] = v;
   }
@@ -158,10 +158,11 @@ struct PairSums {
   A loss, slope_x, slope_z;
 };
 
-template <class F, class A>
+// kKeep: ez becomes the slope of the input, for pair_gradient_kept.
+template <class F, class A, bool kKeep>
 PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, const A peak_x, const A log_sum_x,
-                      const A factor_x, const A* __restrict z, const A* __restrict ez, const A peak_z,
-                      const A log_sum_z, const A factor_z, const int64_t n) {
+                      const A factor_x, const A* __restrict z, A* __restrict ez, const A peak_z, const A log_sum_z,
+                      const A factor_z, const int64_t n) {
   A loss = 0, slope_x = 0, slope_z = 0;
 #pragma omp simd reduction(+ : loss, slope_x, slope_z)
   for (int64_t i = 0; i < n; ++i) {
@@ -170,8 +171,16 @@ PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, 
     loss += t.loss;
     slope_x += t.slope_input;
     slope_z += t.slope_target;
+    if constexpr (kKeep) ez[i] = t.slope_input;
   }
   return {loss, slope_x, slope_z};
+}
+
+// ex becomes the gradient of the input, the only one asked for, from the slopes that pair_sums kept.
+template <class A>
+void pair_gradient_kept(A* __restrict ex, const A* __restrict slope, const A share, const A scale, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) ex[i] = scale * (slope[i] - ex[i] * share);
 }
 
 // ex becomes the gradient of the input with kX, ez that of the target with kZ.
@@ -194,22 +203,30 @@ A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int6
            const bool grad_z, const A scale) {
   const RowSoftmax<A> s = row_softmax(x, ex, n, f.rate, space);
   const RowSoftmax<A> r = row_softmax(z, ez, n, f.rate, space + 2 * (n / kRowBlock + 1));
+  const bool keep = grad_x && !grad_z;
+  const auto blocks = [n](const auto& run) {
+    for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) run(b, at, n - at < kRowBlock ? n - at : kRowBlock);
+  };
+  const auto sums = keep ? pair_sums<F, A, true> : pair_sums<F, A, false>;
   double loss = 0, slope_x = 0, slope_z = 0;
-  for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) {
-    const PairSums<A> sums = pair_sums(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], z + at, ez + at, r.peak,
-                                       r.log_sum, r.factor[b], n - at < kRowBlock ? n - at : kRowBlock);
-    loss += sums.loss;
-    slope_x += sums.slope_x;
-    slope_z += sums.slope_z;
-  }
-  if (!grad_x && !grad_z) return static_cast<A>(loss);
-  const auto run = grad_x && grad_z ? pair_gradient<F, A, true, true>
-                   : grad_x         ? pair_gradient<F, A, true, false>
-                                    : pair_gradient<F, A, false, true>;
+  blocks([&](int64_t b, int64_t at, int64_t part) {
+    const PairSums<A> of =
+        sums(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], z + at, ez + at, r.peak, r.log_sum, r.factor[b], part);
+    loss += of.loss;
+    slope_x += of.slope_x;
+    slope_z += of.slope_z;
+  });
   const A total_x = static_cast<A>(slope_x), total_z = static_cast<A>(slope_z), factor = scale * f.rate;
-  for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) {
-    run(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], total_x, z + at, ez + at, r.peak, r.log_sum, r.factor[b],
-        total_z, factor, n - at < kRowBlock ? n - at : kRowBlock);
+  if (keep) {
+    blocks([&](int64_t b, int64_t at, int64_t part) {
+      pair_gradient_kept(ex + at, ez + at, s.factor[b] * total_x, factor, part);
+    });
+  } else if (grad_z) {
+    const auto run = grad_x ? pair_gradient<F, A, true, true> : pair_gradient<F, A, false, true>;
+    blocks([&](int64_t b, int64_t at, int64_t part) {
+      run(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], total_x, z + at, ez + at, r.peak, r.log_sum, r.factor[b],
+          total_z, factor, part);
+    });
   }
   return static_cast<A>(loss);
 }

@@ -52,7 +52,7 @@ void lanes_exp(const A* __restrict x, A* __restrict e, const A rate, const A* __
                const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const A v = exp_shifted((x[i] - peak[i]) * rate);
+    const A v = exp_below((peak[i] - x[i]) * rate);
     sum[i] += v;
     if constexpr (kStore) e[i] = v;
   }

@@ -7,24 +7,30 @@ FL_HD Terms<A> logistic_terms(const Sigmoid<A>& s, A t, A pos_weight) {
   return {negative * s.softplus_pos + positive * s.softplus_neg, negative * s.p - positive * s.q, A(0)};
 }
 
-// -[t log p + (1-t) log(1-p)], logarithms >= -100, with the derivative (p-t) / max(p(1-p), 1e-12).
+// -[t log p + (1-t) log_q], log_q = log(1-p), logarithms >= -100, with the derivative (p-t) / max(p(1-p), 1e-12).
 template <class A>
-FL_HD Terms<A> probability_terms(A p, A t) {
+FL_HD Terms<A> probability_terms(A p, A log_q, A t) {
   const A negative = A(1) - t, floor = A(-100);
-  const A loss = -(t * at_least_(log_(p), floor) + negative * at_least_(log1p_neg(p), floor));
+  const A loss = -(t * at_least_(log_(p), floor) + negative * at_least_(log_q, floor));
   return {loss, (p - t) / at_least_(p * (A(1) - p), A(1e-12)), A(0)};
 }
 
+// ahead: e^-|x|.
+template <class Self, class A>
+struct Logistic : InTwoSteps<Self, A> {
+  FL_HD static A ahead(A x) { return exp_minus_abs(x); }
+};
+
 template <class A>
-struct BinaryCrossEntropyWithLogits : Plain<BinaryCrossEntropyWithLogits<A>> {
+struct BinaryCrossEntropyWithLogits : Logistic<BinaryCrossEntropyWithLogits<A>, A> {
   explicit BinaryCrossEntropyWithLogits(const double*) {}
 
-  FL_HD Terms<A> operator()(A x, A t, A pos_weight) const { return logistic_terms(sigmoid_terms(x), t, pos_weight); }
+  FL_HD Terms<A> terms(A x, A e, A t, A pos_weight) const { return logistic_terms(sigmoid_terms(x, e), t, pos_weight); }
 };
 
 // (t w1 + (1-t) w0) of the logistic loss; t smoothed to t (1-e) + e/2 first.
 template <class A>
-struct WeightedBinaryCrossEntropyWithLogits : Plain<WeightedBinaryCrossEntropyWithLogits<A>> {
+struct WeightedBinaryCrossEntropyWithLogits : Logistic<WeightedBinaryCrossEntropyWithLogits<A>, A> {
   static constexpr bool kIgnores = true;
   A ignore_index, keep, shift, w0, w1;
   explicit WeightedBinaryCrossEntropyWithLogits(const double* options)
@@ -36,32 +42,37 @@ struct WeightedBinaryCrossEntropyWithLogits : Plain<WeightedBinaryCrossEntropyWi
 
   FL_HD bool ignored(A t) const { return t == ignore_index; }
 
-  FL_HD Terms<A> operator()(A x, A target, A pos_weight) const {
+  FL_HD Terms<A> terms(A x, A e, A target, A pos_weight) const {
     const A t = target * keep + shift, w = t * w1 + (A(1) - t) * w0;
-    const Terms<A> r = logistic_terms(sigmoid_terms(x), t, pos_weight);
+    const Terms<A> r = logistic_terms(sigmoid_terms(x, e), t, pos_weight);
     return {w * r.loss, w * r.grad_input, A(0)};
   }
 };
 
-template <class A>
-struct BinaryCrossEntropy : Plain<BinaryCrossEntropy<A>> {
+// ahead: log(1-p).
+template <class Self, class A>
+struct OfProbability : InTwoSteps<Self, A> {
   static constexpr bool kSaturates = true;
+  FL_HD static A ahead(A p) { return log1p_neg(p); }
+};
+
+template <class A>
+struct BinaryCrossEntropy : OfProbability<BinaryCrossEntropy<A>, A> {
   explicit BinaryCrossEntropy(const double*) {}
 
-  FL_HD Terms<A> operator()(A p, A t, A) const { return probability_terms(p, t); }
+  FL_HD Terms<A> terms(A p, A log_q, A t, A) const { return probability_terms(p, log_q, t); }
 };
 
 // (t w1 + (1-t) w0) of the loss on probabilities.
 template <class A>
-struct WeightedBinaryCrossEntropy : Plain<WeightedBinaryCrossEntropy<A>> {
-  static constexpr bool kSaturates = true;
+struct WeightedBinaryCrossEntropy : OfProbability<WeightedBinaryCrossEntropy<A>, A> {
   A w0, w1;
   explicit WeightedBinaryCrossEntropy(const double* options)
       : w0(static_cast<A>(options[0])), w1(static_cast<A>(options[1])) {}
 
-  FL_HD Terms<A> operator()(A p, A t, A) const {
+  FL_HD Terms<A> terms(A p, A log_q, A t, A) const {
     const A w = t * w1 + (A(1) - t) * w0;
-    const Terms<A> r = probability_terms(p, t);
+    const Terms<A> r = probability_terms(p, log_q, t);
     return {w * r.loss, w * r.grad_input, A(0)};
   }
 };
@@ -70,7 +81,7 @@ struct WeightedBinaryCrossEntropy : Plain<WeightedBinaryCrossEntropy<A>> {
 // The derivative is alpha_t [u^gamma ce' + gamma (1-2t) u^(gamma-1) p q ce]. kGamma < 0: any gamma, in log space, with
 // u^(gamma-1) p q as u^gamma r, r = p q / u in [0, 1]: no power of u with a negative exponent.
 template <class A, int kGamma>
-struct SigmoidFocalGamma : Plain<SigmoidFocalGamma<A, kGamma>> {
+struct SigmoidFocalGamma : Logistic<SigmoidFocalGamma<A, kGamma>, A> {
   static constexpr bool kIgnores = true;
   A ignore_index, at_one, at_zero, gamma;
   explicit SigmoidFocalGamma(const double* options)
@@ -81,12 +92,13 @@ struct SigmoidFocalGamma : Plain<SigmoidFocalGamma<A, kGamma>> {
 
   FL_HD bool ignored(A t) const { return t == ignore_index; }
 
-  FL_HD Terms<A> operator()(A x, A t, A pos_weight) const {
-    const Sigmoid<A> s = sigmoid_terms(x);
+  FL_HD Terms<A> terms(A x, A e, A t, A pos_weight) const {
+    const Sigmoid<A> s = sigmoid_terms(x, e);
     const Terms<A> ce = logistic_terms(s, t, pos_weight);
     const A alpha = at_one * t + at_zero * (A(1) - t);
     if constexpr (kGamma == 0) return {alpha * ce.loss, alpha * ce.grad_input, A(0)};
-    const A turn = gamma * (A(1) - A(2) * t) * ce.loss;
+    // A logit of 1e30 has p q = 0; the bound keeps its loss from overflowing, and from undoing the floor of p q below.
+    const A turn = gamma * (A(1) - A(2) * t) * at_most_(ce.loss, A(1e30));
     A power, slope;
     if constexpr (kGamma > 0) {
       const A u = s.p * (A(1) - t) + s.q * t;
@@ -129,7 +141,7 @@ struct HingeTerms : Plain<HingeTerms<A, kSquared>> {
   FL_HD Terms<A> operator()(A x, A t, A) const {
     const A slack = at_least_(margin - t * x, A(0));
     if constexpr (kSquared) return {slack * slack, -2 * t * slack, A(0)};
-    return {slack, slack > A(0) ? -t : A(0), A(0)};
+    return {slack, slack <= A(0) ? A(0) : -t, A(0)};
   }
 };
 

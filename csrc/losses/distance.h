@@ -80,7 +80,7 @@ struct MahalanobisLoss : RowFunctor<MahalanobisLoss<A>, 1, false> {
 };
 
 // 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
-// Near the prior, expm1 keeps the difference exact.
+// Near the prior, expm1 keeps the difference exact; r is bounded where e^r is infinite, so that inf - inf is none.
 template <class A, bool kPrior>
 struct GaussianKLTerms {
   static constexpr int kOperands = 4;
@@ -90,11 +90,12 @@ struct GaussianKLTerms {
   FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
     const A half = A(0.5);
     if constexpr (kPrior) {
-      const A excess = expm1_(v - pv), d = m - pm, scaled = d * exp_(-pv);
-      return {half * (excess - (v - pv) + d * scaled), {scaled, half * excess, -scaled, -half * (excess + d * scaled)}};
+      const A r = v - pv, excess = expm1_(r), d = m - pm, scaled = d * exp_(-pv);
+      return {half * (excess - at_most_(r, A(1000)) + d * scaled),
+              {scaled, half * excess, -scaled, -half * (excess + d * scaled)}};
     } else {
       const A excess = expm1_(v);
-      return {half * (excess - v + m * m), {m, half * excess, A(0), A(0)}};
+      return {half * (excess - at_most_(v, A(1000)) + m * m), {m, half * excess, A(0), A(0)}};
     }
   }
 

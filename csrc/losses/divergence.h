@@ -40,7 +40,7 @@ struct JSDivWithLogits : Plain<JSDivWithLogits<A>> {
   FL_HD PairTerms<A> operator()(A u, A p, A v, A q) const {
     constexpr A kSmallest = static_cast<A>(1.17549435e-38);
     const A share_q = beta * q, share_p = (A(1) - beta) * p, m = share_q + share_p;
-    const A log_m = log_(m < kSmallest ? kSmallest : m);
+    const A log_m = fma_(m, A(0), log_normal(m < kSmallest ? kSmallest : m));  // NaN for NaN
     const A from_p = p == A(0) ? A(0) : share_p * (u - log_m), from_q = q == A(0) ? A(0) : share_q * (v - log_m);
     return {from_p + from_q, from_p, from_q};
   }

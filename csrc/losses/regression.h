@@ -12,10 +12,10 @@ struct OfDifference : Plain<Self> {
   }
 };
 
-// -1, 0 or 1; NaN stays NaN.
+// -1, 0 or 1; 0 for NaN, as torch differentiates |d|.
 template <class A>
 FL_HD A sign_(A d) {
-  return d > A(0) ? A(1) : (d < A(0) ? A(-1) : d);
+  return d > A(0) ? A(1) : (d < A(0) ? A(-1) : A(0));
 }
 
 template <class A>

@@ -14,9 +14,21 @@ struct Plain {
   static constexpr bool kWeightedMean = false;  // the mean divides by the sum of the weights
   static constexpr bool kSaturates = false;     // a float16 gradient is clamped to the largest finite number
   static constexpr bool kChecks = false;        // has `valid(target)` and kExpectedTarget, the words for it
+  static constexpr bool kAhead = false;         // an InTwoSteps
 
   template <class Run>
   static auto with(const double* options, const Run& run) {
     return run(Self(options));
+  }
+};
+
+// A loss whose long chain of operations is cut in two: `ahead`, a function of the input, which a driver may compute for
+// many elements first, and `terms`, which takes its result.
+template <class Self, class A>
+struct InTwoSteps : Plain<Self> {
+  static constexpr bool kAhead = true;
+
+  FL_HD Terms<A> operator()(A x, A t, A pos_weight) const {
+    return static_cast<const Self*>(this)->terms(x, Self::ahead(x), t, pos_weight);
   }
 };
