@@ -9,15 +9,21 @@ from ._ops import DIVERGENCE_REDUCTIONS, REDUCTIONS
 FLOATING = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 DENSE = FLOATING | {torch.bool, torch.uint8}
 CLASS_INDEX = frozenset({torch.uint8, torch.int32, torch.int64})
+DENSE_OR_INDEX = DENSE | CLASS_INDEX
+
+
+def choice(name: str, argument: str, value, choices: dict):
+    """The op's number for `value`, a key of `choices`."""
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        listed = ", ".join("None" if key is None else f'"{key}"' for key in choices)
+        raise ValueError(f"{name}: expected {argument} to be one of {listed}, got {value!r}") from None
 
 
 def reduction_code(name: str, reduction: str, choices: dict[str, int] = REDUCTIONS) -> int:
     """The op's integer for `reduction`."""
-    try:
-        return choices[reduction]
-    except (KeyError, TypeError):
-        listed = ", ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name}: expected reduction to be one of {listed}, got {reduction!r}") from None
+    return choice(name, "reduction", reduction, choices)
 
 
 def divergence_reduction_code(name: str, reduction: str) -> int:
@@ -32,6 +38,15 @@ def tensor(name: str, argument: str, value, dtypes: frozenset = FLOATING) -> Non
     if value.dtype not in dtypes:
         listed = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
         raise TypeError(f"{name}: expected {argument} of dtype {listed}, got {str(value.dtype).removeprefix('torch.')}")
+    if value.layout is not torch.strided or value.is_nested:
+        _refuse_layout(name, argument, value)
+
+
+def _refuse_layout(name: str, argument: str, value: torch.Tensor) -> None:
+    """Sparse, MKL-DNN and nested tensors; a jagged one is a tensor subclass, which the references serve."""
+    if value.layout is not torch.jagged:
+        given = "a nested tensor" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{name}: expected {argument} to be a dense tensor, got {given}")
 
 
 def same_device(name: str, argument: str, value: torch.Tensor, first: torch.Tensor) -> None:
@@ -52,6 +67,14 @@ def pair(
         same_device(name, names[1], target, input)
 
 
+def shaped(name: str, argument: str, value, shape: tuple, first: torch.Tensor, dtypes: frozenset = DENSE) -> None:
+    """A tensor of exactly `shape`, of one of `dtypes`, on the device of `first`."""
+    tensor(name, argument, value, dtypes)
+    if value.shape != shape:
+        raise ValueError(f"{name}: expected {argument} of shape {tuple(shape)}, got {tuple(value.shape)}")
+    same_device(name, argument, value, first)
+
+
 def broadcastable(name: str, argument: str, value: torch.Tensor | None, input: torch.Tensor) -> torch.Tensor | None:
     """`value` broadcasts to the shape of `input` as in torch; returned in a form the kernels read.
 
@@ -70,6 +93,20 @@ def broadcastable(name: str, argument: str, value: torch.Tensor | None, input: t
     if spans and any(given[i] != trailing[i] for i in range(spans[0], spans[-1] + 1)):
         return value.expand(shape)
     return value
+
+
+def integer(name: str, argument: str, value, low: int | None = None) -> None:
+    """`value` is an int, at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected {argument} to be an integer, got {type(value).__name__}")
+    if low is not None and value < low:
+        raise ValueError(f"{name}: expected {argument} >= {low}, got {value}")
+
+
+def flag(name: str, argument: str, value) -> None:
+    """`value` is a bool: a string or a tensor is no choice."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected {argument} to be True or False, got {value!r}")
 
 
 INFINITY = float("inf")

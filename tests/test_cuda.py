@@ -128,22 +128,63 @@ def test_memory(case):
     assert spent <= wanted * 1.01 + 0.01 * inputs + 64 * 1024
 
 
-def test_more_than_two_to_the_31_elements():
+def two_kinds_of_rows(name, rows, columns, device):
+    """The input, 0.5 but in its last row, and the other tensors of a loss; `rows` may be 2: one of each kind."""
+    x = torch.full((rows, columns), 0.5, dtype=torch.bfloat16, device=device)
+    x[-1, -1] = -3.0
+    if name == "cross_entropy":
+        return x, (torch.zeros(rows, dtype=torch.int64, device=device),)
+    if name == "contrastive_loss":
+        return x, (torch.zeros_like(x), torch.ones(rows, dtype=torch.bool, device=device))
+    return x, (torch.zeros(rows, columns, dtype=torch.bool, device=device),)
+
+
+@pytest.mark.parametrize(
+    "name, columns",
+    [("binary_cross_entropy_with_logits", 1), ("cross_entropy", 32768), ("cross_entropy", 3), ("contrastive_loss", 32)],
+)
+def test_more_than_two_to_the_31_elements(name, columns):
     if torch.cuda.get_device_properties(0).total_memory < 40 * 2**30:
         pytest.skip("needs 40 GiB of device memory")
-    n = 2**31 + 4099
-    x = torch.full((n,), 0.5, dtype=torch.bfloat16, device="cuda")
-    t = torch.zeros(n, dtype=torch.bool, device="cuda")
-    x[-1], t[-1] = -3.0, True
-    x.requires_grad_()
-    loss = F.binary_cross_entropy_with_logits(x, t, reduction="sum")
+    rows = 2**31 // columns + 5
+    x, others = two_kinds_of_rows(name, rows, columns, "cuda")
+    loss = getattr(F, name)(x.requires_grad_(), *others, reduction="sum")
     loss.backward()
-    ends = torch.tensor([0.5, -3.0], dtype=torch.float64, requires_grad=True)
-    each = reference.binary_cross_entropy_with_logits(ends, torch.tensor([0.0, 1.0]).double(), reduction="none")
-    torch.testing.assert_close(loss.item(), (each[0] * (n - 1) + each[1]).item(), rtol=1e-6, atol=0)
+    ends, others = two_kinds_of_rows(name, 2, columns, "cpu")
+    ends = ends.double().requires_grad_()
+    others = [t.double() if t.is_floating_point() else t for t in others]
+    each = getattr(reference, name)(ends, *others, reduction="none").reshape(2, -1).sum(1)
+    torch.testing.assert_close(loss.item(), (each[0] * (rows - 1) + each[1]).item(), rtol=1e-5, atol=0)
     (want,) = torch.autograd.grad(each.sum(), ends)
-    for where, value in ((0, want[0]), (2**31, want[0]), (-1, want[1])):
-        torch.testing.assert_close(x.grad[where].double().cpu(), value, rtol=8e-3, atol=0)
+    for where, row in ((0, want[0]), (2**31 // columns, want[0]), (-1, want[1])):
+        torch.testing.assert_close(x.grad[where].double().cpu(), row, rtol=8e-3, atol=1e-6 * row.abs().max().item())
+
+
+@pytest.mark.parametrize("activation, classes", [("sigmoid", 1), ("softmax", 3)])
+def test_more_than_two_to_the_31_elements_of_regions(activation, classes):
+    """Positions of the same logits but for the last one; classes from indices, or one mask."""
+    if torch.cuda.get_device_properties(0).total_memory < 40 * 2**30:
+        pytest.skip("needs 40 GiB of device memory")
+    n = 2**31 // classes + 4099
+    x = torch.full((1, classes, n), 0.5, dtype=torch.bfloat16, device="cuda")
+    x[0, 0, -1] = -3.0
+    target = torch.zeros((1, n), dtype=torch.uint8, device="cuda")
+    target[0, -1] = 1 if classes > 1 else 0
+    target[0, 0] = 1
+    loss = F.dice_loss(x.requires_grad_(), target, activation=activation)
+    loss.backward()
+    # the same from three positions of multiplicity 1, n - 2, 1
+    small = x.detach()[:, :, [0, 1, n - 1]].double().cpu().requires_grad_()
+    times = torch.tensor([1.0, n - 2, 1.0], dtype=torch.float64)
+    p = small.sigmoid() if classes == 1 else small.softmax(1)
+    y = target[:, [0, 1, n - 1]].cpu().long()
+    g = y[:, None].double() if classes == 1 else torch.nn.functional.one_hot(y, classes).movedim(-1, 1).double()
+    ratio = (2 * (p * g * times).sum(2) + 1e-5) / (((p + g) * times).sum(2) + 1e-5)
+    want_loss = (1 - ratio).mean()
+    (want,) = torch.autograd.grad(want_loss, small)
+    torch.testing.assert_close(loss.item(), want_loss.item(), rtol=1e-5, atol=1e-7)
+    found = x.grad[:, :, [0, 1, n - 1]].double().cpu() * times
+    torch.testing.assert_close(found, want, rtol=1e-2, atol=1e-6 * want.abs().max().item())
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")

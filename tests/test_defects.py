@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from cases import BY_NAME, CASES, each_case
+from cases import CASES, each_case
 from problems import as_tuple, differentiable, gradients, incoming
 from tolerances import assert_agrees
 
@@ -65,8 +65,7 @@ def test_false_positives_on_an_empty_mask_cost(name, device):
     x = torch.zeros(2, 3, 8, 8, device=device, requires_grad=True)
     loss = getattr(F, name)(x, torch.zeros_like(x), reduction="none")
     assert (loss > 0.99).all()
-    fewer = getattr(F, name)(x, torch.zeros_like(x), smooth_nr=1.0, smooth_dr=1.0).backward()
-    assert fewer is None
+    getattr(F, name)(x, torch.zeros_like(x), smooth_nr=1.0, smooth_dr=1.0).backward()
     assert (x.grad > 0).all(), "descent lowers the prediction"
 
 
@@ -163,6 +162,17 @@ def test_gradient_without_reduction(case, device):
     assert_agrees(found, want, n_terms=problem.n_terms)
 
 
+@each_case
+def test_same_bits_every_time(case, device):
+    """apex focal: float atomics add in the order of arrival."""
+    problem = case.problem(None, torch.float32, device, case.big)
+    outputs, found = gradients(problem, [case.fused[0]], None, case.reduced())
+    for _ in range(3):
+        again, again_found = gradients(problem, [case.fused[0]], None, case.reduced())
+        for a, b in zip((*outputs, *found.values()), (*again, *again_found.values())):
+            assert torch.equal(a, b)
+
+
 def test_mean_does_not_divide_by_ignored(device):
     """SMP, kornia: ignored pixels stay in the denominator."""
     x = torch.randn(2, 3, 4, device=device)
@@ -175,14 +185,13 @@ def test_mean_does_not_divide_by_ignored(device):
         ("sigmoid_focal_loss", binary, int((binary == 1).sum())),
         ("weighted_binary_cross_entropy_with_logits", binary, int((binary == 1).sum())),
     ):
-        if name in F.__all__:
-            function = getattr(F, name)
-            total = function(x, target, ignore_index=255, reduction="sum")
-            mean = function(x, target, ignore_index=255, reduction="mean")
-            torch.testing.assert_close(mean, total / count)
+        function = getattr(F, name)
+        total = function(x, target, ignore_index=255, reduction="sum")
+        mean = function(x, target, ignore_index=255, reduction="mean")
+        torch.testing.assert_close(mean, total / count)
 
 
-@pytest.mark.parametrize("name", [n for n in ("cross_entropy", "softmax_focal_loss", *OVERLAP) if n in BY_NAME])
+@pytest.mark.parametrize("name", ["cross_entropy", "softmax_focal_loss", *OVERLAP])
 def test_labels_out_of_range_are_not_read(name):
     """apex, mmcv read out of bounds."""
     x = torch.randn(2, 3, 4)
@@ -275,8 +284,6 @@ def test_import_does_not_need_a_compiler_or_cuda():
 def test_no_value_of_a_tensor_is_read_in_python():
     """Liger, mmcv: `.item()`, `torch.equal`, `target.max()` stop the GPU at every step."""
     for name in F.__all__:
-        if name == "fit_gaussian":
-            continue
         source = inspect.getsource(inspect.unwrap(getattr(F, name)))
         for word in (".item(", "torch.equal", ".max()", ".min()", ".tolist(", ".any()", ".all()", ".cpu()"):
             assert word not in source, f"{name} reads values: {word}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
-from cases import BY_NAME, CASES, each_case
+from cases import BY_NAME, CASES, each_case, each_variant
 
 from fused_losses import functional as F
 
@@ -70,6 +72,24 @@ def test_dtype_of_the_others(case):
         if name == "target" and value.is_floating_point() and value.shape == problem.tensors[case.fused[0]].shape:
             wrong = value.to(torch.int16)
             refused(case, TypeError, lambda n=name, w=wrong: problem.call(**{n: w}), name, "int16")
+
+
+def dense_only(value):
+    """The layouts that no kernel reads."""
+    nested = torch.nested.nested_tensor([value, value])
+    return {"sparse_coo": value.to_sparse(), "_mkldnn": value.float().to_mkldnn(), "nested": nested}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@each_variant
+def test_layout(case, variant):
+    """Sparse, MKL-DNN and nested tensors, for every tensor argument."""
+    problem = case.problem(variant)
+    for name, value in problem.arguments.items():
+        if isinstance(value, torch.Tensor):
+            for layout, wrong in dense_only(value).items():
+                if layout != "_mkldnn" or value.is_floating_point():
+                    refused(case, TypeError, lambda n=name, w=wrong: problem.call(**{n: w}), name, "dense", layout)
 
 
 @each_case
@@ -138,7 +158,24 @@ def test_option_is_no_nan_and_no_string(case, options, word):
     (name, given), *_ = options.items()
     if isinstance(given, float) and name != "class_weights":
         refused(case, ValueError, lambda: problem.call(**{name: float("nan")}), word, "nan")
-        refused(case, TypeError, lambda: problem.call(**{name: "1"}), word, "str")
+        for wrong in ("1", None, torch.ones(2), 1j):
+            if not (wrong is None and name == "alpha"):
+                refused(case, TypeError, lambda w=wrong: problem.call(**{name: w}), word, type(wrong).__name__)
+
+
+FLAGS = [
+    pytest.param(c, n, id=f"{c.name}-{n}")
+    for c in CASES
+    for n, p in inspect.signature(c.function).parameters.items()
+    if isinstance(p.default, bool)
+]
+
+
+@pytest.mark.parametrize("given", ["no", 1, None, torch.tensor(True)], ids=["string", "number", "None", "tensor"])
+@pytest.mark.parametrize("case, name", FLAGS)
+def test_flags(case, name, given):
+    """A string is not taken for True."""
+    refused(case, TypeError, lambda: case.problem().call(**{name: given}), name, "True or False", repr(given))
 
 
 CLASS_INDEXED = [
@@ -167,11 +204,7 @@ def test_class_out_of_range(case, variant):
                     assert ".cpp:" not in str(caught.value), "no path of the machine that built the library"
 
 
-def in_build(*names):
-    return [n for n in names if n in BY_NAME]
-
-
-@pytest.mark.parametrize("name", in_build("hinge_loss"))
+@pytest.mark.parametrize("name", ["hinge_loss"])
 def test_hinge_targets(name):
     function = getattr(F, name)
     x = torch.randn(70)
@@ -184,7 +217,7 @@ def test_hinge_targets(name):
             function(x, y)
 
 
-@pytest.mark.parametrize("name", in_build("expected_bleu_loss"))
+@pytest.mark.parametrize("name", ["expected_bleu_loss"])
 def test_bleu_lengths(name):
     problem = BY_NAME[name].problem()
     for argument, longest in (("logits_lengths", 6), ("target_lengths", 5)):
@@ -193,14 +226,14 @@ def test_bleu_lengths(name):
                 problem.call(**{argument: torch.tensor([longest, wrong])})
 
 
-@pytest.mark.parametrize("name", in_build("dice_loss", "jaccard_loss", "tversky_loss"))
+@pytest.mark.parametrize("name", ["dice_loss", "jaccard_loss", "tversky_loss"])
 def test_background_of_a_single_class(name):
     x = torch.randn(2, 1, 4, 4)
     with pytest.raises(ValueError, match=f"^{name}: expected "):
         getattr(F, name)(x, torch.zeros(2, 4, 4), include_background=False)
 
 
-@pytest.mark.parametrize("name", in_build("dice_loss", "jaccard_loss", "tversky_loss"))
+@pytest.mark.parametrize("name", ["dice_loss", "jaccard_loss", "tversky_loss"])
 def test_both_shapes_of_an_overlap_target_are_named(name):
     x = torch.randn(2, 3, 8, 8)
     with pytest.raises(ValueError) as caught:

@@ -14,7 +14,6 @@ from problems import as_tuple
 import fused_losses
 from fused_losses import functional as F
 
-HELPERS = {"fit_gaussian"}
 OF_TORCH = {
     "binary_cross_entropy": "BCELoss",
     "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
@@ -51,7 +50,7 @@ def call(module, tensors, problem):
 
 def test_one_module_for_each_function():
     functions = [module.function.__name__ for module in CLASSES]
-    assert sorted(functions) == sorted(set(F.__all__) - HELPERS)
+    assert sorted(functions) == sorted(F.__all__)
     assert {module.__name__ for module in CLASSES} <= set(fused_losses.__all__)
     for module in CLASSES:
         assert module.function is getattr(F, module.function.__name__)
@@ -60,8 +59,7 @@ def test_one_module_for_each_function():
 
 @pytest.mark.parametrize("function, name", OF_TORCH.items())
 def test_names_of_torch(function, name):
-    if function in F.__all__:
-        assert MODULES[function].__name__ == name
+    assert MODULES[function].__name__ == name
 
 
 @pytest.mark.parametrize("function", sorted(MODULES))
@@ -83,6 +81,38 @@ def test_defaults_are_the_functions(function):
             assert mine[name].default == "mean"
         else:
             assert mine[name].default == parameter.default, name
+
+
+@pytest.mark.parametrize("function", sorted(MODULES))
+def test_signatures(function):
+    """The class shows its options, its `forward` the tensors, by the function's names and defaults."""
+    module, parameters = MODULES[function], inspect.signature(getattr(F, function)).parameters
+    tensors = inspect.signature(module.forward).parameters
+    assert list(tensors) == ["self", *module.tensors]
+    assert all(tensors[name].default == parameters[name].default for name in module.tensors)
+    options = inspect.signature(module).parameters
+    assert [*module.tensors, *options] == sorted(parameters, key=[*module.tensors, *options].index)
+
+
+def test_subclass():
+    """A user's own subclass of a loss inherits its function, options and tensors."""
+
+    class Halved(fused_losses.HuberLoss):
+        def forward(self, input, target):
+            return super().forward(input, target) / 2
+
+    x, t = torch.randn(2, 5)
+    torch.testing.assert_close(Halved(delta=0.5)(x, t), F.huber_loss(x, t, delta=0.5) / 2)
+    assert repr(Halved(delta=0.5)) == "Halved(delta=0.5)"
+
+
+def test_a_weight_assigned_later_is_a_buffer():
+    """As in torch's Modules: it moves with .to() and is in the state_dict, where None is not."""
+    module = fused_losses.BCEWithLogitsLoss()
+    assert not module.state_dict()
+    module.pos_weight = torch.ones(3)
+    assert list(module.state_dict()) == ["pos_weight"]
+    assert module.to("meta").pos_weight.is_meta
 
 
 @each_variant
@@ -144,7 +174,7 @@ def test_no_parameters_of_its_own(case):
     assert module.train(True).training
 
 
-@pytest.mark.parametrize("function", [n for n in ("mahalanobis_distance", "mahalanobis_loss") if n in MODULES])
+@pytest.mark.parametrize("function", ["mahalanobis_distance", "mahalanobis_loss"])
 def test_mean_and_factor_may_be_learned(function):
     problem = BY_NAME[function].problem()
     learned = {n: torch.nn.Parameter(problem.tensors[n].clone()) for n in ("mean", "scale_tril")}

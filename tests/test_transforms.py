@@ -107,7 +107,7 @@ def test_compile(case, device):
         compiled_agrees(case, case.problem(None, torch.float32, device), reduction, backend="aot_eager")
 
 
-@pytest.mark.parametrize("name", [n for n in INDUCTOR if n in BY_NAME])
+@pytest.mark.parametrize("name", INDUCTOR)
 def test_compile_by_inductor(name, device):
     """Between other operations, so that the graph around the op is compiled too."""
     case = BY_NAME[name]
@@ -127,7 +127,7 @@ def test_compile_by_inductor(name, device):
         assert_agrees(a, b.double(), n_terms=problem.n_terms)
 
 
-@pytest.mark.parametrize("name", [n for n in DYNAMIC if n in BY_NAME])
+@pytest.mark.parametrize("name", DYNAMIC)
 def test_compile_with_dynamic_shapes(name, device):
     """One graph serves several sizes."""
     case = BY_NAME[name]
@@ -164,8 +164,7 @@ def test_compile_of_func_grad(case, device):
     ],
 )
 def test_compile_with_options(name, given, device):
-    if name in BY_NAME:
-        compiled_agrees(BY_NAME[name], BY_NAME[name].problem(given, torch.float32, device), "sum", backend="aot_eager")
+    compiled_agrees(BY_NAME[name], BY_NAME[name].problem(given, torch.float32, device), "sum", backend="aot_eager")
 
 
 @each_case
@@ -196,6 +195,20 @@ def test_export(case, device):
     program = torch.export.export(loss, inputs)
     assert f"fused_losses.{case.name}." in program.graph_module.code, "the op is exported, not its reference"
     for a, b in zip(as_tuple(program.module()(*inputs)), as_tuple(loss(*inputs))):
+        assert torch.equal(a, b)
+
+
+@each_case
+def test_export_with_a_dynamic_batch(case):
+    """One exported program serves any batch; dynamic_shapes takes the names of the loss's tensors."""
+    module, small = MODULES[case.name], case.problem()
+    large = case.problem(shape=(2 * case.shape[0] + 1, *case.shape[1:]), seed=1)
+    loss = module(**{n: small.tensors[n] for n in small.tensors if n not in module.tensors})
+    names = [n for n in module.tensors if n in small.tensors]
+    shapes = {n: {0: torch.export.Dim("batch")} for n in names}
+    program = torch.export.export(loss, tuple(small.tensors[n] for n in names), dynamic_shapes=shapes)
+    given = [large.tensors[n] for n in names]
+    for a, b in zip(as_tuple(program.module()(*given)), as_tuple(loss(*given))):
         assert torch.equal(a, b)
 
 

@@ -160,7 +160,8 @@ __device__ __forceinline__ double list_scale(const Lists<A>& o, int64_t list) {
   return o.incoming ? o.factor * static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : list] : o.factor;
 }
 
-// dL/ds_m = 1/T Σ_j (fall_j - fall_m) sigmoid'((s_j - s_m) / T)
+// dL/ds_m = 1/T Σ_j (fall_j - fall_m) sigmoid'((s_j - s_m) / T); a slope of NaN between two items that do not count is
+// not taken (if either counts, its rank and fall are NaN).
 template <class F, class A>
 __global__ void __launch_bounds__(kThreads) smooth_gradient_kernel(const F f, const Lists<A> o) {
   for (int64_t index = warp_index(); index < o.lists * o.groups; index += warp_count()) {
@@ -178,7 +179,8 @@ __global__ void __launch_bounds__(kThreads) smooth_gradient_kernel(const F f, co
       const A s_j = o.score[group.base + j], fall_j = o.fall[group.base + j];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        slope[r] += j == group.first + r ? A(0) : (fall_j - fall[r]) * f(s[r], s_j).slope;
+        const A difference = fall_j - fall[r];
+        slope[r] += difference == A(0) || j == group.first + r ? A(0) : difference * f(s[r], s_j).slope;
       }
     }
     const double scale = list_scale(o, group.list) * f.rate;

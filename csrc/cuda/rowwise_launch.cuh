@@ -1,12 +1,14 @@
 // Which kernel of rowwise.cuh runs a call, its workspace, and the ops. Included after rowwise.cuh.
 
-// The device's most shared memory for one block, less what the kernels declare themselves.
+constexpr int64_t kOwnShared = 2048;  // more than what the kernels declare themselves
+
+// The device's most shared memory for one block, less the kernels' own.
 inline int64_t shared_bytes(int device) {
   static int known[64] = {};
   int& bytes = known[device & 63];
   if (bytes == 0) STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  constexpr int64_t kOwn = 2048, kTwoBlocks = 100 * 1024;  // at least two blocks of a large multiprocessor
-  return bytes - kOwn < kTwoBlocks ? bytes - kOwn : kTwoBlocks;
+  constexpr int64_t kTwoBlocks = 100 * 1024;  // at least two blocks of a large multiprocessor
+  return bytes - kOwnShared < kTwoBlocks ? bytes - kOwnShared : kTwoBlocks;
 }
 
 template <Target kTarget, class F, class T>
@@ -29,7 +31,7 @@ struct RowwiseLaunch {
     GridSum workspace(launch, input, grid);
     sums(grid, &workspace);
     const auto kernel = rowwise_kernel<kTarget, F, T, Threads, Row, OtherRow>;
-    if (bytes > 48 * 1024) {
+    if (bytes + kOwnShared > 48 * 1024) {  // what a launch may have without asking, the kernel's own included
       STD_CUDA_CHECK(
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
     }

@@ -36,9 +36,19 @@ def elementwise_shape(tensors, options, reduction):
     return tensors[0].shape if reduction == NONE else ()
 
 
+def rows_shape(tensors, options, reduction):
+    """One result for each row of the first tensor for "none", else a scalar."""
+    return tensors[0].shape[:1] if reduction == NONE else ()
+
+
 def without(dropped: torch.Tensor, *tensors):
     """The tensors with 0 where `dropped`, so that nothing there, NaN included, reaches a value or a gradient."""
     return [t if t is None else torch.where(dropped, 0, t) for t in tensors]
+
+
+def exp_excess(x: torch.Tensor) -> torch.Tensor:
+    """e^x - 1 - x, infinity at infinity (1000 is beyond the overflow of e^x)."""
+    return torch.expm1(x) - x.clamp(max=1000)
 
 
 def times(factor: torch.Tensor, log_value: torch.Tensor) -> torch.Tensor:

@@ -59,6 +59,29 @@ def focal_of_logits(x, t, alpha, gamma, pos_weight=None):
     return loss if alpha < 0 else (alpha * t + (1 - alpha) * (1 - t)) * loss
 
 
+def check_alpha(name, alpha):
+    """In [0, 1], or -1 for no factor."""
+    if not (isinstance(alpha, (int, float)) and alpha == -1):
+        check.number(name, "alpha", alpha, 0, 1)
+
+
+def _read(input, target, weight, pos_weight, ignore_index):
+    """x, t, weight and pos_weight as the formulas take them, and where t is ignored (None: nowhere); all 0 there."""
+    x, t, w, p = accumulate(input, target, weight, pos_weight)
+    if ignore_index is None:
+        return x, t, w, p, None
+    ignored = t == ignore_index
+    return *without(ignored, x, t, w, p), ignored
+
+
+def _reduce(loss, weight, reduction, ignored=None):
+    """`reduce` of loss times weight; the mean is over the elements not ignored, whatever their weights."""
+    loss = loss if weight is None else loss * weight
+    if ignored is None:
+        return reduce(loss, reduction)
+    return reduce(torch.where(ignored, 0, loss), reduction, (~ignored).sum())
+
+
 def _weights(name, weight, pos_weight, input):
     if weight is not None:
         weight = check.broadcastable(name, "weight", weight, input)
@@ -78,8 +101,7 @@ def _class_weights(name, class_weights):
 def reference_binary_cross_entropy(input, target, weight=None, reduction="mean"):
     """-w [t log p + (1-t) log(1-p)], log >= -100, gradient w (p-t) / max(p(1-p), 1e-12)."""
     p, t, w = accumulate(input, target, weight)
-    loss = cross_entropy_of_probabilities(p, t)
-    return reduce(loss if w is None else loss * w, reduction)
+    return _reduce(cross_entropy_of_probabilities(p, t), w, reduction)
 
 
 # options: none. A float16 gradient is stored clamped to the largest finite number.
@@ -120,8 +142,7 @@ class BCELoss(LossModule, function=binary_cross_entropy):
 def reference_binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean", pos_weight=None):
     """w [(1-t) softplus(x) + pos_weight t softplus(-x)]."""
     x, t, w, p = accumulate(input, target, weight, pos_weight)
-    loss = cross_entropy_of_logits(x, t, p)
-    return reduce(loss if w is None else loss * w, reduction)
+    return _reduce(cross_entropy_of_logits(x, t, p), w, reduction)
 
 
 # options: none.
@@ -192,13 +213,8 @@ def weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduc
     check.pair(name, input, target)
     code = check.reduction_code(name, reduction)
     options = _class_weights(name, class_weights)
-    return fused(
-        _weighted_binary_cross_entropy,
-        (input, target, None, None),
-        options,
-        code,
-        {"class_weights": class_weights, "reduction": reduction},
-    )
+    keywords = {"class_weights": class_weights, "reduction": reduction}
+    return fused(_weighted_binary_cross_entropy, (input, target, None, None), options, code, keywords)
 
 
 class WeightedBinaryCrossEntropyLoss(LossModule, function=weighted_binary_cross_entropy):
@@ -217,17 +233,10 @@ def reference_weighted_binary_cross_entropy_with_logits(
     label_smoothing=0.0,
 ):
     """w (t w1 + (1-t) w0) bce(x, t), t smoothed to t (1-e) + e/2 first; the mean is over what is not ignored."""
-    x, t, w, p = accumulate(input, target, weight, pos_weight)
-    counted = None
-    if ignore_index is not None:
-        ignored = t == ignore_index
-        x, t, w, p = without(ignored, x, t, w, p)
-        counted = (~ignored).sum()
+    x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
     t = t * (1 - label_smoothing) + label_smoothing / 2
     w0, w1 = class_weights
-    loss = (t * w1 + (1 - t) * w0) * cross_entropy_of_logits(x, t, p)
-    loss = loss if w is None else loss * w
-    return reduce(loss if counted is None else torch.where(ignored, 0, loss), reduction, counted)
+    return _reduce((t * w1 + (1 - t) * w0) * cross_entropy_of_logits(x, t, p), w, reduction, ignored)
 
 
 # options: ignore_index, label_smoothing, w0, w1.
@@ -276,18 +285,12 @@ def weighted_binary_cross_entropy_with_logits(
         check.number(name, "ignore_index", ignore_index)
     if weight is not None or pos_weight is not None:
         weight, pos_weight = _weights(name, weight, pos_weight, input)
-    return fused(
-        _weighted_binary_cross_entropy_with_logits,
-        (input, target, weight, pos_weight),
-        (ignore_value(ignore_index), label_smoothing, w0, w1),
-        code,
-        {
-            "class_weights": class_weights,
-            "reduction": reduction,
-            "ignore_index": ignore_index,
-            "label_smoothing": label_smoothing,
-        },
-    )
+    tensors, options = (input, target, weight, pos_weight), (ignore_value(ignore_index), label_smoothing, w0, w1)
+    keywords = {
+        "class_weights": class_weights, "reduction": reduction, "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+    }  # fmt: skip
+    return fused(_weighted_binary_cross_entropy_with_logits, tensors, options, code, keywords)
 
 
 class WeightedBinaryCrossEntropyWithLogitsLoss(LossModule, function=weighted_binary_cross_entropy_with_logits):
@@ -298,15 +301,8 @@ def reference_sigmoid_focal_loss(
     input, target, alpha=0.25, gamma=2.0, reduction="none", *, weight=None, pos_weight=None, ignore_index=None
 ):
     """w (alpha t + (1-alpha)(1-t)) (1-p_t)^gamma bce(x, t), p_t = p t + (1-p)(1-t); the mean over what counts."""
-    x, t, w, p = accumulate(input, target, weight, pos_weight)
-    counted = None
-    if ignore_index is not None:
-        ignored = t == ignore_index
-        x, t, w, p = without(ignored, x, t, w, p)
-        counted = (~ignored).sum()
-    loss = focal_of_logits(x, t, alpha, gamma, p)
-    loss = loss if w is None else loss * w
-    return reduce(loss if counted is None else torch.where(ignored, 0, loss), reduction, counted)
+    x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
+    return _reduce(focal_of_logits(x, t, alpha, gamma, p), w, reduction, ignored)
 
 
 # options: ignore_index, alpha (-1: no alpha factor), gamma.
@@ -342,19 +338,14 @@ def sigmoid_focal_loss(
     check.pair(name, input, target)
     code = check.reduction_code(name, reduction)
     check.number(name, "gamma", gamma, 0)
-    if alpha != -1:
-        check.number(name, "alpha", alpha, 0, 1)
+    check_alpha(name, alpha)
     if ignore_index is not None:
         check.number(name, "ignore_index", ignore_index)
     if weight is not None or pos_weight is not None:
         weight, pos_weight = _weights(name, weight, pos_weight, input)
-    return fused(
-        _sigmoid_focal_loss,
-        (input, target, weight, pos_weight),
-        (ignore_value(ignore_index), alpha, gamma),
-        code,
-        {"alpha": alpha, "gamma": gamma, "reduction": reduction, "ignore_index": ignore_index},
-    )
+    tensors, options = (input, target, weight, pos_weight), (ignore_value(ignore_index), alpha, gamma)
+    keywords = {"alpha": alpha, "gamma": gamma, "reduction": reduction, "ignore_index": ignore_index}
+    return fused(_sigmoid_focal_loss, tensors, options, code, keywords)
 
 
 class SigmoidFocalLoss(LossModule, function=sigmoid_focal_loss, reduction="mean"):
@@ -396,13 +387,10 @@ def hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
     check.pair(name, input, target, check.FLOATING)
     code = check.reduction_code(name, reduction)
     check.number(name, "margin", margin, 0)
-    return fused(
-        _hinge_loss,
-        (input, target, None, None),
-        (margin, 1.0 if squared else 0.0),
-        code,
-        {"margin": margin, "reduction": reduction, "squared": squared},
-    )
+    check.flag(name, "squared", squared)
+    options = (margin, float(squared))
+    keywords = {"margin": margin, "reduction": reduction, "squared": squared}
+    return fused(_hinge_loss, (input, target, None, None), options, code, keywords)
 
 
 class HingeLoss(LossModule, function=hinge_loss):

@@ -76,12 +76,10 @@ def softmax_focal_terms(x, dim, gamma, share=None):
 def _target(name, input, target, ignore_index):
     """Checks of input, target and ignore_index."""
     check.tensor(name, "input", input)
-    if not isinstance(target, torch.Tensor):
-        check.tensor(name, "target", target)
+    check.tensor(name, "target", target, check.DENSE_OR_INDEX)
     if input.device != target.device:
         check.same_device(name, "target", target, input)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"{name}: expected ignore_index to be an integer, got {type(ignore_index).__name__}")
+    check.integer(name, "ignore_index", ignore_index)
     shape = input.shape
     if not shape:
         raise ValueError(f"{name}: expected input with at least one dimension, got a tensor without any")
@@ -98,11 +96,7 @@ def _target(name, input, target, ignore_index):
 
 def _per_class(name, argument, value, input):
     """`value` is a tensor of one number for each class."""
-    check.tensor(name, argument, value, check.DENSE)
-    check.same_device(name, argument, value, input)
-    classes = input.shape[min(1, input.dim() - 1)]
-    if value.shape != (classes,):
-        raise ValueError(f"{name}: expected {argument} of shape ({classes},), got {tuple(value.shape)}")
+    check.shaped(name, argument, value, (input.shape[min(1, input.dim() - 1)],), input)
 
 
 def reference_cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -158,13 +152,8 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     check.number(name, "label_smoothing", label_smoothing, 0, 1)
     if weight is not None:
         _per_class(name, "weight", weight, input)
-    return fused(
-        _cross_entropy,
-        (input, target, weight),
-        (ignore_index, label_smoothing),
-        code,
-        {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing},
-    )
+    keywords = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+    return fused(_cross_entropy, (input, target, weight), (ignore_index, label_smoothing), code, keywords)
 
 
 class CrossEntropyLoss(LossModule, function=cross_entropy):
@@ -224,11 +213,8 @@ def softmax_focal_loss(
     check.number(name, "gamma", gamma, 0)
     check.number(name, "label_smoothing", label_smoothing, 0, 1)
     keywords = {
-        "gamma": gamma,
-        "ignore_index": ignore_index,
-        "reduction": reduction,
-        "label_smoothing": label_smoothing,
-    }
+        "gamma": gamma, "ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing,
+    }  # fmt: skip
     factor, weight = 1.0, None
     if isinstance(alpha, torch.Tensor):
         _per_class(name, "alpha", alpha, input)
@@ -236,13 +222,8 @@ def softmax_focal_loss(
     elif alpha is not None:
         check.number(name, "alpha", alpha, 0)
         factor = keywords["alpha"] = alpha
-    return fused(
-        _softmax_focal_loss,
-        (input, target, weight),
-        (ignore_index, label_smoothing, gamma, factor),
-        code,
-        keywords,
-    )
+    options = (ignore_index, label_smoothing, gamma, factor)
+    return fused(_softmax_focal_loss, (input, target, weight), options, code, keywords)
 
 
 class SoftmaxFocalLoss(LossModule, function=softmax_focal_loss):

@@ -9,7 +9,7 @@ from .._autograd import fused
 from .._module import LossModule
 from .._ops import MEAN, SUM, Op
 from ._shared import times
-from .binary import cross_entropy_of_logits, focal_of_logits
+from .binary import check_alpha, cross_entropy_of_logits, focal_of_logits
 from .classification import softmax_focal_terms
 from .overlap import check_overlap, one_minus_ratio, read_regions, reduce_classes, region_sums, sums_shape
 
@@ -18,10 +18,11 @@ REDUCTIONS = {"mean": MEAN, "sum": SUM}
 
 def dice_of_regions(x, g, counted, activation, options, weight, reduction):
     """The Dice loss of what `read_regions` gave; options: the other keywords of `dice_loss`."""
-    I, P, G = region_sums(x, g, counted, activation, options["squared"], options["batch"])  # noqa: E741
+    sums = options["squared"], options["batch"], options["include_background"]
+    I, P, G = region_sums(x, g, counted, activation, *sums)  # noqa: E741
     numerator, denominator = 2 * I + options["smooth_nr"], P + G + options["smooth_dr"]
     loss = one_minus_ratio(numerator, denominator, P, G, options["ignore_index"])
-    return reduce_classes(loss, weight, options["include_background"], reduction)
+    return reduce_classes(loss, weight, reduction)
 
 
 def reduce_counted(terms, counted, activation, reduction):
@@ -105,15 +106,12 @@ def dice_cross_entropy_loss(
     """
     name = "dice_cross_entropy_loss"
     _check_compound(name, activation, dice_weight, "ce_weight", ce_weight)
-    target, options, code = check_overlap(
-        name, input, target, weight, reduction, activation, smooth_nr, smooth_dr, squared, batch, include_background,
-        ignore_index, REDUCTIONS,
-    )  # fmt: skip
-    keywords = {
-        "activation": activation, "dice_weight": dice_weight, "ce_weight": ce_weight, "smooth_nr": smooth_nr,
-        "smooth_dr": smooth_dr, "squared": squared, "batch": batch, "include_background": include_background,
-        "ignore_index": ignore_index, "reduction": reduction,
+    dice = {
+        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
+        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
     }  # fmt: skip
+    target, options, code = check_overlap(name, input, target, weight, **dice, reductions=REDUCTIONS)
+    keywords = {**dice, "dice_weight": dice_weight, "ce_weight": ce_weight}
     options = (*options, float(dice_weight), float(ce_weight))
     return fused(_dice_cross_entropy_loss, (input, target, weight), options, code, keywords)
 
@@ -176,17 +174,16 @@ def dice_focal_loss(
     name = "dice_focal_loss"
     _check_compound(name, activation, dice_weight, "focal_weight", focal_weight)
     check.number(name, "gamma", gamma, 0)
-    if alpha is not None and not (alpha == -1 and activation == "sigmoid"):
-        check.number(name, "alpha", alpha, 0, 1 if activation == "sigmoid" else float("inf"))
-    target, options, code = check_overlap(
-        name, input, target, weight, reduction, activation, smooth_nr, smooth_dr, squared, batch, include_background,
-        ignore_index, REDUCTIONS,
-    )  # fmt: skip
-    keywords = {
-        "activation": activation, "dice_weight": dice_weight, "focal_weight": focal_weight, "gamma": gamma,
-        "alpha": alpha, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
+    if alpha is not None and activation == "sigmoid":
+        check_alpha(name, alpha)
+    elif alpha is not None:
+        check.number(name, "alpha", alpha, 0)
+    dice = {
+        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
         "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
     }  # fmt: skip
+    target, options, code = check_overlap(name, input, target, weight, **dice, reductions=REDUCTIONS)
+    keywords = {**dice, "dice_weight": dice_weight, "focal_weight": focal_weight, "gamma": gamma, "alpha": alpha}
     factor = -1.0 if alpha is None else float(alpha)
     options = (*options, float(dice_weight), float(focal_weight), float(gamma), factor)
     return fused(_dice_focal_loss, (input, target, weight), options, code, keywords)

@@ -8,12 +8,7 @@ from .. import _checks as check
 from .._autograd import fused
 from .._module import LossModule
 from .._ops import NONE, Op, accumulation_dtype
-from ._shared import accumulate, elementwise_shape, reduce
-
-
-def rows_shape(tensors, options, reduction):
-    """One result for each row for "none", else a scalar."""
-    return tensors[0].shape[:1] if reduction == NONE else ()
+from ._shared import accumulate, elementwise_shape, reduce, rows_shape
 
 
 def safe_sqrt(x):
@@ -65,18 +60,11 @@ def contrastive_loss(x1, x2, target, margin=1.0, reduction="mean"):
         raise ValueError(f"{name}: expected x1 of shape (N, D), got {tuple(x1.shape)}")
     if x2.dtype != x1.dtype:
         raise TypeError(f"{name}: expected x2 of dtype {x1.dtype}, got {x2.dtype}")
-    _check_row_target(name, target, x1)
+    check.shaped(name, "target", target, x1.shape[:1], x1)
     code = check.reduction_code(name, reduction)
     check.number(name, "margin", margin, 0)
     keywords = {"margin": margin, "reduction": reduction}
     return fused(_contrastive_loss, (x1, x2, target), (float(margin),), code, keywords)
-
-
-def _check_row_target(name, target, rows):
-    check.tensor(name, "target", target, check.DENSE)
-    if target.shape != rows.shape[:1]:
-        raise ValueError(f"{name}: expected target of shape {tuple(rows.shape[:1])}, got {tuple(target.shape)}")
-    check.same_device(name, "target", target, rows)
 
 
 class ContrastiveLoss(LossModule, function=contrastive_loss, tensors=("x1", "x2", "target")):
@@ -86,7 +74,8 @@ class ContrastiveLoss(LossModule, function=contrastive_loss, tensors=("x1", "x2"
 def reference_contrastive_loss_from_distance(distance, target, margin=1.0, reduction="mean"):
     """t d² + (1-t) max(0, margin - d)²."""
     d, t = accumulate(distance, target)
-    return pull_and_push(d, d**2, t, margin, reduction)
+    beyond = (t == 0) & (d**2).isinf()  # not pulled, and not differentiated as 0 times infinity
+    return pull_and_push(d, torch.where(beyond, 0, d) ** 2, t, margin, reduction)
 
 
 # tensors of the elementwise driver: distance, target (any dense dtype), None, None. options: margin.
@@ -174,7 +163,9 @@ def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
     Raises ValueError or TypeError on a wrong shape, dtype or device.
     Mahalanobis, "On the generalised distance in statistics" (1936).
     """
-    _check_gaussian("mahalanobis_distance", input, mean, scale_tril)
+    name = "mahalanobis_distance"
+    _check_gaussian(name, input, mean, scale_tril)
+    check.flag(name, "squared", squared)
     whitened = whiten(input, mean, scale_tril)
     return fused(_mahalanobis_distance, (whitened,), (float(squared),), NONE, {"squared": squared})
 
@@ -184,11 +175,8 @@ def _check_gaussian(name, input, mean, scale_tril):
     if input.ndim != 2:
         raise ValueError(f"{name}: expected input of shape (N, D), got {tuple(input.shape)}")
     size = input.shape[1]
-    for argument, value, shape in (("mean", mean, (size,)), ("scale_tril", scale_tril, (size, size))):
-        check.tensor(name, argument, value)
-        if value.shape != shape:
-            raise ValueError(f"{name}: expected {argument} of shape {shape}, got {tuple(value.shape)}")
-        check.same_device(name, argument, value, input)
+    check.shaped(name, "mean", mean, (size,), input, check.FLOATING)
+    check.shaped(name, "scale_tril", scale_tril, (size, size), input, check.FLOATING)
 
 
 class MahalanobisDistance(LossModule, function=mahalanobis_distance, tensors=("input",)):
@@ -234,7 +222,7 @@ def mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mea
     """
     name = "mahalanobis_loss"
     _check_gaussian(name, input, mean, scale_tril)
-    _check_row_target(name, target, input)
+    check.shaped(name, "target", target, input.shape[:1], input)
     code = check.reduction_code(name, reduction)
     check.number(name, "margin", margin, 0)
     whitened = whiten(input, mean, scale_tril)

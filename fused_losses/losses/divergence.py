@@ -13,7 +13,7 @@ from .. import _checks as check
 from .._autograd import fused
 from .._module import LossModule
 from .._ops import BATCHMEAN, NONE, SUM, Op, accumulation_dtype
-from ._shared import accumulate, elementwise_shape, log_add_exp, reduce, without
+from ._shared import accumulate, elementwise_shape, exp_excess, log_add_exp, reduce, without
 
 BOTH = ("input", "target")
 
@@ -65,15 +65,11 @@ def kl_div(input, target, reduction="mean", log_target=False):
     name = "kl_div"
     check.pair(name, input, target)
     code = check.divergence_reduction_code(name, reduction)
+    check.flag(name, "log_target", log_target)
     if code == BATCHMEAN and not input.dim():  # a batch of one
         code = SUM
-    return fused(
-        _kl_div,
-        (input, target, None, None),
-        (1.0 if log_target else 0.0,),
-        code,
-        {"reduction": reduction, "log_target": log_target},
-    )
+    keywords = {"reduction": reduction, "log_target": log_target}
+    return fused(_kl_div, (input, target, None, None), (float(log_target),), code, keywords)
 
 
 class KLDivLoss(LossModule, function=kl_div):
@@ -96,8 +92,7 @@ def _without_dim(tensors, options, reduction):
 def _dim(name, input, dim):
     """`dim` in [0, input.dim())."""
     n = input.dim()
-    if isinstance(dim, bool) or not isinstance(dim, int):
-        raise TypeError(f"{name}: expected dim to be an integer, got {type(dim).__name__}")
+    check.integer(name, "dim", dim)
     if not -n <= dim < n:
         raise ValueError(f"{name}: expected dim >= {-n} and < {n}, got {dim}")
     return dim % n
@@ -140,13 +135,8 @@ def kl_div_with_logits(input, target, reduction="batchmean", *, temperature=1.0,
     code = check.divergence_reduction_code(name, reduction)
     check.number(name, "temperature", temperature, 0, open_low=True)
     dim = _dim(name, input, dim)
-    return fused(
-        _kl_div_with_logits,
-        (input, target, None),
-        (temperature, dim),
-        code,
-        {"reduction": reduction, "temperature": temperature, "dim": dim},
-    )
+    keywords = {"reduction": reduction, "temperature": temperature, "dim": dim}
+    return fused(_kl_div_with_logits, (input, target, None), (temperature, dim), code, keywords)
 
 
 class KLDivWithLogitsLoss(LossModule, function=kl_div_with_logits):
@@ -197,13 +187,8 @@ def js_div_with_logits(input, target, reduction="batchmean", *, beta=0.5, dim=-1
     if not 0 < beta < 1:
         raise ValueError(f"{name}: expected beta > 0 and < 1, got {beta!r}")
     dim = _dim(name, input, dim)
-    return fused(
-        _js_div_with_logits,
-        (input, target, None),
-        (beta, dim),
-        code,
-        {"reduction": reduction, "beta": beta, "dim": dim},
-    )
+    keywords = {"reduction": reduction, "beta": beta, "dim": dim}
+    return fused(_js_div_with_logits, (input, target, None), (beta, dim), code, keywords)
 
 
 class JSDivWithLogitsLoss(LossModule, function=js_div_with_logits):
@@ -216,7 +201,7 @@ def reference_gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reductio
     d = m if pm is None else m - pm
     ratio = v if pv is None else v - pv
     squared = d * d if pv is None else d * d * torch.exp(-pv)
-    return _reduce((torch.expm1(ratio) - ratio + squared).sum(-1) / 2, reduction, mu)
+    return _reduce((exp_excess(ratio) + squared).sum(-1) / 2, reduction, mu)
 
 
 def _without_last(tensors, options, reduction):
@@ -265,6 +250,3 @@ def gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reduction="batchme
 
 class GaussianKLLoss(LossModule, function=gaussian_kl, tensors=GAUSSIAN):
     """Module of :func:`gaussian_kl`; `forward` takes the prior's tensors, where there are any, after mu and logvar."""
-
-    def forward(self, mu, logvar, prior_mu=None, prior_logvar=None):
-        return super().forward(mu, logvar, prior_mu, prior_logvar)

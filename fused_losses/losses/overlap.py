@@ -14,7 +14,6 @@ from .._ops import NONE, REDUCTIONS, Op, accumulation_dtype
 from ._shared import accumulate, ignore_value, reduce
 
 ACTIVATIONS = {None: 0.0, "sigmoid": 1.0, "softmax": 2.0}
-MASK = check.DENSE | check.CLASS_INDEX
 
 
 def read_regions(input, target, activation, ignore_index):
@@ -41,14 +40,15 @@ def read_regions(input, target, activation, ignore_index):
     return torch.where(counted, x, 0), torch.where(counted, g, 0), counted.expand(x.shape)
 
 
-def region_sums(x, g, counted, activation, squared, batch):
-    """I, P and G, each (B, C), or (C,) with `batch`."""
+def region_sums(x, g, counted, activation, squared, batch, include_background):
+    """I, P and G, each (B, C'), or (C',) with `batch`; C' = C - 1 without the background."""
     p = x if activation is None else x.sigmoid() if activation == "sigmoid" else x.softmax(1)
     if counted is not None:
         p = torch.where(counted, p, 0)
     dims = (*((0,) if batch else ()), *range(2, x.ndim))
     products = (p * g, p * p, g * g) if squared else (p * g, p, g)
-    return tuple(v.sum(dims) if dims else v for v in products)
+    sums = (v.sum(dims) if dims else v for v in products)
+    return tuple(v if include_background else v[..., 1:] for v in sums)
 
 
 def one_minus_ratio(numerator, denominator, P, G, ignore_index):
@@ -59,16 +59,14 @@ def one_minus_ratio(numerator, denominator, P, G, ignore_index):
     return torch.where(nothing, 0, 1 - numerator / torch.where(nothing, 1, denominator))
 
 
-def reduce_classes(loss, weight, include_background, reduction):
-    """Drop class 0 if asked, weigh the classes, reduce; the class is the last dimension."""
-    if not include_background:
-        loss = loss[..., 1:]
+def reduce_classes(loss, weight, reduction):
+    """Weigh the classes, the last dimension, and reduce."""
     return reduce(loss if weight is None else loss * weight.to(loss.dtype), reduction)
 
 
 def check_overlap(
-    name, input, target, weight, reduction, activation, smooth_nr, smooth_dr, squared, batch, include_background,
-    ignore_index, reductions=REDUCTIONS,
+    name, input, target, weight, *, reduction, activation, smooth_nr, smooth_dr, batch, include_background,
+    ignore_index, squared=False, reductions=REDUCTIONS,
 ):  # fmt: skip
     """Check the arguments all overlap losses share; the target as the op reads it, the options, the reduction code."""
     check.tensor(name, "input", input)
@@ -76,14 +74,14 @@ def check_overlap(
         raise ValueError(f"{name}: expected input of shape (B, C, ...), got {tuple(input.shape)}")
     shape, classes = input.shape, input.shape[1]
     per_position = shape[:1] + shape[2:]
-    if not isinstance(target, torch.Tensor) or target.shape == shape:
+    check.tensor(name, "target", target, check.DENSE_OR_INDEX)
+    if target.shape == shape:
         check.tensor(name, "target", target, check.DENSE)
     elif target.shape != per_position:
         raise ValueError(
             f"{name}: expected target of shape {tuple(shape)} or {tuple(per_position)}, got {tuple(target.shape)}"
         )
     elif classes == 1:
-        check.tensor(name, "target", target, MASK)
         target = target.unsqueeze(1)
         if target.dtype not in check.DENSE:
             target = target.to(accumulation_dtype(input.dtype))
@@ -91,14 +89,12 @@ def check_overlap(
         check.tensor(name, "target", target, check.CLASS_INDEX)
     check.same_device(name, "target", target, input)
     code = check.reduction_code(name, reduction, reductions)
-    try:
-        activation = ACTIVATIONS[activation]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f'{name}: expected activation to be None, "sigmoid" or "softmax", got {activation!r}'
-        ) from None
+    activation = check.choice(name, "activation", activation, ACTIVATIONS)
     check.number(name, "smooth_nr", smooth_nr, 0)
     check.number(name, "smooth_dr", smooth_dr, 0)
+    check.flag(name, "squared", squared)
+    check.flag(name, "batch", batch)
+    check.flag(name, "include_background", include_background)
     if ignore_index is not None:
         check.number(name, "ignore_index", ignore_index)
     if not include_background:
@@ -106,10 +102,7 @@ def check_overlap(
         if classes == 0:
             raise ValueError(f"{name}: expected at least 2 classes with include_background=False, got 1")
     if weight is not None:
-        check.tensor(name, "weight", weight, check.DENSE)
-        check.same_device(name, "weight", weight, input)
-        if weight.shape != (classes,):
-            raise ValueError(f"{name}: expected weight of shape ({classes},), got {tuple(weight.shape)}")
+        check.shaped(name, "weight", weight, (classes,), input)
     flags = float(squared), float(batch), float(include_background)
     options = (activation, float(smooth_nr), float(smooth_dr), *flags, ignore_value(ignore_index))
     return target, options, code
@@ -147,9 +140,9 @@ def reference_dice_loss(
 ):  # fmt: skip
     """1 - (2I + smooth_nr) / (P + G + smooth_dr) of each class; 0/0 gives 0."""
     regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, squared, batch)  # noqa: E741
+    I, P, G = region_sums(*regions, activation, squared, batch, include_background)  # noqa: E741
     loss = one_minus_ratio(2 * I + smooth_nr, P + G + smooth_dr, P, G, ignore_index)
-    return reduce_classes(loss, weight, include_background, reduction)
+    return reduce_classes(loss, weight, reduction)
 
 
 _dice_loss = _op(reference_dice_loss)
@@ -189,14 +182,11 @@ def dice_loss(
     the CPU and a device assertion on CUDA.
     Milletari et al., "V-Net" (2016); the form and the options of MONAI's ``DiceLoss``.
     """
-    target, options, code = check_overlap(
-        "dice_loss", input, target, weight, reduction, activation, smooth_nr, smooth_dr, squared, batch,
-        include_background, ignore_index,
-    )  # fmt: skip
     keywords = {
         "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
         "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
     }  # fmt: skip
+    target, options, code = check_overlap("dice_loss", input, target, weight, **keywords)
     return fused(_dice_loss, (input, target, weight), options, code, keywords)
 
 
@@ -210,9 +200,9 @@ def reference_jaccard_loss(
 ):  # fmt: skip
     """1 - (I + smooth_nr) / (P + G - I + smooth_dr) of each class; 0/0 gives 0."""
     regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, squared, batch)  # noqa: E741
+    I, P, G = region_sums(*regions, activation, squared, batch, include_background)  # noqa: E741
     loss = one_minus_ratio(I + smooth_nr, P + G - I + smooth_dr, P, G, ignore_index)
-    return reduce_classes(loss, weight, include_background, reduction)
+    return reduce_classes(loss, weight, reduction)
 
 
 _jaccard_loss = _op(reference_jaccard_loss)
@@ -229,14 +219,11 @@ def jaccard_loss(
     Arguments, result, special values and errors are those of :func:`dice_loss`.
     Rahman and Wang, "Optimizing intersection-over-union in deep neural networks" (2016).
     """
-    target, options, code = check_overlap(
-        "jaccard_loss", input, target, weight, reduction, activation, smooth_nr, smooth_dr, squared, batch,
-        include_background, ignore_index,
-    )  # fmt: skip
     keywords = {
         "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
         "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
     }  # fmt: skip
+    target, options, code = check_overlap("jaccard_loss", input, target, weight, **keywords)
     return fused(_jaccard_loss, (input, target, weight), options, code, keywords)
 
 
@@ -250,12 +237,12 @@ def reference_tversky_loss(
 ):  # fmt: skip
     """max(0, 1 - (I + smooth_nr) / (I + alpha (P-I) + beta (G-I) + smooth_dr)) ** gamma; 0/0 gives 0."""
     regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, False, batch)  # noqa: E741
+    I, P, G = region_sums(*regions, activation, False, batch, include_background)  # noqa: E741
     denominator = I + alpha * (P - I) + beta * (G - I) + smooth_dr
     base = one_minus_ratio(I + smooth_nr, denominator, P, G, ignore_index)
     vanishes = base <= 0
     loss = torch.where(vanishes, 0, torch.where(vanishes, 1, base) ** gamma)
-    return reduce_classes(loss, weight, include_background, reduction)
+    return reduce_classes(loss, weight, reduction)
 
 
 _tversky_loss = _op(reference_tversky_loss)
@@ -277,21 +264,17 @@ def tversky_loss(
     Salehi et al. (2017), "Tversky loss function"; Abraham and Khan (2019), "A novel focal Tversky loss".
     """
     name = "tversky_loss"
-    target, options, code = check_overlap(
-        name, input, target, weight, reduction, activation, smooth_nr, smooth_dr, False, batch, include_background,
-        ignore_index,
-    )  # fmt: skip
+    overlap = {
+        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "batch": batch,
+        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
+    }  # fmt: skip
+    target, options, code = check_overlap(name, input, target, weight, **overlap)
     check.number(name, "alpha", alpha, 0)
     check.number(name, "beta", beta, 0)
     check.number(name, "gamma", gamma, 0, open_low=True)
-    keywords = {
-        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
-        "alpha": alpha, "beta": beta, "gamma": gamma,
-    }  # fmt: skip
-    return fused(
-        _tversky_loss, (input, target, weight), (*options, float(alpha), float(beta), float(gamma)), code, keywords
-    )
+    options = (*options, float(alpha), float(beta), float(gamma))
+    keywords = {**overlap, "alpha": alpha, "beta": beta, "gamma": gamma}
+    return fused(_tversky_loss, (input, target, weight), options, code, keywords)
 
 
 class TverskyLoss(LossModule, function=tversky_loss):

@@ -7,8 +7,8 @@ import torch
 from .. import _checks as check
 from .._autograd import fused
 from .._module import LossModule
-from .._ops import NONE, Op
-from ._shared import accumulate, reduce, softplus
+from .._ops import Op
+from ._shared import accumulate, reduce, rows_shape, softplus
 
 
 def read_lists(scores, relevance, mask):
@@ -42,28 +42,25 @@ def ideal_dcg(gain, k):
 def reference_approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, reduction="mean"):
     """1 - Σ_i (2^rel_i - 1) / log2(1 + rank_i) / IDCG@k, rank_i = 1 + Σ_{j≠i} sigmoid((s_j - s_i) / temperature)."""
     s, gain, real = read_lists(scores, relevance, mask)
-    n = s.shape[1]
-    others = real.unsqueeze(1) & ~torch.eye(n, dtype=torch.bool, device=s.device)
-    lead = torch.where(others, s.unsqueeze(1) - s.unsqueeze(2), 0) / temperature
-    rank = 1 + torch.where(others, lead.sigmoid(), 0).sum(2)
-    terms = gain * discount(rank)
-    if k is not None:
-        terms = torch.where(current_ranks(s, real) <= k, terms, 0)
     ideal = ideal_dcg(gain, k)
     empty = ideal == 0
+    counted = real & ~empty.unsqueeze(1)
+    if k is not None:
+        counted = counted & (current_ranks(s, real) <= k)
+    # No lead of an item that does not count is formed: NaN there would reach the gradient, times 0.
+    itself = torch.eye(s.shape[1], dtype=torch.bool, device=s.device)
+    others = counted.unsqueeze(2) & real.unsqueeze(1) & ~itself
+    lead = torch.where(others, s.unsqueeze(1) - s.unsqueeze(2), 0) / temperature
+    rank = 1 + torch.where(others, lead.sigmoid(), 0).sum(2)
+    terms = torch.where(counted, gain * discount(rank), 0)
     loss = torch.where(empty, 0, 1 - terms.sum(1) / torch.where(empty, 1, ideal))
     return reduce(loss, reduction)
-
-
-def _lists_shape(tensors, options, reduction):
-    """(B,) for "none", else a scalar."""
-    return tensors[0].shape[:1] if reduction == NONE else ()
 
 
 # tensors of both ops: scores (B, n), relevance (B, n) of any dense dtype, mask (B, n) bool or None.
 # options: temperature, k (0: none).
 _approx_ndcg_loss = Op(
-    reference_approx_ndcg_loss, ("scores", "relevance", "mask"), _lists_shape, differentiable=("scores",)
+    reference_approx_ndcg_loss, ("scores", "relevance", "mask"), rows_shape, differentiable=("scores",)
 )
 
 
@@ -72,16 +69,9 @@ def _check_lists(name, scores, relevance, k, mask):
     if scores.ndim != 2:
         raise ValueError(f"{name}: expected scores of shape (B, n), got {tuple(scores.shape)}")
     if mask is not None:
-        check.pair(name, scores, mask, _BOOL, ("scores", "mask"))
-    if k is None:
-        return
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"{name}: expected k to be an integer or None, got {type(k).__name__}")
-    if k < 1:
-        raise ValueError(f"{name}: expected k >= 1, got {k}")
-
-
-_BOOL = frozenset({torch.bool})
+        check.shaped(name, "mask", mask, scores.shape, scores, frozenset({torch.bool}))
+    if k is not None:
+        check.integer(name, "k", k, 1)
 
 
 def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, reduction="mean"):
@@ -102,8 +92,9 @@ def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, r
     Returns:
         A scalar, or (B,) with "none"; float64 for float64 scores, else float32.
 
-    A list without relevance, without items or all padded gives 0 with gradient 0. NaN propagates; the mean of nothing
-    is NaN. The kernels need memory O(B n), no B x n x n tensor.
+    A list without relevance, without items or all padded gives 0 with gradient 0. NaN propagates, and so does that of
+    two equal infinities, unless both items are beyond the cut-off; the mean of nothing is NaN. The kernels need memory
+    O(B n), no B x n x n tensor.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Qin, Liu and Li, "A general approximation framework for direct optimization of information retrieval measures"
     (2010).
@@ -138,7 +129,7 @@ def reference_lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=Non
 
 # options: sigma, k (0: none).
 _lambda_ndcg_loss = Op(
-    reference_lambda_ndcg_loss, ("scores", "relevance", "mask"), _lists_shape, differentiable=("scores",)
+    reference_lambda_ndcg_loss, ("scores", "relevance", "mask"), rows_shape, differentiable=("scores",)
 )
 
 

@@ -7,8 +7,8 @@ import torch
 from .. import _checks as check
 from .._autograd import fused
 from .._module import LossModule
-from .._ops import NONE, Op, accumulation_dtype
-from ._shared import reduce
+from .._ops import Op, accumulation_dtype
+from ._shared import reduce, rows_shape
 
 LENGTHS = frozenset({torch.int32, torch.int64})
 
@@ -55,18 +55,13 @@ def _lengths(lengths, logits, full):
     return lengths.long()
 
 
-def _sequences_shape(tensors, options, reduction):
-    """(B,) for "none", else a scalar."""
-    return tensors[0].shape[:1] if reduction == NONE else ()
-
-
 # tensors: logits (B, T, V), target (B, U) (uint8, int32 or int64), logits_lengths and target_lengths (B,) (int32 or
 # int64) or None. options: max_order, smooth. Lengths outside [0, T] or [0, U] and classes outside [0, V) inside the
 # length are refused; nothing beyond a length is read, and its gradient is 0.
 _expected_bleu_loss = Op(
     reference_expected_bleu_loss,
     ("logits", "target", "logits_lengths", "target_lengths"),
-    _sequences_shape,
+    rows_shape,
     differentiable=("logits",),
 )
 
@@ -113,15 +108,9 @@ def expected_bleu_loss(
     check.same_device(name, "target", target, logits)
     for argument, value in (("logits_lengths", logits_lengths), ("target_lengths", target_lengths)):
         if value is not None:
-            check.tensor(name, argument, value, LENGTHS)
-            if value.shape != batch:
-                raise ValueError(f"{name}: expected {argument} of shape ({batch[0]},), got {tuple(value.shape)}")
-            check.same_device(name, argument, value, logits)
+            check.shaped(name, argument, value, batch, logits, LENGTHS)
     code = check.reduction_code(name, reduction)
-    if isinstance(max_order, bool) or not isinstance(max_order, int):
-        raise TypeError(f"{name}: expected max_order to be an integer, got {type(max_order).__name__}")
-    if max_order < 1:
-        raise ValueError(f"{name}: expected max_order >= 1, got {max_order}")
+    check.integer(name, "max_order", max_order, 1)
     check.number(name, "smooth", smooth, 0)
     keywords = {"max_order": max_order, "smooth": smooth, "reduction": reduction}
     tensors = logits, target, logits_lengths, target_lengths

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from .. import _checks as check
 from .._autograd import fused
 from .._module import LossModule
-from .._ops import NONE, Op
-from ._shared import accumulate, reduce
+from .._ops import Op
+from ._shared import accumulate, exp_excess, reduce, rows_shape
 from .binary import cross_entropy_of_logits, cross_entropy_of_probabilities
 
 LIKELIHOODS = {"bernoulli": 0.0, "bernoulli_logits": 1.0, "gaussian": 2.0}
@@ -23,15 +21,10 @@ def reference_vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernou
         nll = cross_entropy_of_logits(x, t)
     else:
         nll = (t - x) ** 2
-    divergence = (torch.expm1(logvar) - logvar + mu**2) / 2
+    divergence = (exp_excess(logvar) + mu**2) / 2
     nll, divergence = (v.sum(tuple(range(1, v.ndim))) if v.ndim > 1 else v for v in (nll, divergence))
     reconstruction_term, kl_term = reduce(nll, reduction), reduce(divergence, reduction)
     return reconstruction_term + beta * kl_term, reconstruction_term, kl_term
-
-
-def _samples_shape(tensors, options, reduction):
-    """(B,) for "none", else a scalar."""
-    return tensors[0].shape[:1] if reduction == NONE else ()
 
 
 # tensors: reconstruction (B, *), target (same shape, any dense dtype), mu and logvar (B, *), of reconstruction's dtype.
@@ -41,7 +34,7 @@ def _samples_shape(tensors, options, reduction):
 _vae_loss = Op(
     reference_vae_loss,
     ("reconstruction", "target", "mu", "logvar"),
-    _samples_shape,
+    rows_shape,
     differentiable=("reconstruction", "mu", "logvar"),
     losses=3,
 )
@@ -87,11 +80,7 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
             raise TypeError(f"{name}: expected {argument} of dtype {reconstruction.dtype}, got {value.dtype}")
     check.same_device(name, "mu", mu, reconstruction)
     code = check.reduction_code(name, reduction)
-    try:
-        kind = LIKELIHOODS[likelihood]
-    except (KeyError, TypeError):
-        listed = ", ".join(f'"{choice}"' for choice in LIKELIHOODS)
-        raise ValueError(f"{name}: expected likelihood to be one of {listed}, got {likelihood!r}") from None
+    kind = check.choice(name, "likelihood", likelihood, LIKELIHOODS)
     check.number(name, "beta", beta, 0)
     keywords = {"likelihood": likelihood, "beta": beta, "reduction": reduction}
     return fused(_vae_loss, (reconstruction, target, mu, logvar), (kind, float(beta)), code, keywords)
