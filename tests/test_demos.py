@@ -1,23 +1,19 @@
 """The demos: each learns with --quick, MNIST's files are read, bad input is one sentence and exit status 2."""
 
-import gzip
-import json
 import os
 import signal
-import struct
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
 import torch
 
 for package in ("sklearn", "matplotlib", "tqdm"):
     pytest.importorskip(package)
 
-from fused_losses.demos import calculator, cli, data  # noqa: E402
-from fused_losses.demos.errors import DemoError  # noqa: E402
+from demos_support import one_sentence, results_of  # noqa: E402
+
+from fused_losses.demos import calculator, cli  # noqa: E402
 
 LEARNING = {
     "siamese": lambda m: m["accuracy"] > max(0.9, m["before_accuracy"]) and m["auc"] > 0.95,
@@ -36,10 +32,6 @@ LEARNING = {
     "sequence": lambda m: m["bleu_bleu4"] > m["start_bleu4"] > m["before_bleu4"] + 0.2,
     "anomaly": lambda m: m["trained_auc"] > m["euclidean_auc"] and m["trained_auc"] > 0.97,
 }
-
-
-def results_of(folder):
-    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.mark.parametrize("name", [name for name in cli.DEMOS if name != "all"])
@@ -65,6 +57,19 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
     assert runs[0] != runs[2]
 
 
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    threads, runs = torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            assert cli.main(["vae", "--quick", "--epochs", "2", "--output", str(tmp_path)]) == 0
+            assert torch.get_num_threads() == number
+            runs.append(results_of(tmp_path)["history"])
+    finally:
+        torch.set_num_threads(threads)
+    assert runs[0] == runs[1]
+
+
 def test_the_calculator_meets_the_book(tmp_path):
     arguments = ["calculator", "--output", str(tmp_path), "--predict", "3", "4"]
     assert cli.main(arguments) == 0
@@ -82,99 +87,20 @@ def test_the_calculator_multiplies_in_original_units(tmp_path):
     assert abs(metrics["predict(50, 50)"] - 2500) < 250
 
 
+def test_the_study_gives_little_data_as_many_steps(tmp_path):
+    arguments = ["calculator", "--epochs", "1", "--study", "--samples", "2000", "--output", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    rows = results_of(tmp_path)["study"]
+    assert [row for row in rows if "samples" in row] == [
+        "100 samples, 62 epochs", "1000 samples, 10 epochs", "10000 samples, 1 epochs"
+    ]  # fmt: skip
+    assert rows["100 samples, 62 epochs"]["mse"] > rows["10000 samples, 1 epochs"]["mse"]
+
+
 def test_the_book_s_network_and_operations():
     assert sum(p.numel() for p in calculator.network().parameters()) == 609
     with pytest.raises(ValueError, match="expected 'add' or 'multiply', got 'divide'"):
         calculator.Task("divide", 0, 100)
-
-
-def idx(array):
-    """`array` of uint8 in the format of MNIST's files."""
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def write_mnist(folder, compress, train=400, test=100):
-    """MNIST's four files made of scikit-learn's digits."""
-    folder.mkdir()
-    digits = data.scikit_learn_digits()
-    images = (digits.train_images[:, 0].numpy() * 255).astype(np.uint8)
-    labels = digits.train_labels.numpy().astype(np.uint8)
-    for part, rows in (("train", slice(0, train)), ("test", slice(train, train + test))):
-        for kind, array in (("images", images[rows]), ("labels", labels[rows])):
-            name = data.MNIST_FILES[f"{part}_{kind}"]
-            content = idx(array)
-            path = folder / (f"{name}.gz" if compress else name)
-            path.write_bytes(gzip.compress(content) if compress else content)
-    return images, labels
-
-
-@pytest.mark.parametrize("compress", [False, True])
-def test_mnist_is_read(tmp_path, compress):
-    images, labels = write_mnist(tmp_path / "mnist", compress)
-    digits = data.mnist({part: data.find(tmp_path / "mnist", name) for part, name in data.MNIST_FILES.items()})
-    assert digits.train_images.shape == (400, 1, 28, 28)
-    assert digits.is_mnist
-    assert torch.equal(digits.test_labels, torch.from_numpy(labels[400:500]).long())
-    assert torch.equal(digits.train_images[3, 0], torch.from_numpy(images[3]).float() / 255)
-
-
-def test_digits_trains_on_mnist_and_says_so(tmp_path, capsys):
-    write_mnist(tmp_path / "mnist", True)
-    arguments = ["digits", "--data", str(tmp_path / "mnist"), "--epochs", "1", "--output", str(tmp_path / "out")]
-    assert cli.main(arguments) == 0
-    assert "Data: MNIST, 400 training and 100 test images" in capsys.readouterr().out
-    assert results_of(tmp_path / "out")["metrics"]["mnist"] is True
-
-
-def test_a_folder_without_mnist_falls_back_and_says_so(tmp_path, capsys):
-    write_mnist(tmp_path / "mnist", False)
-    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").unlink()
-    arguments = [
-        "vae",
-        "--quick",
-        "--data",
-        str(tmp_path / "mnist"),
-        "--epochs",
-        "1",
-        "--output",
-        str(tmp_path / "out"),
-    ]
-    assert cli.main(arguments) == 0
-    assert "scikit-learn's handwritten digits" in (said := capsys.readouterr().out)
-    assert "lacks t10k-labels-idx1-ubyte" in said
-
-
-DAMAGE = {
-    "truncated": lambda content: content[:-7],
-    "not IDX": lambda content: b"<html>" + content,
-    "empty": lambda content: b"",
-    "floats": lambda content: content[:2] + b"\x0d" + content[3:],
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_data_file_is_one_sentence(kind, tmp_path, capsys):
-    write_mnist(tmp_path / "mnist", False)
-    path = tmp_path / "mnist" / "train-images-idx3-ubyte"
-    path.write_bytes(DAMAGE[kind](path.read_bytes()))
-    one_sentence(["digits", "--data", str(tmp_path / "mnist"), "--output", str(tmp_path / "out")], capsys, path.name)
-
-
-def test_a_damaged_gzip_file_is_one_sentence(tmp_path, capsys):
-    write_mnist(tmp_path / "mnist", True)
-    path = tmp_path / "mnist" / "train-labels-idx1-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:40])
-    one_sentence(["digits", "--data", str(tmp_path / "mnist"), "--output", str(tmp_path / "out")], capsys, path.name)
-
-
-def one_sentence(arguments, capsys, *words):
-    """The command fails with exit status 2 and one sentence that has these words."""
-    assert cli.main(arguments) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.count("\n") == 0
-    assert said.endswith(".")
-    for word in words:
-        assert word in said
 
 
 @pytest.mark.parametrize(
@@ -194,6 +120,16 @@ def one_sentence(arguments, capsys, *words):
         (["digits", "--image", "no-such.png"], "no-such.png"),
         (["anomaly", "--normal", "10"], "--normal"),
         (["anomaly", "--features", "99"], "--features"),
+        (["calculator", "--predict", "nan", "1"], "finite"),
+        (["calculator", "--max", "999999999999999999999"], "--max"),
+        (["calculator", "--max", "1", "--study"], "--study"),
+        (["calculator", "--learning-rate", "1e30", "--samples", "500"], "diverged"),
+        (["digits", "--learning-rate", "1e30", "--epochs", "1"], "diverged"),
+        (["vae", "--quick", "--epochs", "1", "--beta", "1e60"], "diverged"),
+        (["vae", "--latent", "10000000"], "at most 1024"),
+        (["siamese", "--pairs", "1000000000"], "at most 100000"),
+        (["sequence", "--samples", "1"], "--samples"),
+        (["sequence", "--length", "1000000"], "--length"),
     ],
 )
 def test_a_bad_option_is_one_sentence(arguments, word, tmp_path, capsys):
@@ -211,24 +147,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
     one_sentence(["siamese", "--output", str(tmp_path / "file" / "out")], capsys, "cannot be written")
 
 
-def test_pictures_of_any_size_and_colour_are_read(tmp_path):
-    from PIL import Image
-
-    digits = data.scikit_learn_digits()
-    grey = Image.fromarray((digits.test_images[0, 0].numpy() * 255).astype(np.uint8))
-    grey.resize((90, 90)).convert("RGB").save(tmp_path / "colour.png")
-    Image.fromarray(255 - np.asarray(grey)).save(tmp_path / "dark ink.png")
-    Image.fromarray(np.asarray(grey)[:, 4:24]).save(tmp_path / "narrow.png")
-    for path in tmp_path.iterdir():
-        image = data.read_image(path)
-        assert image.shape == (1, 28, 28)
-        assert 0 <= image.min() <= image.max() <= 1
-        assert (image - digits.test_images[0]).abs().mean() < 0.15, path.name
-    (tmp_path / "damaged.png").write_bytes((tmp_path / "colour.png").read_bytes()[:100])
-    with pytest.raises(DemoError, match="cannot be read"):
-        data.read_image(tmp_path / "damaged.png")
-
-
 def test_help_lists_every_demo(capsys):
     assert cli.main(["--help"]) == 0
     said = capsys.readouterr().out
@@ -242,10 +160,9 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_done(tmp_path):
                                env={**os.environ, "OMP_NUM_THREADS": "1"},
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     try:
-        for line in process.stdout:
-            if line.startswith("Data:"):
+        for line in process.stderr:  # every redrawing of the progress bar is a line
+            if "loss" in line:  # an epoch is done
                 break
-        time.sleep(4)
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=60)
     finally:

@@ -16,7 +16,7 @@ from .. import fit_gaussian, functional
 from . import data, plots
 from .cli import positive_float, positive_int
 from .errors import DemoError
-from .training import Batches, fit, step_time
+from .training import Batches, finite, fit, step_time
 
 
 def options(parser) -> None:
@@ -83,7 +83,8 @@ def run(session) -> None:
     fit(session, "anomaly", model, batches, criterion, optimizer(model.parameters()),
         epochs=min(o.epochs, 20) if session.quick else o.epochs)  # fmt: skip
     with torch.no_grad():
-        found["trained Mahalanobis"] = functional.mahalanobis_distance(*model(test.to(session.device))).cpu()
+        distance = functional.mahalanobis_distance(*model(test.to(session.device))).cpu()
+        found["trained Mahalanobis"] = finite(distance, "a distance")
     auc = {name: float(roc_auc_score(unusual, distance)) for name, distance in found.items()}
     session.metrics(euclidean_auc=auc["Euclidean distance"], fitted_auc=auc["fitted Mahalanobis"],
                     trained_auc=auc["trained Mahalanobis"])  # fmt: skip

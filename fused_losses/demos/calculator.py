@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from torch import nn
 
 from . import plots
-from .cli import positive_float, positive_int
+from .cli import finite_float, positive_float, positive_int, size, whole_number
 from .errors import DemoError
 from .training import Batches, fit, predict, step_time, warm_up_and_decay
 
@@ -20,18 +22,18 @@ PRESETS = {"book": {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 10, "bat
 
 def options(parser) -> None:
     parser.add_argument("--operation", choices=OPERATIONS, default="add")
-    parser.add_argument("--min", type=int, default=0, help="smallest number (default 0)")
-    parser.add_argument("--max", type=int, default=100, help="largest number (default 100)")
+    parser.add_argument("--min", type=whole_number, default=0, help="smallest number (default 0)")
+    parser.add_argument("--max", type=whole_number, default=100, help="largest number (default 100)")
     parser.add_argument("--samples", type=positive_int, default=10_000)
-    parser.add_argument("--width", type=positive_int, default=16, help="units of a hidden layer (default 16)")
-    parser.add_argument("--depth", type=positive_int, default=3, help="hidden layers (default 3)")
+    parser.add_argument("--width", type=size, default=16, help="units of a hidden layer (default 16)")
+    parser.add_argument("--depth", type=size, default=3, help="hidden layers (default 3)")
     parser.add_argument("--activation", choices=ACTIVATIONS, default="relu")
     parser.add_argument("--optimizer", choices=("adam", "sgd"), help=f"default {DEFAULTS['optimizer']}")
     parser.add_argument("--learning-rate", type=positive_float, help=f"default {DEFAULTS['learning_rate']}, decaying")
     parser.add_argument("--epochs", type=positive_int, help=f"default {DEFAULTS['epochs']}")
     parser.add_argument("--batch", type=positive_int, help=f"default {DEFAULTS['batch']}")
     parser.add_argument("--preset", choices=PRESETS, help="book: SGD at 0.1 without decay, 10 epochs, batch 64")
-    parser.add_argument("--predict", nargs=2, type=float, metavar=("A", "B"), help="one more question for the network")
+    parser.add_argument("--predict", nargs=2, type=finite_float, metavar=("A", "B"), help="one more question")
     parser.add_argument("--study", action="store_true", help="compare data, ranges, widths, optimisers; prints a table")
 
 
@@ -88,8 +90,8 @@ def learn(session, name, task, pairs, chosen, *, width=16, depth=3, activation="
     model = network(width, depth, activation).to(session.device)
     cut = max(1, len(pairs) * 4 // 5)
     x, y = task.inputs(pairs), task.targets(pairs)
-    size, device = chosen["batch"], session.device
-    train = Batches(x[:cut], y[:cut], size=size, device=device, generator=session.generator(2))
+    device = session.device
+    train = Batches(x[:cut], y[:cut], size=chosen["batch"], device=device, generator=session.generator(2))
     held = Batches(x[cut:], y[cut:], size=1024, device=device) if cut < len(pairs) else None
 
     def make(parameters):
@@ -117,8 +119,10 @@ def score(model, task, pairs, device) -> dict:
 
 def run(session) -> None:
     o = session.options
-    if not 0 <= o.min < o.max:
-        raise DemoError(f"Expected 0 <= --min < --max, got --min {o.min} --max {o.max}.")
+    if not 0 <= o.min < o.max <= 1_000_000:
+        raise DemoError(f"Expected 0 <= --min < --max <= 1000000, got --min {o.min} --max {o.max}.")
+    if o.study and o.max - o.min < 20:
+        raise DemoError(f"Expected a range of at least 20 for --study, got --min {o.min} --max {o.max}.")
     task, chosen = Task(o.operation, o.min, o.max), settings(o)
     if session.quick:
         chosen["epochs"] = min(chosen["epochs"], 10)
@@ -151,7 +155,8 @@ def report(session, task, before, after, answers) -> None:
         session.results["metrics"][name] = answer
         truth = task.answer(torch.tensor([[a, b]])).item()
         beside = f", the book {BOOK[name]}" if book and name in BOOK else ""
-        session.say(f"{name} = {answer:.2f} (true {truth:g}{beside})")
+        outside = "" if o.min <= min(a, b) and max(a, b) <= o.max else f"; it only learned {o.min} to {o.max}"
+        session.say(f"{name} = {answer:.2f} (true {truth:g}{beside}{outside})")
     if book and not session.quick and o.preset is None:
         met = after["mse"] <= BOOK["mse"] and after["mae"] <= BOOK["mae"] and after["r2"] >= BOOK["r2"]
         session.results["metrics"]["meets_the_book"] = met
@@ -166,36 +171,48 @@ def draw(session, task, history, model, fresh, after) -> None:
     session.picture(figure, "curves.png", f"Learning to {name}: training and validation error by epoch")
     truth, guess = task.answer(fresh).numpy(), compute(model, task, fresh, session.device).numpy()
     wrong = abs(truth - guess) > 1
-    figure, axis = plots.axes(width=6.5, height=5)
+    figure, (axis, errors) = plots.axes(2, width=5.6, height=4.8)
     ends = [truth.min(), truth.max()]
     axis.plot(ends, ends, color="#999999", linewidth=1, label="exact")
     axis.plot(truth[~wrong], guess[~wrong], ".", color=plots.BLUE, markersize=4, alpha=0.6,
               label=f"within 1 of the truth: {(~wrong).sum()}")  # fmt: skip
-    axis.plot(truth[wrong], guess[wrong], ".", color=plots.VERMILION, markersize=5, label=f"further off: {wrong.sum()}")
+    if wrong.any():
+        axis.plot(truth[wrong], guess[wrong], ".", color=plots.VERMILION, markersize=5,
+                  label=f"further off: {wrong.sum()}")  # fmt: skip
     reach = 0.06 * (ends[1] - ends[0])
     for t, g in sorted(zip(truth[wrong], guess[wrong]), key=lambda pair: -abs(pair[0] - pair[1]))[:40]:
         away = reach if g > t else -reach
         axis.annotate("", (t, g), xytext=(t, g + away), arrowprops={"arrowstyle": "->", "color": "#CC0000", "lw": 1.1})
-    axis.set(title=f"Truth and prediction: R² {after['r2']:.5f}, MAE {after['mae']:.3f}",
-             xlabel=f"true answer of {name}", ylabel="the network's answer")  # fmt: skip
+    answer = {"add": "sum", "multiply": "product"}[name]
+    axis.set(title=f"Truth and prediction: R² {after['r2']:.5f}", xlabel=f"true {answer}", ylabel=f"predicted {answer}")
     axis.legend(loc="upper left", markerscale=2)
-    session.picture(
-        figure, "predictions.png", "2000 fresh questions; a red arrow marks an error above 1 (the 40 largest)"
-    )
+    for side in (-1, 1):
+        errors.axhline(side, color="#CC0000", linestyle="--", linewidth=1)
+    errors.plot(truth[~wrong], (guess - truth)[~wrong], ".", color=plots.BLUE, markersize=4, alpha=0.6)
+    errors.plot(truth[wrong], (guess - truth)[wrong], ".", color=plots.VERMILION, markersize=5)
+    errors.set(title=f"Error: MAE {after['mae']:.3f}, dashed at ±1", xlabel=f"true {answer}",
+               ylabel=f"predicted {answer} - true {answer}")  # fmt: skip
+    marked = f"a red arrow marks an error above 1{' (the 40 largest)' if wrong.sum() > 40 else ''}"
+    session.picture(figure, "predictions.png", f"2000 fresh questions; {marked if wrong.any() else 'none is off by 1'}")
 
 
 def study(session, task, chosen) -> None:
     """One change at a time: amount of data, range, width, optimiser, numbers never seen."""
     o, high = session.options, task.high
     fresh = task.draw(2000, session.generator(1))
-    pool = task.draw(o.samples, session.generator(0))
-    unseen = torch.arange(5, high, 10)  # 5, 15, 25 ... never shown in either place
+    pool = task.draw(max(o.samples, 10_000), session.generator(0))
+    unseen = torch.arange(o.min + 5, high, 10)  # 5, 15, 25 ... never shown in either place
     hidden = torch.isin(fresh, unseen.float()).any(dim=1)
-    shown = ~torch.isin(pool, unseen.float()).any(dim=1)
-    if not shown.any() or not hidden.any():
-        raise DemoError("The range of --min and --max is too narrow for --study: use at least 20 numbers.")
     beyond = task.draw(2000, session.generator(3), high, 2 * high)
-    plan = [(f"{n} samples", {}, chosen, pool[:n], fresh) for n in (100, 1000, 10_000)]
+    plan = []
+    for n in (100, 1000, 10_000):  # as many steps for each, so that only the data differs
+        batches, most = (math.ceil(count * 0.8 / chosen["batch"]) for count in (n, 10_000))
+        as_many_steps = {**chosen, "epochs": round(chosen["epochs"] * most / batches)}
+        plan.append((f"{n} samples, {as_many_steps['epochs']} epochs", {}, as_many_steps, pool[:n], fresh))
+    pool = pool[: o.samples]
+    shown = ~torch.isin(pool, unseen.float()).any(dim=1)
+    if not shown.any():
+        raise DemoError(f"Expected more --samples for --study, got {o.samples}.")
     plan += [(f"hidden layers of {w}", {"width": w}, chosen, pool, fresh) for w in (4, 16, 64)]
     for kind, rate in (("sgd", 0.1), ("adam", 0.001)):
         how = {**PRESETS["book"], "optimizer": kind, "learning_rate": rate}

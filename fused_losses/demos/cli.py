@@ -6,7 +6,9 @@ Exit status: 0 done, 1 a number disagrees with what it should be, 2 bad option o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -35,37 +37,25 @@ class OneSentenceParser(argparse.ArgumentParser):
         raise DemoError(f"{message[0].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
 
 
-def positive_int(text: str) -> int:
-    """A whole number of 1 or more."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return value
+def _number(kind, holds, expected: str):
+    """A type of argparse: the text as `kind` if it `holds`, else one sentence with what was expected and given."""
+
+    def parse(text: str):
+        with contextlib.suppress(ValueError):
+            if holds(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return parse
 
 
-def positive_float(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def seed_number(text: str) -> int:
-    """A whole number in [0, 2**31)."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, below 2**31, got {text!r}")
-    return value
+positive_int = _number(int, lambda n: 1 <= n <= 10**7, "a whole number of 1 or more, at most 10000000")
+count = _number(int, lambda n: 1 <= n <= 10**5, "a whole number of 1 or more, at most 100000")  # of samples in memory
+size = _number(int, lambda n: 1 <= n <= 1024, "a whole number of 1 or more, at most 1024")  # of a layer or a list
+positive_float = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
+finite_float = _number(float, lambda x: abs(x) < float("inf"), "a finite number")
+whole_number = _number(int, lambda n: True, "a whole number")
+seed_number = _number(int, lambda n: 0 <= n < 2**31, "a whole number of 0 or more, below 2**31")
 
 
 def shared_options(parser: argparse.ArgumentParser, name: str) -> None:
@@ -111,12 +101,39 @@ def run_demo(name: str, argv: list[str]):
     shared_options(parser, name)
     session = Session(name, parser.parse_args(argv))
     try:
-        module.run(session)
+        with one_thread(), what_can_be_mended(session):
+            module.run(session)
+            session.finish()
     except KeyboardInterrupt:
         session.stop()
         raise
-    session.finish()
     return session
+
+
+@contextlib.contextmanager
+def one_thread():
+    """One CPU thread: matrix products round the same on every machine, and these small networks need no more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def what_can_be_mended(session):
+    """A full disk or too little memory is one sentence, too."""
+    try:
+        yield
+    except OSError as error:
+        raise DemoError(f"{error.filename or session.folder} cannot be read or written: {error.strerror}.") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("allocate|out of memory", str(error)):
+            raise
+        raise DemoError("There is not enough memory for this: choose smaller values for the options.") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
             raise DemoError(f"Unknown demo {argv[0]!r}: choose one of {', '.join(DEMOS)}.")
         return run_demo(argv[0], argv[1:]).status
     except DemoError as error:
-        print(f"fused_losses.demos: {error}", file=sys.stderr)
+        print("fused_losses.demos:", *str(error).split(), file=sys.stderr)  # one line, whatever a file's name holds
         return 2
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)

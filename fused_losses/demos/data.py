@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,10 @@ def mnist(paths: dict[str, Path]) -> Digits:
             raise DemoError(f"{paths[f'{half}_images']} holds {shape} pixels, expected images of 28 x 28.")
         if labels.max() > 9:
             raise DemoError(f"{paths[f'{half}_labels']} holds the label {labels.max()}, expected 0 to 9.")
+        counts = np.bincount(labels, minlength=10)
+        if counts.min() < 2:
+            few = f"{counts.min()} of the digit {counts.argmin()}"
+            raise DemoError(f"{paths[f'{half}_labels']} holds {few}, expected at least 2 of each.")
     tensors = {
         part: torch.from_numpy(array)[:, None].float() / 255 if array.ndim == 3 else torch.from_numpy(array).long()
         for part, array in arrays.items()
@@ -117,19 +122,36 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
 
 
+def grey_values(image) -> np.ndarray:
+    """The picture in [0, 1], float32 [height, width]: transparent parts become ground, deep ones are stretched."""
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits or floating point, of which the range is not known
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds values that are not finite")
+        return ((values - values.min()) / max(np.ptp(values), 1e-300)).astype(np.float32)
+    if "transparency" not in image.info and image.mode not in ("RGBA", "RGBa", "LA", "La", "PA"):
+        return np.asarray(image.convert("L"), np.float32) / 255
+    image = image.convert("RGBA")
+    grey, opacity = (np.asarray(part, np.float32) / 255 for part in (image.convert("L"), image.getchannel("A")))
+    ground = float((grey * opacity).sum() < 0.5 * opacity.sum())  # white behind dark ink, black behind bright ink
+    return grey * opacity + ground * (1 - opacity)
+
+
 def read_image(path: Path) -> torch.Tensor:
     """Any picture file as [1, 28, 28] in [0, 1], ink 1: grey, on a dark ground, padded to a square, scaled."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            grey = np.asarray(image.convert("L"), np.float32) / 255
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                grey = grey_values(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise DemoError(f"The image {path} does not exist.") from None
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise DemoError(f"The image {path} cannot be read: {error}.".replace("..", ".")) from None
-    if min(grey.shape) < 1:
-        raise DemoError(f"The image {path} is empty.")
+    if not grey.size or np.ptp(grey) < 1 / 255:
+        raise DemoError(f"The image {path} shows nothing: all its pixels are alike.")
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     if np.median(border) > 0.5:
         grey = 1 - grey

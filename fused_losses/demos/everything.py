@@ -82,7 +82,7 @@ def page(session, finished) -> str:
     """The whole report as HTML."""
     e = html.escape
     size = "quick runs" if session.quick else "full runs"
-    where = f"{size} with seed {session.options.seed} on {session.device}, {torch.get_num_threads()} threads; "
+    where = f"{size} with seed {session.options.seed} on {session.device}, one CPU thread; "
     where += f"fused_losses {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     links = "".join(f'<a href="#{e(s.name)}">{e(s.name)}</a>' for s in finished)
     body = [
@@ -110,6 +110,7 @@ def section(done) -> str:
         f"<p><strong>{e(HEADLINES[done.name].format(**results['metrics']))}</strong></p>",
         f'<p class="data">Data: {e(results["data"])}.</p>',
     ]
+    lines += [f'<p class="data">{e(note)}.</p>' for note in results["notes"]]
     wrong = [name for name, agrees in results["checks"].items() if not agrees]
     if wrong:
         lines.append(f"<p><strong>Does not hold: {e('; '.join(wrong))}.</strong></p>")

@@ -11,18 +11,17 @@ import torch
 from sklearn.metrics import ndcg_score
 from torch import nn
 
-from . import data, plots
-from .cli import positive_int
-from .training import Batches, fit, step_time
+from . import cli, data, plots
+from .training import Batches, finite, fit, step_time
 
 CUT = 10  # NDCG@10
 
 
 def options(parser) -> None:
     data.data_option(parser)
-    parser.add_argument("--epochs", type=positive_int, default=12)
-    parser.add_argument("--lists", type=positive_int, default=1500, help="training queries (default 1500)")
-    parser.add_argument("--items", type=positive_int, default=30, help="images to rank for each query (default 30)")
+    parser.add_argument("--epochs", type=cli.positive_int, default=12)
+    parser.add_argument("--lists", type=cli.count, default=1500, help="training queries (default 1500)")
+    parser.add_argument("--items", type=cli.size, default=30, help="images to rank for each query (default 30)")
 
 
 class TwoTowers(nn.Module):
@@ -89,7 +88,8 @@ def run(session) -> None:
 def rank(session, model, digits, test):
     model.eval()
     images = digits.test_images.flatten(1).to(session.device)
-    return model(images, test[0].to(session.device), test[1].to(session.device)).cpu()
+    scores = model(images, test[0].to(session.device), test[1].to(session.device)).cpu()
+    return finite(scores, "a score")
 
 
 def judge(session, model, digits, test) -> float:
@@ -124,6 +124,6 @@ def draw(session, found, models, digits, test) -> None:
                 relevance = int(test[2][row, item])
                 titles.append(("off", "near", "same")[relevance])
                 colours.append((plots.VERMILION, plots.BLACK, plots.BLUE)[relevance])
-    title = "The first nine results, before and after training"
+    title = "The first nine results, before and after ApproxNDCG: the same digit, the next one (near), another (off)"
     figure = plots.image_grid(pictures, 10, titles, cell=1.1, title=title, colours=colours)
     session.picture(figure, "results.png", "A query, left, and its first nine results: same digit, near digit, off")

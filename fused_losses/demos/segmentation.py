@@ -15,8 +15,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.metrics import f1_score, jaccard_score, recall_score
 from torch import nn
 
-from . import data, plots
-from .cli import positive_int
+from . import cli, data, plots
 from .training import Batches, fit, predict, step_time, warm_up_and_decay
 
 SIDE, SMALL = 40, 10  # pixels of a canvas, of a digit on it
@@ -24,8 +23,8 @@ SIDE, SMALL = 40, 10  # pixels of a canvas, of a digit on it
 
 def options(parser) -> None:
     data.data_option(parser)
-    parser.add_argument("--epochs", type=positive_int, default=10)
-    parser.add_argument("--images", type=positive_int, default=256, help="training canvases (default 256)")
+    parser.add_argument("--epochs", type=cli.positive_int, default=10)
+    parser.add_argument("--images", type=cli.count, default=256, help="training canvases (default 256)")
 
 
 def canvases(digits, count, columns, generator):

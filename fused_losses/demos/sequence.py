@@ -16,6 +16,7 @@ from torch import nn
 
 from . import plots
 from .cli import positive_int
+from .errors import DemoError
 from .training import Batches, fit, predict, step_time
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz,.'-_"
@@ -101,7 +102,11 @@ def judge(session, name, model, inputs, lines):
 
 def run(session) -> None:
     o = session.options
-    lines = load_text(max(o.length, 8), min(o.samples, 800) if session.quick else o.samples)
+    if not 8 <= o.length <= 256:
+        raise DemoError(f"Expected --length from 8 to 256, got {o.length}.")
+    lines = load_text(o.length, min(o.samples, 800) if session.quick else o.samples)
+    if len(lines) < 10:
+        raise DemoError(f"Expected --samples of at least 10, got {len(lines)}.")
     cut = len(lines) * 4 // 5
     session.data(f"Python's manual from the standard library: {cut} training and {len(lines) - cut} test samples "
                  f"of {len(lines[0])} letters")  # fmt: skip

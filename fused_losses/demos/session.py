@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 
 import numpy as np
@@ -18,8 +19,8 @@ from .errors import DemoError
 class Session:
     """Collects results and pictures; whatever was added before Ctrl-C is written too.
 
-    results.json: demo, seed, device, quick, data (what was trained on), metrics, checks (name: true or false), pictures
-    (file, caption), history (name: losses per epoch), step_time (loss: milliseconds), seconds, interrupted.
+    results.json: demo, seed, device, quick, data (what was trained on), notes, metrics, checks (name: true or false),
+    pictures (file, caption), history (name: losses per epoch), step_time (loss: milliseconds), seconds, interrupted.
     """
 
     def __init__(self, name: str, options: argparse.Namespace):
@@ -29,13 +30,15 @@ class Session:
         self.models: dict[str, torch.nn.Module] = {}
         self.results = {
             "demo": name, "seed": options.seed, "device": str(self.device), "quick": options.quick, "data": "",
-            "metrics": {}, "checks": {}, "pictures": [], "history": {}, "step_time": {},
+            "notes": [], "metrics": {}, "checks": {}, "pictures": [], "history": {}, "step_time": {},
         }  # fmt: skip
-        try:
+        try:  # what an earlier run left stays until this one has something to say
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "results.json").write_text("{}\n")
-        except OSError as error:
-            raise DemoError(f"The folder {self.folder} cannot be written: {error.strerror}.") from None
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DemoError(f"The folder {self.folder} cannot be written: {reason}.") from None
         torch.manual_seed(options.seed)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
@@ -59,6 +62,11 @@ class Session:
         """State which data is used."""
         self.results["data"] = text
         self.say(f"Data: {text}")
+
+    def note(self, text: str) -> None:
+        """Say what a reader of the numbers must know; the report shows it, too."""
+        self.results["notes"].append(text)
+        self.say(text)
 
     def metrics(self, **values) -> None:
         self.results["metrics"].update(values)
@@ -111,6 +119,8 @@ class Session:
 def _device(choice: str) -> torch.device:
     if choice == "cuda" and not torch.cuda.is_available():
         raise DemoError("No CUDA device is available: use --device cpu.")
+    if choice == "cuda" and not HAS_CUDA_KERNELS:
+        raise DemoError("This build has no CUDA kernels: use --device cpu, or build with nvcc and a CUDA torch.")
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and HAS_CUDA_KERNELS else "cpu")
     return torch.device(choice)

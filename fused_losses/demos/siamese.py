@@ -15,7 +15,8 @@ from torch import nn
 
 from .. import functional, reference
 from . import data, plots
-from .cli import positive_float, positive_int
+from .cli import count, positive_float, positive_int
+from .errors import DemoError
 from .training import Batches, fit, predict, step_time, warm_up_and_decay
 
 PRECISIONS = {"double": torch.float64, "single": torch.float32}
@@ -26,7 +27,7 @@ WARM_UP = 100  # steps; RMSprop's first full steps are so long that they amplify
 def options(parser) -> None:
     data.data_option(parser)
     parser.add_argument("--epochs", type=positive_int, default=20)
-    parser.add_argument("--pairs", type=positive_int, default=4000, help="training pairs (default 4000)")
+    parser.add_argument("--pairs", type=count, default=4000, help="training pairs (default 4000)")
     parser.add_argument("--batch", type=positive_int, default=32)
     parser.add_argument("--margin", type=positive_float, default=1.0)
     parser.add_argument("--learning-rate", type=positive_float, default=0.001)
@@ -40,16 +41,18 @@ def base_network() -> nn.Module:
     )
 
 
-def make_pairs(labels, count, generator):
-    """`count` pairs of indices, half of equal and half of different digits: (first, second, equal)."""
+def make_pairs(labels, wanted, generator):
+    """`wanted` pairs of indices, half of equal and half of different digits: (first, second, equal)."""
     by_digit = [torch.nonzero(labels == digit).flatten() for digit in range(10)]
     by_digit = [rows for rows in by_digit if len(rows)]
+    if len(by_digit) < 2:
+        raise DemoError("Pairs need images of at least two different digits: the data has too few.")
 
     def draw(rows):
         return rows[torch.randint(len(rows), (1,), generator=generator)].item()
 
     first, second, equal = [], [], []
-    for number in range(count):
+    for number in range(wanted):
         a, b = torch.randperm(len(by_digit), generator=generator)[:2].tolist()
         first.append(draw(by_digit[a]))
         second.append(draw(by_digit[a if number % 2 == 0 else b]))
@@ -76,14 +79,14 @@ def verify(model, held, test, digits, device):
 
 def run(session) -> None:
     o = session.options
-    epochs, count = (min(o.epochs, 4), min(o.pairs, 1500)) if session.quick else (o.epochs, o.pairs)
+    epochs, number = (min(o.epochs, 4), min(o.pairs, 1500)) if session.quick else (o.epochs, o.pairs)
     digits = data.load(session)
     kept = len(digits.train_labels) * 17 // 20  # the rest sets the threshold
-    train = make_pairs(digits.train_labels[:kept], count, session.generator(1))
-    held = make_pairs(digits.train_labels[kept:], max(count // 2, 500), session.generator(4))
+    train = make_pairs(digits.train_labels[:kept], number, session.generator(1))
+    held = make_pairs(digits.train_labels[kept:], max(number // 2, 500), session.generator(4))
     held = (held[0] + kept, held[1] + kept, held[2])
-    test = make_pairs(digits.test_labels, max(count // 2, 500), session.generator(2))
-    session.say(f"{count} training pairs, {len(test[2])} pairs of images never seen in training")
+    test = make_pairs(digits.test_labels, max(number // 2, 500), session.generator(2))
+    session.say(f"{number} training pairs, {len(test[2])} pairs of images never seen in training")
     dtype = PRECISIONS[o.precision]
     images = digits.train_images.to(dtype)
     left, right = images[train[0]], images[train[1]]

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from .. import functional, reference
+from .errors import DemoError
 
 
 class Batches:
@@ -34,6 +35,21 @@ class Batches:
             yield tuple(tensor[rows] for tensor in self.tensors)
 
 
+def progress(name: str, total: int) -> tqdm:
+    """The progress bar of all demos, on stderr."""
+    interval = 0.2 if sys.stderr.isatty() else 2.0
+    return tqdm(
+        total=total, desc=f"{name:<20.20}", unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval
+    )
+
+
+def finite(values: torch.Tensor, what: str) -> torch.Tensor:
+    """`values`, or one sentence where the options made them overflow."""
+    if not torch.isfinite(values).all():
+        raise DemoError(f"The training diverged ({what} is not finite): choose smaller values for the options.")
+    return values
+
+
 def first_input(model, batch):
     """The usual forward: the model of the batch's first tensor."""
     return model(batch[0])
@@ -50,11 +66,7 @@ def fit(session, name, model, batches, criterion, optimizer, *, epochs, losses=f
     """
     history = session.results["history"][name] = {"train": [], "validation": [], "steps": []}
     session.models[name] = model
-    bar = tqdm(
-        total=epochs * len(batches), desc=f"{name:<20.20}", unit="step", file=sys.stderr, dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 2.0,
-    )  # fmt: skip
-    with bar:
+    with progress(name, epochs * len(batches)) as bar:
         for epoch in range(epochs):
             model.train()
             steps, parts = [], {}
@@ -69,7 +81,7 @@ def fit(session, name, model, batches, criterion, optimizer, *, epochs, losses=f
                 for part, value in extra.items():
                     parts.setdefault(part, []).append(value.detach())
                 bar.update()
-            steps = torch.stack(steps).double().cpu()
+            steps = finite(torch.stack(steps).double().cpu(), f"a loss of epoch {epoch + 1} of {name!r}")
             history["steps"] += steps.tolist()
             history["train"].append(steps.mean().item())
             for part, values in parts.items():
@@ -106,7 +118,8 @@ def evaluate(model, batches, criterion, losses=functional, forward=first_input) 
 def predict(model, inputs: torch.Tensor, device, size: int = 1024) -> torch.Tensor:
     """The model's outputs for all inputs, in evaluation mode, on the CPU."""
     model.eval()
-    return torch.cat([model(part.to(device)).cpu() for part in inputs.split(size)])
+    outputs = torch.cat([model(part.to(device)).cpu() for part in inputs.split(size)])
+    return finite(outputs, "an output of the network")
 
 
 def step_time(session, name, model, batches, criterion, optimizer, *, forward=first_input, steps=None) -> None:
@@ -123,7 +136,8 @@ def step_time(session, name, model, batches, criterion, optimizer, *, forward=fi
             sides[side] = losses, twin, optimizer(twin.parameters()), [], []
         batch = next(iter(batches))
         for number in range(steps + 3):
-            for losses, twin, optimiser, whole, alone in sides.values():
+            turns = list(sides.values())[:: 1 if number % 2 else -1]  # who is first changes, too
+            for losses, twin, optimiser, whole, alone in turns:
                 with _clock(session.device, whole if number >= 3 else []):
                     loss, _ = _parted(criterion(losses, forward(twin, batch), batch))
                     optimiser.zero_grad(set_to_none=True)

@@ -11,8 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from . import data, plots
-from .cli import positive_float, positive_int
-from .training import Batches, fit, step_time
+from .cli import positive_float, positive_int, size
+from .training import Batches, finite, fit, step_time
 
 LIKELIHOODS = {"bce": "bernoulli_logits", "mse": "gaussian"}
 
@@ -21,7 +21,7 @@ def options(parser) -> None:
     data.data_option(parser)
     parser.add_argument("--epochs", type=positive_int, default=50)
     parser.add_argument("--batch", type=positive_int, default=128)
-    parser.add_argument("--latent", type=positive_int, default=2, help="latent numbers (default 2)")
+    parser.add_argument("--latent", type=size, default=2, help="latent numbers (default 2)")
     parser.add_argument("--beta", type=positive_float, default=1.0, help="weight of the KL term (default 1)")
     parser.add_argument("--reconstruction", choices=LIKELIHOODS, default="bce")
 
@@ -82,7 +82,7 @@ def probabilities(likelihood):
 @torch.no_grad()
 def encode(session, model, images):
     model.eval()
-    return [part.cpu() for part in model(images.to(session.device))]
+    return [finite(part.cpu(), "an output of the network") for part in model(images.to(session.device))]
 
 
 @torch.no_grad()
@@ -103,10 +103,10 @@ def draw(session, model, history, digits, grey) -> None:
     epochs = range(1, len(history["train"]) + 1)
     left.plot(epochs, history["train"], color=plots.BLACK, label="total")
     left.plot(epochs, history["reconstruction"], "--", color=plots.BLUE, label="reconstruction")
-    left.set(title="Total and reconstruction", xlabel="epoch", ylabel="loss per image")
+    left.set(title="Total and reconstruction", xlabel="epoch", ylabel="loss per image (nats)")
     left.legend()
     right.plot(epochs, history["kl"], color=plots.VERMILION)
-    right.set(title="KL divergence from the prior", xlabel="epoch", ylabel="KL per image")
+    right.set(title="KL divergence from the prior", xlabel="epoch", ylabel="KL per image (nats)")
     session.picture(figure, "curves.png", "Both terms of the VAE loss by epoch")
 
     rows = torch.randperm(len(digits.test_images), generator=session.generator(2))[:10]

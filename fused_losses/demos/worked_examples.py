@@ -13,6 +13,7 @@ import torch
 
 from .. import functional as F
 from . import plots
+from .training import progress
 
 ONE_WEIGHT = {1: ("13.5", "2.0"), 2: ("3.5", "1.0"), 3: ("1.0", "1.5"), 4: (".375", "1.25"), 5: (".2188", "1.375"),
               6: (".1796", "1.3125"), 10: (".1667", "1.3320")}  # fmt: skip
@@ -143,13 +144,15 @@ def feed_forward(table) -> None:
 
 def descend(x, y, parameters, rate, steps):
     """Gradient descent with the fused backward: yields (step, loss before it, gradient, parameters after it)."""
-    for step in range(1, steps + 1):
-        parameters.requires_grad_()
-        prediction = x * parameters[0] + (parameters[1] if len(parameters) > 1 else 0)
-        loss = F.mse_loss(prediction, y)
-        (gradient,) = torch.autograd.grad(loss, parameters)
-        parameters = (parameters - rate * gradient).detach()
-        yield step, loss.item(), gradient.tolist(), parameters.tolist()
+    with progress("weight and bias" if len(parameters) > 1 else "one weight", steps) as bar:
+        for step in range(1, steps + 1):
+            parameters.requires_grad_()
+            prediction = x * parameters[0] + (parameters[1] if len(parameters) > 1 else 0)
+            loss = F.mse_loss(prediction, y)
+            (gradient,) = torch.autograd.grad(loss, parameters)
+            parameters = (parameters - rate * gradient).detach()
+            bar.update()
+            yield step, loss.item(), gradient.tolist(), parameters.tolist()
 
 
 def descent_one_weight(table):
@@ -217,7 +220,8 @@ def draw(session, path_w, path_wb) -> None:
     heights = [((w * x - y) ** 2).mean() for w in visited]
     left.plot(visited, heights, "o--", color=plots.VERMILION, markersize=6, linewidth=1.2, label="steps")
     for number, (w, height) in enumerate(zip(visited[:4], heights)):
-        left.annotate(str(number), (w, height), xytext=(8, 4), textcoords="offset points", fontsize=10)
+        left.annotate(str(number), (w, height), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=10,
+                      bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
     left.set(title="One weight: W goes to 4/3", xlabel="weight W", ylabel="mean squared error J")
     left.legend()
     w, b = np.meshgrid(np.linspace(-0.2, 2.3, 160), np.linspace(-0.15, 1.25, 160))
