@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCAL = ROOT / ".venv"
 TORCH, OLDEST_TORCH = "torch==2.13.0", (2, 11)
 BUILD_TOOLS = ["setuptools", "wheel", "ninja"]
+# Bytecode is made on import, of what is imported; making all of it takes half the time of an installation.
+INSTALL = ["-m", "pip", "install", "--quiet", "--no-compile"]
 VERSIONS = """
 import json, sys
 from importlib import metadata
@@ -75,7 +77,7 @@ def choose():
     python = make_venv()
     if not has_torch(python):
         # Before everything else, so that nothing else chooses another torch.
-        run(python, "-m", "pip", "install", "--quiet", TORCH)
+        run(python, *INSTALL, TORCH)
     return python
 
 
@@ -111,7 +113,7 @@ def main(names):
         print(f"Installing {', '.join(lacking)}", file=sys.stderr)
         if subprocess.call([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
             run(python, "-m", "ensurepip", "--upgrade")
-        run(python, "-m", "pip", "install", "--quiet", *lacking)
+        run(python, *INSTALL, *lacking)
     record = ROOT / "build" / "environment"
     record.parent.mkdir(exist_ok=True)
     if not record.exists() or record.read_text() != python:  # its date tells make when to build anew
