@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import plots, targets
+from . import plots, roofs, targets
 from .cases import ALL
 from .rows import COLUMNS, RESULTS
 
@@ -24,16 +24,20 @@ SAME = ["machine", "device", "threads", "loss", "dtype", "elements", "mode", "in
 
 
 def load(folder: Path = RESULTS) -> pd.DataFrame:
-    """All rows; of every measurement those of its latest run with a fused row."""
+    """The rows of the machine measured last of each device; of every measurement those of its latest run with a fused
+    row."""
     files = sorted(folder.glob("*.csv"))
     if not files:
         return pd.DataFrame(columns=COLUMNS)
     text = {"isa": str, "form": str, "run": str, "commit": str}
     rows = pd.concat([pd.read_csv(f, dtype=text, keep_default_na=True) for f in files], ignore_index=True)
     rows["isa"] = rows["isa"].fillna("")
+    last = rows.sort_values("run").groupby("device").machine.last()
+    rows = rows[rows.machine == rows.device.map(last)]
     fused = rows[rows.rival == "fused"].groupby(SAME, sort=False).run.last().rename("latest").reset_index()
     rows = rows.merge(fused, on=SAME, how="left")
-    return rows[(rows.run == rows.latest) | (rows.rival == "copy")].drop(columns="latest").reset_index(drop=True)
+    kept = (rows.run == rows.latest) | (rows.rival == "copy") | (rows.loss == roofs.LOSS)
+    return rows[kept].drop(columns="latest").reset_index(drop=True)
 
 
 def compare(rows: pd.DataFrame) -> pd.DataFrame:
@@ -100,11 +104,12 @@ def where(table: pd.DataFrame) -> str:
 
 def cpu_table(table: pd.DataFrame) -> str:
     """README's table: cold ratios at the default size, float32."""
-    chosen = pick(table, device="cpu", mode="cold", phase="both", incoming="one", dtype="float32")
+    table = pick(table, device="cpu", phase="both", incoming="one", dtype="float32")
+    chosen = pick(table, mode="cold")
     chosen = default_size(chosen) if not chosen.empty else chosen
     if chosen.empty:
         return "Not measured yet."
-    hot = pick(table, device="cpu", mode="hot", phase="both", incoming="one", dtype="float32")
+    hot = pick(table, mode="hot")
     hot_ns = {} if hot.empty else dict(zip(default_size(hot).loss, default_size(hot).ns))
     lines = []
     for r in chosen.itertuples():
@@ -153,6 +158,22 @@ def gpu_table(table: pd.DataFrame) -> str:
     ]  # fmt: skip
     head = ["loss", "dtype", "elements", "fused, µs", "faster than eager", "than torch.compile", "of copy speed"]
     return f"Forward + backward, cold L2, {where(chosen)}.\n\n{markdown(head, lines)}"
+
+
+def roof_table(rows: pd.DataFrame) -> str:
+    """What a copy and c = a + b reach, the latest of each; empty without such rows."""
+    chosen = rows[rows.loss == roofs.LOSS]
+    if chosen.empty:
+        return ""
+    lines = [
+        [machine, dtype, f"{int(elements):,}", rival, number(group.iloc[-1].floor_bytes_per_s / 1e9, 0)]
+        for (machine, dtype, elements, rival), group in chosen.groupby(
+            ["machine", "dtype", "elements", "rival"], sort=False
+        )
+    ]
+    head = ["machine", "dtype", "elements", "what", "GB/s"]
+    note = "`add` is c = a + b by torch, `add-N` with N loads of 16 bytes of each input per thread; cold caches."
+    return f"## Roofs\n\n{note}\n\n{markdown(head, lines)}\n\n"
 
 
 def long_tables(table: pd.DataFrame) -> str:
@@ -221,7 +242,7 @@ def main(argv=None) -> None:
     if table.empty:
         return
     text = "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`.\n\n## Bars\n\n"
-    (arguments.output / "RESULTS.md").write_text(f"{text}{verdicts(rows)}\n\n{long_tables(table)}\n")
+    (arguments.output / "RESULTS.md").write_text(f"{text}{verdicts(rows)}\n\n{roof_table(rows)}{long_tables(table)}\n")
     for path in plots.draw(table, arguments.output / "plots"):
         print(path.name)
 

@@ -27,7 +27,7 @@ COLUMNS = ("run", "machine", "device", "isa", "threads", "torch", "commit", "los
 
 
 def machine_name(device: torch.device) -> str:
-    """A file name for the hardware: `h200`, `amd-epyc-2-cores`."""
+    """A file name for the hardware: `h200`, `amd-epyc-2-cores`, `amd-epyc-2-cores-avx2` without AVX-512."""
     if device.type == "cuda":
         return slug(re.sub(r"NVIDIA|GeForce|Tesla", "", torch.cuda.get_device_name(device)))
     model = "cpu"
@@ -35,7 +35,8 @@ def machine_name(device: torch.device) -> str:
         if line.startswith("model name"):
             model = re.sub(r"\(R\)|\(TM\)|Processor|CPU|@.*", "", line.partition(":")[2])
             break
-    return f"{slug(model)}-{len(os.sched_getaffinity(0))}-cores"
+    best = torch.backends.cpu.get_cpu_capability().lower()
+    return f"{slug(model)}-{len(os.sched_getaffinity(0))}-cores" + ("" if best == "avx512" else f"-{best}")
 
 
 def slug(text: str) -> str:
@@ -130,6 +131,14 @@ def append(path: Path, rows: list[dict]) -> None:
             writer.writeheader()
         for row in rows:
             writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+
+
+def measured(path: Path, facts: dict) -> set[tuple[str, str]]:
+    """(loss, shape) of what a CSV file has of the same machine, torch and commit; nothing while the sources differ."""
+    same = ("machine", "device", "torch", "commit")
+    if not path.exists() or facts["commit"].endswith("+"):
+        return set()
+    return {(r["loss"], r["shape"]) for r in read(path) if all(r[name] == facts[name] for name in same)}
 
 
 def read(path: Path) -> list[dict]:

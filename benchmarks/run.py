@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import subprocess
 import sys
 import time
 import warnings
@@ -26,7 +27,7 @@ from .cases import QUICK, cases
 SWEEP = [1, 64, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 21, 1 << 23, 1 << 25]
 CPU_SUITES = {
     "quick": dict(
-        sizes=["default"], dtypes=["float32"], modes=["cold"], rivals=["fused", "eager", "compile"], seconds=4.0,
+        sizes=["default"], dtypes=["float32"], modes=["cold"], rivals=["fused", "eager", "compile"], seconds=2.5,
         losses=QUICK, memory=False, phase=["both"],
     ),
     "full": dict(
@@ -74,6 +75,8 @@ def parse(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--append", type=Path, help="CSV file (default: benchmarks/results/<machine>.csv; not for --quick)"
     )
+    parser.add_argument("--resume", action="store_true",
+                        help="leave out what the CSV has of this commit; exit status 75 if time runs out")  # fmt: skip
     parser.add_argument("--prepare", action="store_true", help="only fill torch.compile's cache for a later run")
     parser.add_argument("--check", action="store_true", help="compare with the bars of targets.py")
     arguments = parser.parse_args(argv)
@@ -121,6 +124,18 @@ def plan(arguments) -> list[tuple]:
             if math.prod(shape) <= largest:
                 found[case.key, shape] = (case, shape)
     return list(found.values())
+
+
+def compile_ahead(arguments) -> None:
+    """Fills torch.compile's cache for the cases of a quick run in two processes: compiling takes most of its time."""
+    keys = list(dict.fromkeys(case.key for case, _ in arguments.plan))
+    commands = [
+        [sys.executable, "-m", "benchmarks.run", "--quick", "--prepare", "--losses", ",".join(half)]
+        for half in (keys[::2], keys[1::2])
+        if half
+    ]
+    for child in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]:
+        child.wait()
 
 
 def measure(arguments, facts, clock, case, shape, deadline) -> tuple[list[dict], dict]:
@@ -214,10 +229,16 @@ def main(argv=None) -> int:
         f"{facts['machine']}, {facts['threads']} threads, torch {facts['torch']}, fused kernels: "
         f"{rivals.cpu_isa() if device.type == 'cpu' else 'CUDA'}; medians of forward + backward"
     )
-    everything, failures, unbuilt = [], {}, set()
+    if arguments.quick and not arguments.prepare:
+        compile_ahead(arguments)
+    everything, failures, unbuilt, out_of_time = [], {}, set(), False
+    known = rows.measured(path, facts) if arguments.resume else set()
     bar = tqdm(arguments.plan, unit="case", disable=not sys.stderr.isatty())
     for case, shape in bar:
+        if (case.key, "x".join(map(str, shape))) in known:
+            continue
         if time.monotonic() > deadline:
+            out_of_time = True
             failures[case.key, "", "x".join(map(str, shape))] = "not measured: out of time"
             continue
         bar.set_description(case.key)
@@ -250,7 +271,7 @@ def main(argv=None) -> int:
         print("\n".join(map(str, verdicts)))
         print(f"{sum(v.met for v in verdicts)} of {len(verdicts)} bars met")
         return 0 if all(v.met for v in verdicts) else 1
-    return 0
+    return 75 if arguments.resume and out_of_time else 0
 
 
 if __name__ == "__main__":
