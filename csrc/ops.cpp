@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/memory.h"
 #include "losses.h"
 
 namespace py = pybind11;
@@ -78,5 +79,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),
       "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it.");
+  m.def(
+      "set_stream_above", &set_stream_above, py::arg("bytes"),
+      "CPU calls that touch more stream their gradients past the caches; negative for automatic. Returns the former.");
   m.def("cpu_isas", &supported_isas, "The instruction sets this CPU supports.");
 }

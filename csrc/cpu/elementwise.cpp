@@ -5,6 +5,7 @@
 
 #include "../checks.h"
 #include "isa.h"
+#include "memory.h"
 
 namespace fused_losses {
 namespace {
@@ -119,6 +120,9 @@ std::vector<Tensor> gradient_outputs(ElementwiseTask* task, const Tensor& input,
     out.push_back(new_output(target));
     task->grad_target = out.back().mutable_data_ptr();
   }
+  const int64_t bytes[] = {element_size(dtype_of(input)), element_size(dtype_of(target))};
+  const bool written[] = {task->grad_input != nullptr, task->grad_target != nullptr};
+  task->stream = streams(input.numel() * (bytes[0] * (1 + written[0]) + bytes[1] * (1 + written[1])));
   return out;
 }
 

@@ -26,6 +26,7 @@ struct ElementwiseTask {
   Source input, target, weight, pos_weight;
   Source incoming;  // gradient of a loss that was not reduced
   const double* options;
+  bool stream = false;            // gradients may go past the caches
   double scale = 1;               // incoming scalar gradient / denominator
   void* loss = nullptr;           // [n] accumulation dtype
   void* grad_input = nullptr;     // [n] dtype of input

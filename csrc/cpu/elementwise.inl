@@ -1,5 +1,5 @@
 // The hot loops of the elementwise family, compiled once per instruction set (namespace FL_ISA).
-// A chunk is run in place where every operand is stored in the accumulation dtype, else in blocks through buffers.
+// A chunk is run in blocks: an operand stored in the accumulation dtype in place, any other through a buffer.
 #include "elementwise.h"
 
 namespace fused_losses::FL_ISA {
@@ -7,12 +7,13 @@ namespace fused_losses::FL_ISA {
 #include "../numerics.h"
 #include "convert.h"
 #include "../losses/terms.h"
+#include "stream.h"
 #include "../losses/binary.h"
 #include "../losses/distance.h"
 #include "../losses/divergence.h"
 #include "../losses/regression.h"
 
-constexpr int64_t kBlock = 512;
+constexpr int64_t kBlock = 1024;
 constexpr int64_t kAheadBlock = 256;  // elements of the first of two steps
 
 enum Output : int { kSum = 1, kLoss = 2, kGradInput = 4, kGradTarget = 8 };
@@ -125,13 +126,8 @@ const A* values(const Source& s, int64_t begin, int64_t n, A* buffer) {
 }
 
 template <class A>
-bool in_place(const Source& s) {
-  return !s || (s.period == 0 && s.dtype == kDtypeOf<A>);
-}
-
-template <class A>
-A* output(void* data, Dtype dtype, int64_t begin, A* buffer) {
-  return data && dtype == kDtypeOf<A> ? static_cast<A*>(data) + begin : buffer;
+A* output(void* data, Dtype dtype, int64_t begin, A* buffer, bool stream) {
+  return data && !stream && dtype == kDtypeOf<A> ? static_cast<A*>(data) + begin : buffer;
 }
 
 template <class A>
@@ -157,13 +153,12 @@ const A* factors(const ElementwiseTask& task, int64_t begin, int64_t n, A* buffe
 template <class F, class A, int kOut>
 double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, int64_t end) {
   const bool extras = task.weight || task.pos_weight || task.incoming;
-  const bool direct = !extras && in_place<A>(task.input) && in_place<A>(task.target);
-  const int64_t step = direct ? end - begin : kBlock;
+  const bool stream = task.stream && waits_for_memory(F::kWork);
   alignas(64) A xs[kBlock], ts[kBlock], ws[kBlock], ps[kBlock], gs[kBlock], dx[kBlock], dt[kBlock];
   const A scale = static_cast<A>(task.scale);
   double sum = 0;
-  for (int64_t at = begin; at < end; at += step) {
-    const int64_t n = step < end - at ? step : end - at;
+  for (int64_t at = begin; at < end; at += kBlock) {
+    const int64_t n = kBlock < end - at ? kBlock : end - at;
     const A* x = values(task.input, at, n, xs);
     const A* t = values(task.target, at, n, ts);
     if constexpr (F::kChecks) {
@@ -177,8 +172,8 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
       }
     }
     A* loss = static_cast<A*>(task.loss);
-    A* grad_input = output(task.grad_input, task.input.dtype, at, dx);
-    A* grad_target = output(task.grad_target, task.target.dtype, at, dt);
+    A* grad_input = output(task.grad_input, task.input.dtype, at, dx, stream);
+    A* grad_target = output(task.grad_target, task.target.dtype, at, dt, stream);
     if (kOut & kLoss) loss += at;
     if (extras) {
       const A* w = factors(task, at, n, ws, gs);
@@ -188,9 +183,10 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
       sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
     }
     if (F::kSaturates && (kOut & kGradInput) && task.input.dtype == Dtype::kFloat16) saturate(dx, n);
-    if ((kOut & kGradInput) && grad_input == dx) store_block(dx, task.grad_input, task.input.dtype, at, n);
-    if ((kOut & kGradTarget) && grad_target == dt) store_block(dt, task.grad_target, task.target.dtype, at, n);
+    if ((kOut & kGradInput) && grad_input == dx) write_block(dx, task.grad_input, task.input.dtype, at, n, stream);
+    if ((kOut & kGradTarget) && grad_target == dt) write_block(dt, task.grad_target, task.target.dtype, at, n, stream);
   }
+  if (stream) finish_streams();
   return sum;
 }
 

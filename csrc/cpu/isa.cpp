@@ -1,7 +1,5 @@
-// Instruction-set choice, huge-page advice and scalars of the CPU drivers.
+// Instruction-set choice and scalars of the CPU drivers.
 #include "isa.h"
-
-#include <sys/mman.h>
 
 #include "loop_headers.h"
 
@@ -76,14 +74,6 @@ const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 std::vector<std::string> supported_isas() {
   return std::vector<std::string>(kNames, kNames + static_cast<int>(best_isa()) + 1);
-}
-
-void expect_large_writes(void* data, int64_t bytes) {
-  constexpr int64_t kHuge = 2 << 20, kLarge = 32 << 20;
-  if (bytes < kLarge) return;
-  const auto address = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t begin = (address + kHuge - 1) / kHuge * kHuge, end = (address + bytes) / kHuge * kHuge;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice only: may fail
 }
 
 Tensor new_scalar(const Tensor& like) { return new_tensor(like, {}, accumulation_dtype(dtype_of(like))); }

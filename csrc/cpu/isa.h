@@ -1,4 +1,4 @@
-// Which instruction set the loops of this process use, and the parallel loop and outputs every CPU driver shares.
+// Which instruction set the loops of this process use, and the parallel loop and scalars every CPU driver shares.
 #pragma once
 
 #include <atomic>
@@ -60,17 +60,6 @@ double chunked_sum(int64_t n, int64_t cost, const Part& part) {
 template <class Part>
 double chunked_sum(int64_t n, const Part& part) {
   return chunked_sum(n, 1, part);
-}
-
-// Asks for huge pages under a large fresh output, before it is touched: faulting its pages in costs more than the
-// kernel.
-void expect_large_writes(void* data, int64_t bytes);
-
-// A new output like `t` for a kernel that writes all of it.
-inline Tensor new_output(const Tensor& t) {
-  Tensor out = new_like(t);
-  expect_large_writes(out.mutable_data_ptr(), t.numel() * element_size(dtype_of(t)));
-  return out;
 }
 
 // A new scalar of the accumulation dtype of `like`, unset.

@@ -8,6 +8,7 @@
 #include "../losses.h"
 #include "isa.h"
 #include "loop_headers.h"
+#include "memory.h"
 
 namespace fused_losses {
 namespace {

@@ -2,6 +2,7 @@
 #include "pairs.h"
 
 #include "isa.h"
+#include "memory.h"
 
 namespace fused_losses {
 namespace {
@@ -65,6 +66,15 @@ struct Call {
     for (size_t k = 0; k < operands.size(); ++k) {
       if (operands[k] && wants(wanted, static_cast<int>(k))) out->push_back(gradient(k));
     }
+    stream_what_exceeds_the_caches();
+  }
+
+  void stream_what_exceeds_the_caches() {
+    int64_t touched = 0;
+    for (size_t k = 0; k < operands.size(); ++k) {
+      if (operands[k]) touched += operands[k]->numel() * element_size(task.operand_dtype[k]) * (task.grad[k] ? 2 : 1);
+    }
+    task.stream = streams(touched);
   }
 };
 
@@ -173,6 +183,8 @@ struct VaeCall {
     if (wants(wanted, 0)) out->push_back(reconstruction.gradient(0));
     if (wants(wanted, 2)) out->push_back(kl.gradient(0));
     if (wants(wanted, 3)) out->push_back(kl.gradient(1));
+    reconstruction.stream_what_exceeds_the_caches();
+    kl.stream_what_exceeds_the_caches();
   }
 };
 

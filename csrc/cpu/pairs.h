@@ -18,8 +18,9 @@ struct PairsTask {
   const void* incoming = nullptr;  // [rows] accumulation dtype: gradient of a loss that was not reduced
   void* loss = nullptr;            // [rows] accumulation dtype, for "none"
   int64_t length = 0;
-  bool flat = false;  // a reduced linear loss: begin and end count elements, not rows
-  double scale = 1;   // incoming scalar gradient / denominator
+  bool flat = false;    // a reduced linear loss: begin and end count elements, not rows
+  bool stream = false;  // gradients may go past the caches
+  double scale = 1;     // incoming scalar gradient / denominator
   const double* options = nullptr;
 };
 

@@ -7,6 +7,7 @@ namespace fused_losses::FL_ISA {
 #include "../numerics.h"
 #include "convert.h"
 #include "../losses/terms.h"
+#include "stream.h"
 #include "../losses/binary.h"
 #include "../losses/distance.h"
 #include "../losses/vae.h"
@@ -53,6 +54,7 @@ struct PairBuffers {
 template <class F, class A, unsigned kGrads>
 double pairs_range(const F f, const PairsTask& task, A coefficient, int64_t begin, int64_t end,
                    PairBuffers<A>* buffers) {
+  const bool stream = task.stream && waits_for_memory(F::kWork);
   double sum = 0;
   for (int64_t at = begin; at < end; at += kPairBlock) {
     const int64_t n = kPairBlock < end - at ? kPairBlock : end - at;
@@ -67,14 +69,14 @@ double pairs_range(const F f, const PairsTask& task, A coefficient, int64_t begi
           load_block(task.operand[k], task.operand_dtype[k], at, n, buffers->in[k]);
         }
       }
-      const bool direct = (kGrads >> k & 1) && task.grad[k] && task.operand_dtype[k] == kPairDtype<A>;
+      const bool direct = (kGrads >> k & 1) && task.grad[k] && !stream && task.operand_dtype[k] == kPairDtype<A>;
       out[k] = direct ? static_cast<A*>(task.grad[k]) + at : buffers->out[k];
     }
     sum += pairs_block<F, A, kGrads>(f, in[0], in[1], in[2], in[3], coefficient, out[0], out[1], out[2], out[3], n);
     for (int k = 0; k < F::kOperands; ++k) {
       if (!((kGrads >> k & 1) && task.grad[k] && out[k] == buffers->out[k])) continue;
       if (F::kSaturates && task.operand_dtype[k] == Dtype::kFloat16) saturate_pairs(buffers->out[k], n);
-      store_block(buffers->out[k], task.grad[k], task.operand_dtype[k], at, n);
+      write_block(buffers->out[k], task.grad[k], task.operand_dtype[k], at, n, stream);
     }
   }
   return sum;
@@ -124,7 +126,7 @@ double pairs_loop(const PairsTask& task, int64_t begin, int64_t end) {
     given |= (task.operand[k] != nullptr) << k;
     grads |= (task.grad[k] != nullptr) << k;
   }
-  return Functor<A>::with(task.options, given, [&](auto f) -> double {
+  const double total = Functor<A>::with(task.options, given, [&](auto f) -> double {
     using F = decltype(f);
     if (grads == 0) return pairs_rows<F, A, 0>(f, task, begin, end);
     if constexpr (F::kOperands > 2) {
@@ -132,6 +134,8 @@ double pairs_loop(const PairsTask& task, int64_t begin, int64_t end) {
     }
     return pairs_rows<F, A, 3>(f, task, begin, end);  // a gradient not wanted goes to a buffer in the cache
   });
+  if (task.stream) finish_streams();
+  return total;
 }
 
 template <template <class> class Functor>

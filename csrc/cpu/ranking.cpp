@@ -3,6 +3,7 @@
 
 #include "isa.h"
 #include "loop_headers.h"
+#include "memory.h"
 
 #include <algorithm>
 

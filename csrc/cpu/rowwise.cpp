@@ -5,6 +5,7 @@
 
 #include "../checks.h"
 #include "isa.h"
+#include "memory.h"
 
 namespace fused_losses {
 namespace {

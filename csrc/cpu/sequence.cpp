@@ -3,6 +3,7 @@
 
 #include "../checks.h"
 #include "isa.h"
+#include "memory.h"
 
 #include <algorithm>
 #include <memory>

@@ -131,6 +131,7 @@ struct SigmoidFocal : SigmoidFocalGamma<A, -1> {
 // max(0, margin - t x) or its square; subgradient 0 at the kink (Cortes and Vapnik, 1995).
 template <class A, bool kSquared>
 struct HingeTerms : Plain<HingeTerms<A, kSquared>> {
+  static constexpr Work kWork = kFew;
   static constexpr bool kChecks = true;
   static constexpr const char* kExpectedTarget = "target in {-1, +1}";
   A margin;

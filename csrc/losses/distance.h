@@ -19,6 +19,7 @@ struct RowLoss {
 // A row functor without variants. kSaturates: as in terms.h.
 template <class Self, int kCount, bool kIsLinear>
 struct RowFunctor {
+  static constexpr Work kWork = kFew;
   static constexpr int kOperands = kCount;
   static constexpr bool kLinear = kIsLinear;
   static constexpr bool kSaturates = false;
@@ -83,6 +84,7 @@ struct MahalanobisLoss : RowFunctor<MahalanobisLoss<A>, 1, false> {
 // Near the prior, expm1 keeps the difference exact; r is bounded where e^r is infinite, so that inf - inf is none.
 template <class A, bool kPrior>
 struct GaussianKLTerms {
+  static constexpr Work kWork = kPrior ? kMuch : kExponential;
   static constexpr int kOperands = 4;
   static constexpr bool kLinear = true;
   static constexpr bool kSaturates = false;
@@ -115,6 +117,7 @@ struct GaussianKL : GaussianKLTerms<A, true> {
 // y d^2 + (1-y) max(0, margin - d)^2 from a given distance.
 template <class A>
 struct ContrastiveFromDistance : Plain<ContrastiveFromDistance<A>> {
+  static constexpr Work kWork = kFew;
   A margin;
   explicit ContrastiveFromDistance(const double* options) : margin(static_cast<A>(options[0])) {}
 

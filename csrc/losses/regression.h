@@ -5,6 +5,7 @@ template <class Self>
 struct OfDifference : Plain<Self> {
   static constexpr bool kGradTarget = true;
   static constexpr bool kWeightedMean = true;
+  static constexpr Work kWork = kFew;
 
   template <class A>
   FL_HD static Terms<A> terms(A loss, A slope) {

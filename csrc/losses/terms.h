@@ -6,6 +6,10 @@ struct Terms {
   A loss, grad_input, grad_target;
 };
 
+// How much a loss computes for each element: a CPU driver writes the gradients of one that waits for memory past the
+// caches. kFew: some additions and products; kExponential: one exponential; kMuch: more.
+enum Work : int { kFew, kExponential, kMuch };
+
 // A functor without compile-time variants: `with` builds it from its options and hands it to `run`.
 template <class Self>
 struct Plain {
@@ -15,6 +19,7 @@ struct Plain {
   static constexpr bool kSaturates = false;     // a float16 gradient is clamped to the largest finite number
   static constexpr bool kChecks = false;        // has `valid(target)` and kExpectedTarget, the words for it
   static constexpr bool kAhead = false;         // an InTwoSteps
+  static constexpr Work kWork = kMuch;
 
   template <class Run>
   static auto with(const double* options, const Run& run) {

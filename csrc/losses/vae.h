@@ -17,6 +17,7 @@ struct ReconstructionTerm : RowFunctor<Self, 2, true> {
 
 template <class A>
 struct BernoulliTerm : ReconstructionTerm<BernoulliTerm<A>> {
+  static constexpr Work kWork = kMuch;
   static constexpr bool kSaturates = true;
   explicit BernoulliTerm(const double*) {}
   FL_HD RowTerms<A> operator()(A p, A t, A, A) const {
@@ -27,6 +28,7 @@ struct BernoulliTerm : ReconstructionTerm<BernoulliTerm<A>> {
 
 template <class A>
 struct BernoulliLogitsTerm : ReconstructionTerm<BernoulliLogitsTerm<A>> {
+  static constexpr Work kWork = kMuch;
   explicit BernoulliLogitsTerm(const double*) {}
   FL_HD RowTerms<A> operator()(A x, A t, A, A) const {
     const Terms<A> r = logistic_terms(sigmoid_terms(x), t, A(1));

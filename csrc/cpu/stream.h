@@ -1,0 +1,55 @@
+// Gradients written past the caches. Included inside each instruction set's namespace after convert.h and terms.h,
+// without include guard.
+
+// Whether a loss of this much work for each element waits for memory, so that streaming its gradients pays although
+// they pass through a buffer; measured with AVX-512 and AVX2.
+constexpr bool waits_for_memory(Work work) {
+#if defined(FL_HAS_AVX512)
+  return work <= kExponential;
+#else
+  return work == kFew;
+#endif
+}
+
+// Copies past the caches where `to` starts at a whole vector; needs finish_streams() before another thread reads it.
+inline void stream_bytes(const void* from, void* to, int64_t bytes) {
+#if defined(FL_HAS_AVX512)
+  using Vector = __m512i;
+#elif defined(FL_HAS_F16C)
+  using Vector = __m256i;
+#elif defined(__SSE2__)
+  using Vector = __m128i;
+#endif
+  int64_t i = 0;
+#if defined(__SSE2__)
+  constexpr int64_t kStep = sizeof(Vector);
+  const char* in = static_cast<const char*>(from);
+  char* out = static_cast<char*>(to);
+  for (; reinterpret_cast<uintptr_t>(to) % kStep == 0 && i + kStep <= bytes; i += kStep) {
+#if defined(FL_HAS_AVX512)
+    _mm512_stream_si512(reinterpret_cast<Vector*>(out + i), _mm512_loadu_si512(in + i));
+#elif defined(FL_HAS_F16C)
+    _mm256_stream_si256(reinterpret_cast<Vector*>(out + i),
+                        _mm256_loadu_si256(reinterpret_cast<const Vector*>(in + i)));
+#else
+    _mm_stream_si128(reinterpret_cast<Vector*>(out + i), _mm_loadu_si128(reinterpret_cast<const Vector*>(in + i)));
+#endif
+  }
+#endif
+  std::memcpy(static_cast<char*>(to) + i, static_cast<const char*>(from) + i, static_cast<size_t>(bytes - i));
+}
+
+// Orders what this thread streamed before what it does next.
+inline void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// store_block, past the caches with `stream` where nothing has to be converted.
+template <class A>
+void write_block(const A* in, void* dest, Dtype dtype, int64_t offset, int64_t n, bool stream) {
+  constexpr int64_t kSize = sizeof(A);
+  if (!stream || element_size(dtype) != kSize) return store_block(in, dest, dtype, offset, n);
+  stream_bytes(in, static_cast<char*>(dest) + offset * kSize, n * kSize);
+}
