@@ -90,10 +90,13 @@ double rowwise_rows(const F f, const RowwiseTask& task, int64_t begin, int64_t e
   A* losses = static_cast<A*>(task.loss);
   A *xs = scratch.array(kInput), *es = scratch.array(kExp), *ys = scratch.array(kTarget);
   double sum = 0;
+  NextRow<A> next[2];  // of the input, of the target
   for (int64_t r = begin; r < end; ++r) {
     const int64_t offset = r * classes;
-    const auto logits = [&](const void* data, Dtype dtype, A* buffer) {
-      return row_values(data, dtype, offset, classes, n, -infinity_<A>(), buffer);
+    const auto logits = [&](const void* data, Dtype dtype, A* buffer, NextRow<A>* after) {
+      const A* row = row_values(data, dtype, offset, classes, n, -infinity_<A>(), buffer);
+      after->values = row != buffer && r + 1 < end ? row + n : nullptr;
+      return row;
     };
     A* e = row_output(task.grad_input, task.dtype, offset, n == classes, es);
     const A scale = scale_of<A>(task, r);
@@ -101,26 +104,28 @@ double rowwise_rows(const F f, const RowwiseTask& task, int64_t begin, int64_t e
     if constexpr (F::kPair) {
       A* ez_buffer = scratch.array(kTargetExp);
       A* ez = row_output(task.grad_target, task.target_dtype, offset, n == classes, ez_buffer);
-      loss = pair_row(f, logits(task.input, task.dtype, xs), e, logits(task.target, task.target_dtype, ys), ez,
-                      scratch.blocks(), n, task.grad_input != nullptr, task.grad_target != nullptr, scale);
+      loss = pair_row(f, logits(task.input, task.dtype, xs, &next[0]), e,
+                      logits(task.target, task.target_dtype, ys, &next[1]), ez, scratch.blocks(), n,
+                      task.grad_input != nullptr, task.grad_target != nullptr, scale, next);
       row_store(ez, ez_buffer, task.grad_target, task.target_dtype, offset, classes);
     } else {
       const A* w = static_cast<const A*>(task.weight);
       const int64_t y = task.indices ? class_of(task, r) : 0;
       if (y < 0) {
         for (int64_t i = 0; task.grad_input && i < classes; ++i) e[i] = 0;
+        next->has_peak = false;
       } else {
-        const A* x = logits(task.input, task.dtype, xs);
+        const A* x = logits(task.input, task.dtype, xs, next);
         const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
         if (!task.indices) {
           const A* shares = row_values(task.target, task.target_dtype, offset, classes, n, A(0), ys);
           loss = mixture_row<true>(f, x, e, scratch.blocks(), n, Mixture<A>{shares, w, kept, spread}, int64_t{-1}, A(0),
-                                   task.grad_input != nullptr, scale);
+                                   task.grad_input != nullptr, scale, next);
         } else if (task.smoothing != 0) {
           loss = mixture_row<false>(f, x, e, scratch.blocks(), n, Mixture<A>{nullptr, w, kept, spread}, y, kept * w[y],
-                                    task.grad_input != nullptr, scale);
+                                    task.grad_input != nullptr, scale, next);
         } else {
-          loss = index_row(f, x, task.grad_input ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), scale);
+          loss = index_row(f, x, task.grad_input ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), scale, next);
         }
       }
     }

@@ -16,32 +16,50 @@ A row_peak(const A* __restrict x, const int64_t n) {
   return peak;
 }
 
-// Sum of e = exp(rate (x - shift)); e is written only with kStore.
-template <class A, bool kStore>
-A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, const int64_t n) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
+// Sum of e = exp(rate (x - shift)); e is written only with kStore. kAhead: *peak becomes the peak of `next`, the values
+// worked on after these: finding it costs nothing beside the exponentials.
+template <class A, bool kStore, bool kAhead>
+A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, const A* __restrict next, A* peak,
+          const int64_t n) {
+  A sum = 0, highest = -infinity_<A>();
+#pragma omp simd reduction(+ : sum) reduction(max : highest)
   for (int64_t i = 0; i < n; ++i) {
+    if constexpr (kAhead) highest = next[i] > highest ? next[i] : highest;
     const A v = exp_below((shift - x[i]) * rate);
     sum += v;
     if constexpr (kStore) e[i] = v;
   }
+  if constexpr (kAhead) *peak = highest;
   return sum;
 }
 
-// space: [2 * blocks]. e: [n], or null where the exponentials are not needed.
+// What is known of the row after the one worked on.
 template <class A>
-RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* space) {
+struct NextRow {
+  const A* values = nullptr;  // null: nothing, or not where it can be read yet
+  A peak = 0;                 // of its first block
+  bool has_peak = false;
+};
+
+// space: [2 * blocks]. e: [n], or null where the exponentials are not needed. next: what the call before found about
+// this row, replaced by what this one finds about the row at next->values.
+template <class A>
+RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* space, NextRow<A>* next) {
   const int64_t blocks = (n + kRowBlock - 1) / kRowBlock;
+  const auto length = [n](int64_t b) { return n - b * kRowBlock < kRowBlock ? n - b * kRowBlock : kRowBlock; };
   A* peaks = space;
   A* sums = space + blocks;
   A peak = -infinity_<A>();
   for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t at = b * kRowBlock, part = n - at < kRowBlock ? n - at : kRowBlock;
-    peaks[b] = row_peak(x + at, part);
+    const int64_t at = b * kRowBlock, part = length(b);
+    const bool last = b + 1 == blocks;
+    peaks[b] = next->has_peak ? next->peak : row_peak(x + at, part);
     const A shift = peaks[b] == -infinity_<A>() ? A(0) : peaks[b];
-    sums[b] =
-        e ? row_exp<A, true>(x + at, e + at, rate, shift, part) : row_exp<A, false>(x + at, nullptr, rate, shift, part);
+    const A* following = last ? next->values : x + at + part;
+    next->has_peak = following && length(last ? 0 : b + 1) == part;
+    const auto run = next->has_peak ? (e ? row_exp<A, true, true> : row_exp<A, false, true>)
+                                    : (e ? row_exp<A, true, false> : row_exp<A, false, false>);
+    sums[b] = run(x + at, e ? e + at : nullptr, rate, shift, following, &next->peak, part);
     peak = peaks[b] > peak ? peaks[b] : peak;
   }
   double sum = 0;
@@ -63,8 +81,9 @@ void row_scale(A* __restrict values, const A factor, const int64_t n) {
 
 // Class index y. e: the exponentials, replaced by the gradient; null without one.
 template <class F, class A>
-A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_t y, const A w, const A scale) {
-  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space);
+A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_t y, const A w, const A scale,
+            NextRow<A>* next) {
+  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space, next);
   const A u = (x[y] - s.peak) - s.log_sum;
   const ClassTerms<A> t = f(u, exp_(u));
   if (e) {
@@ -122,8 +141,8 @@ void mixture_gradient(const F f, const A* __restrict x, A* __restrict e, const A
 // As index_row for a mixture, to which class `extra` (if not negative) adds `extra_share`, its weight included.
 template <bool kTarget, class F, class A>
 A mixture_row(const F f, const A* x, A* e, A* space, const int64_t n, const Mixture<A> m, const int64_t extra,
-              const A extra_share, const bool gradient, const A scale) {
-  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space);
+              const A extra_share, const bool gradient, const A scale, NextRow<A>* next) {
+  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space, next);
   double loss = 0, slope = 0;
   const auto blocks = [n](const auto& run) {
     for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) run(b, at, n - at < kRowBlock ? n - at : kRowBlock);
@@ -200,9 +219,9 @@ void pair_gradient(const F f, const A* __restrict x, A* __restrict ex, const A p
 // Logits x and z; ex and ez: [n], replaced by the gradients asked for.
 template <class F, class A>
 A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int64_t n, const bool grad_x,
-           const bool grad_z, const A scale) {
-  const RowSoftmax<A> s = row_softmax(x, ex, n, f.rate, space);
-  const RowSoftmax<A> r = row_softmax(z, ez, n, f.rate, space + 2 * (n / kRowBlock + 1));
+           const bool grad_z, const A scale, NextRow<A>* next) {
+  const RowSoftmax<A> s = row_softmax(x, ex, n, f.rate, space, &next[0]);
+  const RowSoftmax<A> r = row_softmax(z, ez, n, f.rate, space + 2 * (n / kRowBlock + 1), &next[1]);
   const bool keep = grad_x && !grad_z;
   const auto blocks = [n](const auto& run) {
     for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) run(b, at, n - at < kRowBlock ? n - at : kRowBlock);
