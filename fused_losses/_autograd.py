@@ -29,13 +29,15 @@ def fused(op: Op, tensors: tuple, options: Sequence[float], reduction: int, keyw
     tensors: the arguments named in `op.tensors`, in that order, None for one not given; already checked.
     options, reduction: the same facts as numbers for the kernel; keywords: all other arguments of the reference.
     """
-    needs, plain, bit = 0, True, 1
+    needs, plain, dense, bit = 0, True, True, 1
     for t in tensors:
         if t is not None:
             if t.requires_grad:
                 needs |= bit
             if type(t) not in _PLAIN:
                 plain = False
+            if not t.is_contiguous():
+                dense = False
         bit <<= 1
     if needs and not torch.is_grad_enabled():
         needs = 0
@@ -47,9 +49,9 @@ def fused(op: Op, tensors: tuple, options: Sequence[float], reduction: int, keyw
         if not plain or forward_ad._current_level >= 0 or not (first.is_cpu or _has_kernel(op, first.device)):
             return op.call_reference(tensors, keywords)
     if needs:
-        call = op, keywords, options, reduction, needs
+        call = op, keywords, options, reduction, needs, dense
         return FusedLoss.apply(call, *tensors) if compiling else _apply(call, *tensors)
-    out = (op.forward if compiling else op.run)(*_contiguous(tensors), options, reduction, 0)
+    out = (op.forward if compiling else op.run)(*(tensors if dense else _contiguous(tensors)), options, reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
 
 
@@ -82,7 +84,7 @@ class FusedLoss(Function):
 
     @staticmethod
     def forward(ctx, call, *tensors):
-        op, _, options, reduction, needs = ctx.call = call
+        op, _, options, reduction, needs, dense = ctx.call = call
         # float16 keeps no gradient: 1/N may underflow in it, so the backward recomputes with 1/N in float32.
         fuse = needs if reduction != NONE and tensors[0].dtype is not torch.float16 else 0
         compiling = torch.compiler.is_compiling()
@@ -92,7 +94,8 @@ class FusedLoss(Function):
                 fuse = 0
             else:
                 ctx.set_materialize_grads(False)
-        out = (op.forward if compiling else op.run)(*_contiguous(tensors), options, reduction, fuse)
+        run = op.forward if compiling else op.run
+        out = run(*(tensors if dense else _contiguous(tensors)), options, reduction, fuse)
         head = op.losses + op.saved
         ctx.gradients, ctx.kept = None, fuse and compiling
         if ctx.kept:
@@ -105,7 +108,7 @@ class FusedLoss(Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs):
-        op, _, options, reduction, needs = call = ctx.call
+        op, _, options, reduction, needs, _ = call = ctx.call
         grad_mode, gradients, grad_output = torch.is_grad_enabled(), ctx.gradients, grad_outputs[0]
         if op.losses > 1:
             given = [g for g in grad_outputs if g is not None]
@@ -120,8 +123,10 @@ class FusedLoss(Function):
                 gradients = [g * grad_output for g in gradients]
             else:
                 ctx.gradients = None
-                for g in gradients:
-                    _scale(g, grad_output)
+                # On a CPU, reading the number costs less than the op.
+                if not (type(grad_output) is torch.Tensor and grad_output.is_cpu and grad_output.item() == 1):
+                    for g in gradients:
+                        _scale(g, grad_output)
             return _at_positions(gradients, needs, n)
         eager = not torch.compiler.is_compiling()
         saved = ctx.saved_tensors
@@ -157,7 +162,7 @@ class FusedLossBackward(Function):
 
     @staticmethod
     def forward(ctx, call, saved, *arguments):
-        op, _, options, reduction, needs = ctx.call = call
+        op, _, options, reduction, needs, _ = ctx.call = call
         incoming, tensors = _contiguous(arguments[: op.losses]), _contiguous(arguments[op.losses :])
         ctx.save_for_backward(*arguments)
         return tuple(op.backward(*incoming, *saved[: op.saved], *tensors, options, reduction, needs))
@@ -180,7 +185,7 @@ class FusedLossBackward(Function):
 
 def _first_derivative(call: tuple, *arguments) -> Sequence[torch.Tensor]:
     """The reference's gradients for the tensors asked for; arguments are the grad_outputs, then the tensors."""
-    op, keywords, _, _, needs = call
+    op, keywords, _, _, needs, _ = call
     grad_outputs, tensors = arguments[: op.losses], list(arguments[op.losses :])
     active = [i for i in range(len(tensors)) if needs >> i & 1]
 
