@@ -20,7 +20,7 @@ constexpr int kLanes = 4;  // counters of a class
 template <class A>
 constexpr Dtype kTileDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
-// One tile's memory, for `rows` classes of up to `width` positions.
+// One tile's memory, for `rows` classes of up to `width` positions, no more than there are.
 template <class A>
 struct Tile {
   int64_t rows, width;
@@ -28,9 +28,11 @@ struct Tile {
   A *classes, *most, *inverse, *inner, *keep, *log, *share, *u;  // [width]
   int32_t* counts;                                               // as count_classes wants it
 
-  explicit Tile(int64_t rows) : rows(rows) {
+  Tile(int64_t rows, int64_t positions) : rows(rows) {
     width = kTileValues / (rows > 0 ? rows : 1) / kTileLeast * kTileLeast;
-    width = width < kTileLeast ? kTileLeast : width > kTileMost ? kTileMost : width;
+    const int64_t needed = (positions + kTileLeast - 1) / kTileLeast * kTileLeast;
+    for (const int64_t limit : {kTileMost, needed}) width = width > limit ? limit : width;
+    width = width < kTileLeast ? kTileLeast : width;
     const int64_t size = (3 * rows + 8) * width, counters = kLanes * (rows + 1);
     memory = static_cast<A*>(::operator new(size * sizeof(A) + counters * sizeof(int32_t), std::align_val_t(64)));
     counts = reinterpret_cast<int32_t*>(memory + size);
@@ -318,7 +320,7 @@ template <class A>
 int64_t overlap_sums(const OverlapTask& task, int64_t sample, int64_t first, int64_t last, int64_t begin, int64_t end,
                      double* sums, double* second) {
   const bool softmax = task.options.activation == Activation::kSoftmax;
-  Tile<A> tile(softmax ? task.classes : 1);
+  Tile<A> tile(softmax ? task.classes : 1, end - begin);
   for (int64_t k = 0; k < 3 * (last - first); ++k) sums[k] = 0;
   second[0] = second[1] = 0;
   for (int64_t at = begin; at < end; at += tile.width) {
@@ -356,7 +358,7 @@ template <class A>
 void overlap_gradient(const OverlapTask& task, int64_t sample, int64_t first, int64_t last, int64_t begin, int64_t end,
                       const double* by_I, const double* by_P) {
   const bool softmax = task.options.activation == Activation::kSoftmax;
-  Tile<A> tile(softmax ? task.classes : 1);
+  Tile<A> tile(softmax ? task.classes : 1, end - begin);
   for (int64_t at = begin; at < end; at += tile.width) {
     const int64_t n = tile.width < end - at ? tile.width : end - at;
     if (task.indexed) load_classes(task, sample * task.positions + at, n, tile.classes);
