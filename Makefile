@@ -66,8 +66,9 @@ build/cuda-compile/%.o: csrc/cuda/%.cu $(CUDA_HEADERS)
 
 CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-lint: build/environment  ## formatting and lint: ruff, clang-format
+lint: $(LIBRARY)  ## formatting and lint: ruff, clang-format
 	$(PY) -m ruff check .
+	PYTHONPATH=. $(PY) tools/exports.py --check
 	$(PY) -m ruff format --check .
 	$(dir $(PY))clang-format --dry-run --Werror $(CPP_FILES)
 

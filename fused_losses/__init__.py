@@ -1,5 +1,7 @@
 """Fused loss functions for PyTorch: one kernel on the CPU and one on CUDA for each loss, forward and backward."""
 
+# Written by tools/exports.py.
+
 from . import functional, reference
 from ._version import __version__
 from .losses.binary import (

@@ -1,5 +1,7 @@
 """The fused losses as functions: import as `F`."""
 
+# Written by tools/exports.py.
+
 from .losses.binary import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,

@@ -1,5 +1,7 @@
 """The same losses in plain PyTorch: the specification, and the path of transforms and devices without a kernel."""
 
+# Written by tools/exports.py.
+
 from .losses.binary import reference_binary_cross_entropy as binary_cross_entropy
 from .losses.binary import reference_binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from .losses.binary import reference_hinge_loss as hinge_loss
