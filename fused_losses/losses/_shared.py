@@ -12,7 +12,7 @@ NAN = float("nan")
 def accumulate(*tensors):
     """The tensors in the accumulation dtype of the first; None stays None."""
     dtype = accumulation_dtype(tensors[0].dtype)
-    return [t if t is None else t.to(dtype) for t in tensors]
+    return [t if t is None or t.dtype is dtype else t.to(dtype) for t in tensors]
 
 
 def reduce(loss: torch.Tensor, reduction: str, denominator=None) -> torch.Tensor:
