@@ -89,6 +89,7 @@ constexpr int64_t kThrough = 256;  // doubles pass to and from half precision th
 // out[i] = source[offset + i] for i < n; integers and bool become their value.
 template <class A>
 void load_block(const void* source, Dtype dtype, int64_t offset, int64_t n, A* out) {
+  if (n == 0) return;  // an empty tensor has no memory
   const char* from = static_cast<const char*>(source) + offset * element_size(dtype);
   switch (dtype) {
     case Dtype::kFloat32:
@@ -133,6 +134,7 @@ void load_block(const void* source, Dtype dtype, int64_t offset, int64_t n, A* o
 // dest[offset + i] = in[i] for i < n, rounded to the nearest even. Writes floating point types only.
 template <class A>
 void store_block(const A* in, void* dest, Dtype dtype, int64_t offset, int64_t n) {
+  if (n == 0) return;
   char* to = static_cast<char*>(dest) + offset * element_size(dtype);
   switch (dtype) {
     case Dtype::kFloat32:
