@@ -1,4 +1,4 @@
-"""Fused loss functions for PyTorch: one kernel on the CPU and one on CUDA for each loss, forward and backward."""
+"""Fused loss functions for PyTorch: for each loss one kernel on the CPU and one on CUDA, forward and backward."""
 
 # Written by tools/exports.py.
 

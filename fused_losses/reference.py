@@ -1,4 +1,4 @@
-"""The same losses in plain PyTorch: the specification, and the path of transforms and devices without a kernel."""
+"""The same losses in plain PyTorch: the specification, and the path of whatever has no kernel."""
 
 # Written by tools/exports.py.
 

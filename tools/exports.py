@@ -58,21 +58,23 @@ def functional() -> str:
 
 
 def reference() -> str:
-    says = "The same losses in plain PyTorch: the specification, and the path of transforms and devices without a kernel."
+    says = "The same losses in plain PyTorch: the specification, and the path of whatever has no kernel."
     names = [(module, name) for module in MODULES for name in functions(MODULES[module])]
     lines = [f"from .losses.{module} import reference_{name} as {name}\n" for module, name in names]
     return f'"""{says}"""\n\n{"".join(lines)}\n{listed(name for _, name in names)}'
 
 
 def package() -> str:
-    says = "Fused loss functions for PyTorch: one kernel on the CPU and one on CUDA for each loss, forward and backward."
+    says = (
+        "Fused loss functions for PyTorch: for each loss one kernel on the CPU and one on CUDA, forward and backward."
+    )
     lines, names = imports(lambda module: [*classes(module), *(HELPERS & vars(module).keys())])
     head = f'"""{says}"""\n\nfrom . import functional, reference\nfrom ._version import __version__\n'
     return head + lines + "\n" + listed([*names, "functional", "reference", "__version__"])
 
 
 def readme() -> str:
-    """README with today's table: function, Module, family, first line of the docstring, in the order of csrc/losses.h."""
+    """README with today's table, in the order of csrc/losses.h: function, Module, family, first line of the docstring."""
     public = {name: getattr(module, name) for module in MODULES.values() for name in functions(module)}
     module_of = {function: name for module in MODULES.values() for name, function in classes(module).items()}
     lines = ["| function | Module | family | |", "|---|---|---|---|"]
