@@ -74,7 +74,7 @@ def package() -> str:
 
 
 def readme() -> str:
-    """README with today's table, in the order of csrc/losses.h: function, Module, family, first line of the docstring."""
+    """README with today's table in the order of csrc/losses.h: function, Module, family, first line of docstring."""
     public = {name: getattr(module, name) for module in MODULES.values() for name in functions(module)}
     module_of = {function: name for module in MODULES.values() for name, function in classes(module).items()}
     lines = ["| function | Module | family | |", "|---|---|---|---|"]
