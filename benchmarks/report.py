@@ -25,7 +25,7 @@ SAME = ["machine", "device", "threads", "loss", "dtype", "elements", "mode", "in
 
 def load(folder: Path = RESULTS) -> pd.DataFrame:
     """The rows of the machine measured last of each device; of every measurement those of its latest run with a fused
-    row."""
+    row. Memory has processes of its own: where that run left it out, the figure of the latest one is used."""
     files = sorted(folder.glob("*.csv"))
     if not files:
         return pd.DataFrame(columns=COLUMNS)
@@ -36,6 +36,9 @@ def load(folder: Path = RESULTS) -> pd.DataFrame:
     rows = rows[rows.machine == rows.device.map(last)]
     fused = rows[rows.rival == "fused"].groupby(SAME, sort=False).run.last().rename("latest").reset_index()
     rows = rows.merge(fused, on=SAME, how="left")
+    same = ["machine", "device", "loss", "rival", "dtype", "elements", "phase"]
+    peaks = rows.sort_values("run").groupby(same, sort=False).peak_bytes.last()  # the last that is not missing
+    rows["peak_bytes"] = rows.peak_bytes.fillna(rows[same].join(peaks, on=same).peak_bytes)
     kept = (rows.run == rows.latest) | (rows.rival == "copy") | (rows.loss == roofs.LOSS)
     return rows[kept].drop(columns="latest").reset_index(drop=True)
 
