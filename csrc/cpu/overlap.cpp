@@ -179,12 +179,14 @@ struct Call {
     write_gradients();
   }
 
-  // They are kept where there is a gradient of their dtype to keep them in; a second term after softmax needs more.
+  // They are kept where there is a gradient of their dtype to keep them in; a second term after softmax needs more, but
+  // for the cross-entropy of class indices, whose slope is 1 whatever the logits.
   bool keeps_probabilities() const {
     const Activation activation = task.options.activation;
     return task.gradient && activation != Activation::kNone &&
            task.input_dtype == accumulation_dtype(task.input_dtype) &&
-           !(activation == Activation::kSoftmax && task.options.second != SecondTerm::kNone);
+           (activation != Activation::kSoftmax || task.options.second == SecondTerm::kNone ||
+            (task.options.second == SecondTerm::kCrossEntropy && task.indexed));
   }
 
   void write_gradients() {

@@ -181,12 +181,12 @@ struct SoftmaxTile {
   const OverlapTask& task;
   Tile<A>& tile;
   const int64_t n;
+  const bool kept;       // the probabilities are in the gradient, where the sums left them
   A *const x, *const p;  // [classes, width]; one memory unless there is a second term, which needs both
   Rows<A> t;             // the class numbers for every class with `indexed`
 
-  // kept: the probabilities are in the gradient, where the sums left them.
   SoftmaxTile(const OverlapTask& task, int64_t sample, int64_t at, int64_t n, bool kept, Tile<A>* memory)
-      : task(task), tile(*memory), n(n), x(tile.values), p(has_second() ? tile.probabilities : tile.values) {
+      : task(task), tile(*memory), n(n), kept(kept), x(tile.values), p(has_second() && !kept ? tile.probabilities : x) {
     const int64_t C = task.classes, offset = sample * C * task.positions + at;
     const void* from = kept ? task.gradient : task.input;
     for (int64_t c = 0; c < C; ++c) {
@@ -219,16 +219,18 @@ struct SoftmaxTile {
     for (c = 0; c < C; ++c) exp_row(row(x, c), tile.most, row(p, c), tile.inverse, n);
     invert_row(tile.inverse, n);
     for (c = 0; c < C; ++c) {
-      A* kept = task.keeps ? static_cast<A*>(task.gradient) + offset + c * task.positions : nullptr;
-      normalise_row(tile.inverse, row(p, c), kept, n);
+      A* copy = task.keeps ? static_cast<A*>(task.gradient) + offset + c * task.positions : nullptr;
+      normalise_row(tile.inverse, row(p, c), copy, n);
     }
   }
 
-  // log p of each position's own class, and its share of the target, 1.
+  // log p of each position's own class (0 where the logits are gone: only cross-entropy, which does without, keeps p),
+  // and its share of the target, 1.
   void own_class() const {
+    fill_row(A(1), tile.share, n);
+    if (kept) return fill_row(A(0), tile.log, n);
     pick_row(x, tile.width, tile.classes, tile.u, n);
     log_row(tile.u, tile.most, tile.inverse, tile.log, n);
-    fill_row(A(1), tile.share, n);
   }
 
   // The same of class c of a dense target.
