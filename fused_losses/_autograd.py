@@ -123,10 +123,8 @@ class FusedLoss(Function):
                 gradients = [g * grad_output for g in gradients]
             else:
                 ctx.gradients = None
-                # On a CPU, reading the number costs less than the op.
-                if not (type(grad_output) is torch.Tensor and grad_output.is_cpu and grad_output.item() == 1):
-                    for g in gradients:
-                        _scale(g, grad_output)
+                for g in gradients:
+                    _scale(g, grad_output)
             return _at_positions(gradients, needs, n)
         eager = not torch.compiler.is_compiling()
         saved = ctx.saved_tensors
