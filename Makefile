@@ -64,7 +64,7 @@ build/cuda-compile/%.o: csrc/cuda/%.cu $(CUDA_HEADERS)
 	nvcc -c $< -o $@ -gencode=arch=compute_90,code=sm_90 -std=c++20 --expt-relaxed-constexpr -DUSE_CUDA \
 	  -DTORCH_TARGET_VERSION=0x020b000000000000 -Icsrc -isystem $(TORCH)/include
 
-CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 lint: $(LIBRARY)  ## formatting and lint: ruff, clang-format
 	$(PY) -m ruff check .

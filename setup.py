@@ -68,14 +68,30 @@ def files(*patterns):
     return sorted(str(path.relative_to(root)) for pattern in patterns for path in root.glob(pattern))
 
 
-DEPENDS = ["setup.py", *files("csrc/**/*.h", "csrc/**/*.inl", "csrc/**/*.cuh")]
+DEPENDS = ["setup.py", *files("csrc/**/*.h", "csrc/**/*.cuh")]
+INSTRUCTION_SETS = ["base", "avx2", "avx512"]
+
+
+def loop_sources():
+    """One translation unit for each file of hot loops and instruction set, written under build/."""
+    folder = Path(__file__).parent / "build" / "loops"
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for loops in files("csrc/cpu/*_loops.h"):
+        for isa in INSTRUCTION_SETS:
+            path = folder / f"{Path(loops).stem.removesuffix('_loops')}_{isa}.cpp"
+            text = f'#include "cpu/target_{isa}.h"\n\n#include "cpu/{Path(loops).name}"\n'
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+            sources.append(str(path.relative_to(Path(__file__).parent)))
+    return sources
 
 
 def cpu_extension():
     flags = [*CXX_FLAGS, *SANITIZER_FLAGS, "-O1", "-g"] if SANITIZE else CXX_FLAGS
     return cpp_extension.CppExtension(
         "fused_losses._C",
-        ["csrc/ops.cpp", *files("csrc/cpu/**/*.cpp")],
+        ["csrc/ops.cpp", *files("csrc/cpu/*.cpp"), *loop_sources()],
         include_dirs=[str(Path("csrc").resolve())],
         extra_compile_args={"cxx": flags},
         extra_link_args=SANITIZER_FLAGS if SANITIZE else [],

@@ -1,54 +1,59 @@
-// The table of losses: the whole library on one page. A row is X(op, functor); the family says which driver runs it.
-// Schemas, CPU and CUDA registrations and the list that `fused_losses.info` prints are generated from it.
+// The table of losses: the whole library on one page, and the only list of options and of gradients in either language.
+// A row is X(op, functor, "tensors whose gradient the kernels compute", "options in the order they travel"). The family
+// says which driver runs it. Schemas, registrations, checks and the Python side are generated from it.
 #pragma once
 
-// One result for each element, from one input and one target of the same shape. Formulas: losses/binary.h,
-// losses/regression.h, losses/divergence.h, losses/distance.h.
-#define FL_ELEMENTWISE_LOSSES(X)                                                     \
-  X(binary_cross_entropy, BinaryCrossEntropy)                                        \
-  X(binary_cross_entropy_with_logits, BinaryCrossEntropyWithLogits)                  \
-  X(weighted_binary_cross_entropy, WeightedBinaryCrossEntropy)                       \
-  X(weighted_binary_cross_entropy_with_logits, WeightedBinaryCrossEntropyWithLogits) \
-  X(sigmoid_focal_loss, SigmoidFocal)                                                \
-  X(hinge_loss, Hinge)                                                               \
-  X(mse_loss, SquaredError)                                                          \
-  X(l1_loss, AbsoluteError)                                                          \
-  X(huber_loss, Huber)                                                               \
-  X(smooth_l1_loss, SmoothL1)                                                        \
-  X(kl_div, KLDiv)                                                                   \
-  X(contrastive_loss_from_distance, ContrastiveFromDistance)
+#include "options.h"
+
+// One result for each element, from one input and one target of the same shape. Formulas: formulas/binary.h,
+// formulas/regression.h, formulas/divergence.h, formulas/distance.h.
+#define FL_ELEMENTWISE_LOSSES(X)                                                                         \
+  X(binary_cross_entropy, BinaryCrossEntropy, "input", "")                                               \
+  X(binary_cross_entropy_with_logits, BinaryCrossEntropyWithLogits, "input", "")                         \
+  X(weighted_binary_cross_entropy, WeightedBinaryCrossEntropy, "input", "class_weight_0 class_weight_1") \
+  X(weighted_binary_cross_entropy_with_logits, WeightedBinaryCrossEntropyWithLogits, "input",            \
+    "ignore_index label_smoothing class_weight_0 class_weight_1")                                        \
+  X(sigmoid_focal_loss, SigmoidFocal, "input", "ignore_index alpha gamma")                               \
+  X(hinge_loss, Hinge, "input", "margin squared")                                                        \
+  X(mse_loss, SquaredError, "input target", "")                                                          \
+  X(l1_loss, AbsoluteError, "input target", "")                                                          \
+  X(huber_loss, Huber, "input target", "delta")                                                          \
+  X(smooth_l1_loss, SmoothL1, "input target", "beta")                                                    \
+  X(kl_div, KLDiv, "input target", "log_target")                                                         \
+  X(contrastive_loss_from_distance, ContrastiveFromDistance, "input", "margin")
 
 #define FL_ELEMENTWISE_ARGUMENTS "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight"
 
 // The ratio of sums over the positions of each class, from (B, C, ...) and a target of that shape or class indices.
-// Formulas: losses/overlap.h.
-#define FL_OVERLAP_LOSSES(X) \
-  X(dice_loss, Dice)         \
-  X(jaccard_loss, Jaccard)   \
-  X(tversky_loss, Tversky)
+// Formulas: formulas/overlap.h.
+#define FL_REGION_OPTIONS "activation smooth_nr smooth_dr batch include_background ignore_index"
+#define FL_OVERLAP_LOSSES(X)                                      \
+  X(dice_loss, Dice, "input", FL_REGION_OPTIONS " squared")       \
+  X(jaccard_loss, Jaccard, "input", FL_REGION_OPTIONS " squared") \
+  X(tversky_loss, Tversky, "input", FL_REGION_OPTIONS " alpha beta gamma")
 #define FL_OVERLAP_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
 
-// Dice and a second term on the same logits: X(op, second term). Formulas: losses/compound.h. The overlap driver runs
-// them.
-#define FL_COMPOUND_LOSSES(X)               \
-  X(dice_cross_entropy_loss, kCrossEntropy) \
-  X(dice_focal_loss, kFocal)
+// Dice and a second term on the same logits: the functor is the second term. Formulas: formulas/compound.h. The overlap
+// driver runs them.
+#define FL_COMPOUND_LOSSES(X)                                                                            \
+  X(dice_cross_entropy_loss, kCrossEntropy, "input", FL_REGION_OPTIONS " squared dice_weight ce_weight") \
+  X(dice_focal_loss, kFocal, "input", FL_REGION_OPTIONS " squared dice_weight focal_weight gamma alpha")
 
-// Rows summed over their last dimension. Formulas: losses/distance.h, losses/vae.h. One driver runs all of them; the
-// sets differ in their tensors. VAE terms are not ops of their own: vae_loss adds one of them and GaussianKL.
-#define FL_PAIR_LOSSES(X) X(contrastive_loss, Contrastive)
+// Rows summed over their last dimension. Formulas: formulas/distance.h, formulas/vae.h. One driver runs all of them;
+// the sets differ in their tensors. VAE terms are not ops of their own: vae_loss adds one of them and GaussianKL.
+#define FL_PAIR_LOSSES(X) X(contrastive_loss, Contrastive, "x1 x2", "margin")
 #define FL_PAIR_ARGUMENTS "Tensor x1, Tensor x2, Tensor target"
-#define FL_GAUSSIAN_LOSSES(X) X(gaussian_kl, GaussianKL)
+#define FL_GAUSSIAN_LOSSES(X) X(gaussian_kl, GaussianKL, "mu logvar prior_mu prior_logvar", "")
 #define FL_GAUSSIAN_ARGUMENTS "Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar"
-#define FL_WHITENED_LOSSES(X) X(mahalanobis_distance, MahalanobisDistance)
+#define FL_WHITENED_LOSSES(X) X(mahalanobis_distance, MahalanobisDistance, "whitened", "squared")
 #define FL_WHITENED_ARGUMENTS "Tensor whitened"
-#define FL_LABELLED_LOSSES(X) X(mahalanobis_loss, MahalanobisLoss)
+#define FL_LABELLED_LOSSES(X) X(mahalanobis_loss, MahalanobisLoss, "whitened", "margin")
 #define FL_LABELLED_ARGUMENTS "Tensor whitened, Tensor target"
 #define FL_VAE_TERMS(X)                        \
   X(vae_bernoulli, BernoulliTerm)              \
   X(vae_bernoulli_logits, BernoulliLogitsTerm) \
   X(vae_gaussian, GaussianTerm)
-#define FL_VAE_LOSSES(X) X(vae_loss, )
+#define FL_VAE_LOSSES(X) X(vae_loss, , "reconstruction mu logvar", "likelihood beta")
 #define FL_VAE_ARGUMENTS "Tensor reconstruction, Tensor target, Tensor mu, Tensor logvar"
 #define FL_ROW_SUMS(X)  \
   FL_PAIR_LOSSES(X)     \
@@ -58,36 +63,86 @@
   FL_VAE_TERMS(X)
 
 // One result for each softmax: of the input against class indices or class probabilities, or of the input against that
-// of a second tensor of logits. Formulas: losses/classification.h, losses/divergence.h. One driver runs both.
-#define FL_ROWWISE_LOSSES(X)     \
-  X(cross_entropy, CrossEntropy) \
-  X(softmax_focal_loss, SoftmaxFocal)
-#define FL_ROWWISE_PAIR_LOSSES(X)        \
-  X(kl_div_with_logits, KLDivWithLogits) \
-  X(js_div_with_logits, JSDivWithLogits)
-#define FL_ROWWISE_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
+// of a second tensor of logits. Formulas: formulas/classification.h, formulas/divergence.h. One driver runs both.
+#define FL_SOFTMAX_LOSSES(X)                                              \
+  X(cross_entropy, CrossEntropy, "input", "ignore_index label_smoothing") \
+  X(softmax_focal_loss, SoftmaxFocal, "input", "ignore_index label_smoothing gamma alpha")
+#define FL_SOFTMAX_PAIR_LOSSES(X)                                           \
+  X(kl_div_with_logits, KLDivWithLogits, "input target", "temperature dim") \
+  X(js_div_with_logits, JSDivWithLogits, "input target", "beta dim")
+#define FL_SOFTMAX_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
 
-// One result for each list of items, from pairs of items. Formulas: losses/ranking.h.
-#define FL_RANKING_LOSSES(X)      \
-  X(approx_ndcg_loss, ApproxNDCG) \
-  X(lambda_ndcg_loss, LambdaNDCG)
+// One result for each list of items, from pairs of items. Formulas: formulas/ranking.h.
+#define FL_RANKING_LOSSES(X)                                 \
+  X(approx_ndcg_loss, ApproxNDCG, "scores", "temperature k") \
+  X(lambda_ndcg_loss, LambdaNDCG, "scores", "sigma k")
 #define FL_RANKING_ARGUMENTS "Tensor scores, Tensor relevance, Tensor? mask"
 
-// One result for each sentence, from distributions over tokens and a reference. Formulas: losses/sequence.h.
-#define FL_SEQUENCE_LOSSES(X) X(expected_bleu_loss, ExpectedBLEU)
+// One result for each sentence, from distributions over tokens and a reference. Formulas: formulas/sequence.h.
+#define FL_SEQUENCE_LOSSES(X) X(expected_bleu_loss, ExpectedBLEU, "logits", "max_order smooth")
 #define FL_SEQUENCE_ARGUMENTS "Tensor logits, Tensor target, Tensor? logits_lengths, Tensor? target_lengths"
 
 // Every family, for lists of all losses.
-#define FL_FAMILIES(F)                                                                                       \
-  F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")                      \
-  F(overlap, FL_OVERLAP_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums")                     \
-  F(overlap, FL_COMPOUND_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums, Tensor count")      \
-  F(pairs, FL_PAIR_LOSSES, FL_PAIR_ARGUMENTS, "Tensor grad_output")                                          \
-  F(pairs, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output")                                  \
-  F(pairs, FL_WHITENED_LOSSES, FL_WHITENED_ARGUMENTS, "Tensor grad_output")                                  \
-  F(pairs, FL_LABELLED_LOSSES, FL_LABELLED_ARGUMENTS, "Tensor grad_output")                                  \
-  F(pairs, FL_VAE_LOSSES, FL_VAE_ARGUMENTS, "Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl") \
-  F(rowwise, FL_ROWWISE_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                                  \
-  F(rowwise, FL_ROWWISE_PAIR_LOSSES, FL_ROWWISE_ARGUMENTS, "Tensor grad_output")                             \
-  F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")                                  \
+#define FL_FAMILIES(F)                                                                                          \
+  F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")                         \
+  F(overlap, FL_OVERLAP_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums")                        \
+  F(overlap, FL_COMPOUND_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums, Tensor count")         \
+  F(row_sums, FL_PAIR_LOSSES, FL_PAIR_ARGUMENTS, "Tensor grad_output")                                          \
+  F(row_sums, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output")                                  \
+  F(row_sums, FL_WHITENED_LOSSES, FL_WHITENED_ARGUMENTS, "Tensor grad_output")                                  \
+  F(row_sums, FL_LABELLED_LOSSES, FL_LABELLED_ARGUMENTS, "Tensor grad_output")                                  \
+  F(row_sums, FL_VAE_LOSSES, FL_VAE_ARGUMENTS, "Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl") \
+  F(softmax, FL_SOFTMAX_LOSSES, FL_SOFTMAX_ARGUMENTS, "Tensor grad_output")                                     \
+  F(softmax, FL_SOFTMAX_PAIR_LOSSES, FL_SOFTMAX_ARGUMENTS, "Tensor grad_output")                                \
+  F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")                                     \
   F(sequence, FL_SEQUENCE_LOSSES, FL_SEQUENCE_ARGUMENTS, "Tensor grad_output")
+
+namespace fused_losses {
+
+// One row of the table, for whatever is said about all losses.
+struct Loss {
+  const char* name = "";
+  const char* family = "";
+  const char* arguments = "";       // of the schema: its tensors
+  const char* incoming = "";        // of the backward's schema: incoming gradients, then what the forward saved
+  const char* differentiable = "";  // the tensors whose gradient the kernels compute
+  OptionNames options{""};
+};
+
+enum class LossId : int {
+#define FL_ID(op, ...) op,
+#define FL_FAMILY(family, LOSSES, ARGUMENTS, INCOMING) LOSSES(FL_ID)
+  FL_FAMILIES(FL_FAMILY)
+#undef FL_FAMILY
+#undef FL_ID
+};
+
+constexpr size_t kLossCount = 0
+#define FL_ONE(op, ...) +1
+#define FL_FAMILY(family, LOSSES, ARGUMENTS, INCOMING) LOSSES(FL_ONE)
+    FL_FAMILIES(FL_FAMILY)
+#undef FL_FAMILY
+#undef FL_ONE
+    ;
+
+consteval std::array<Loss, kLossCount> all_losses() {
+  std::array<Loss, kLossCount> all;
+  size_t i = 0;
+#define FL_ROW(op, functor, differentiable, options) \
+  all[i++] = {#op, family, arguments, incoming, differentiable, OptionNames(options)};
+#define FL_FAMILY(name, LOSSES, ARGUMENTS, INCOMING)                          \
+  {                                                                           \
+    const char *family = #name, *arguments = ARGUMENTS, *incoming = INCOMING; \
+    LOSSES(FL_ROW)                                                            \
+  }
+  FL_FAMILIES(FL_FAMILY)
+#undef FL_FAMILY
+#undef FL_ROW
+  return all;
+}
+
+inline constexpr std::array<Loss, kLossCount> kLosses = all_losses();
+
+constexpr const Loss& loss_of(LossId id) { return kLosses[static_cast<size_t>(id)]; }
+
+}  // namespace fused_losses

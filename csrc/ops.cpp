@@ -27,32 +27,27 @@ constexpr const char* kCall = ", float[] options, int reduction, int gradients) 
 STABLE_TORCH_LIBRARY(fused_losses, m) {
   // Multiplies a gradient in place by the incoming scalar; does nothing where that is 1.
   m.def("scale_(Tensor(a!) gradient, Tensor grad_output) -> ()");
-#define FL_SCHEMA(op, ...)                                   \
-  m.def((std::string(#op "(") + arguments + kCall).c_str()); \
-  m.def((std::string(#op "_backward(") + incoming + ", " + arguments + kCall).c_str());
-#define FL_FAMILY(family, LOSSES, ARGUMENTS, INCOMING)            \
-  {                                                               \
-    const std::string arguments = ARGUMENTS, incoming = INCOMING; \
-    LOSSES(FL_SCHEMA)                                             \
+  for (const Loss& loss : kLosses) {
+    const std::string name = loss.name, arguments = loss.arguments, incoming = loss.incoming;
+    m.def((name + "(" + arguments + kCall).c_str());
+    m.def((name + "_backward(" + incoming + ", " + arguments + kCall).c_str());
   }
-  FL_FAMILIES(FL_FAMILY)
-#undef FL_FAMILY
-#undef FL_SCHEMA
 }
 
 namespace {
 
-std::vector<std::pair<std::string, std::string>> losses() {
-  std::vector<std::pair<std::string, std::string>> all;
-#define FL_ROW(op, ...) all.emplace_back(#op, family);
-#define FL_FAMILY(name, LOSSES, ARGUMENTS, INCOMING) \
-  {                                                  \
-    const char* family = #name;                      \
-    LOSSES(FL_ROW)                                   \
+py::list losses() {
+  py::list all;
+  for (const Loss& loss : kLosses) {
+    py::dict facts;
+    facts["name"] = loss.name;
+    facts["family"] = loss.family;
+    facts["arguments"] = loss.arguments;
+    facts["incoming"] = loss.incoming;
+    facts["differentiable"] = loss.differentiable;
+    facts["options"] = std::string(loss.options.text());
+    all.append(facts);
   }
-  FL_FAMILIES(FL_FAMILY)
-#undef FL_FAMILY
-#undef FL_ROW
   return all;
 }
 
@@ -74,7 +69,7 @@ PYBIND11_MODULE(_C, m) {
   using namespace fused_losses;
   m.doc() = "Build facts and the instruction-set override of fused_losses; the ops are in torch.ops.fused_losses.";
   m.def("build_info", &build_info, "How this library was built.");
-  m.def("losses", &losses, "Every op and its family.");
+  m.def("losses", &losses, "The rows of the table of losses, in its order.");
   m.def("cpu_isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set the CPU loops use.");
   m.def(
       "set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),

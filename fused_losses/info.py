@@ -31,7 +31,7 @@ def _ops_table() -> list[dict]:
             "cpu": "yes" if _kernel(name, "CPU") else "missing",
             "cuda": "yes" if _kernel(name, "CUDA") else absent,
         }
-        for name, family in _C.losses()
+        for name, family in ((loss["name"], loss["family"]) for loss in _C.losses())
     ]
 
 

@@ -78,7 +78,7 @@ def readme() -> str:
     public = {name: getattr(module, name) for module in MODULES.values() for name in functions(module)}
     module_of = {function: name for module in MODULES.values() for name, function in classes(module).items()}
     lines = ["| function | Module | family | |", "|---|---|---|---|"]
-    for name, family in _C.losses():
+    for name, family in ((loss["name"], loss["family"]) for loss in _C.losses()):
         if name in public:
             says = inspect.getdoc(public[name]).splitlines()[0].rstrip(".")
             lines.append(f"| `{name}` | `{module_of[name]}` | {family} | {says} |")

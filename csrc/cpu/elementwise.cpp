@@ -1,17 +1,17 @@
 // The tensor side of the elementwise family: one result for each element, one pass for loss and gradient.
-#include "elementwise.h"
+#include "cpu/elementwise.h"
 
 #include <cmath>
 
-#include "../checks.h"
-#include "isa.h"
-#include "memory.h"
+#include "host/check.h"
+#include "cpu/isa.h"
+#include "cpu/memory.h"
 
 namespace fused_losses {
 namespace {
 
 constexpr const char* kNames[] = {
-#define FL_NAME(op, Functor) #op,
+#define FL_NAME(op, Functor, ...) #op,
     FL_ELEMENTWISE_LOSSES(FL_NAME)
 #undef FL_NAME
 };
@@ -85,7 +85,7 @@ struct Call {
     task.target = whole(target);
     task.weight = weight.source;
     task.pos_weight = pos_weight.source;
-    task.options = options.data();
+    task.options = &options;
     invalid = n;
     task.invalid = &invalid;
   }
@@ -93,7 +93,7 @@ struct Call {
   double denominator(Reduction reduction) const {
     if (reduction == Reduction::kBatchMean) return static_cast<double>(input.size(0));
     if (reduction != Reduction::kMean) return 1;
-    const bool counts = entry.counts_weights ? bool(task.weight) : entry.count[wide] && !std::isnan(task.options[0]);
+    const bool counts = entry.counts_weights ? bool(task.weight) : entry.count[wide] && task.options->ignores();
     if (!counts) return static_cast<double>(n);
     return chunked_sum(n, [&](int64_t begin, int64_t end) { return entry.count[wide](task, begin, end); });
   }
@@ -165,9 +165,9 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, Op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor)                       \
-  m.impl(#op, TORCH_BOX(&forward<ElementwiseOp::op>)); \
-  m.impl(#op "_backward", TORCH_BOX(&backward<ElementwiseOp::op>));
+#define FL_REGISTER(op, Functor, ...)                                              \
+  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<ElementwiseOp::op>>::call))); \
+  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<ElementwiseOp::op>>::call)));
   FL_ELEMENTWISE_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }

@@ -5,8 +5,8 @@
 #include <atomic>
 #include <cstdint>
 
-#include "../dtype.h"
-#include "../losses.h"
+#include "math/dtype.h"
+#include "losses.h"
 
 namespace fused_losses {
 
@@ -25,7 +25,7 @@ struct Source {
 struct ElementwiseTask {
   Source input, target, weight, pos_weight;
   Source incoming;  // gradient of a loss that was not reduced
-  const double* options;
+  const Options* options;
   bool stream = false;            // gradients may go past the caches
   double scale = 1;               // incoming scalar gradient / denominator
   void* loss = nullptr;           // [n] accumulation dtype
@@ -46,7 +46,7 @@ struct ElementwiseEntry {
   const char* expected_target;  // what a target must be, or null where any will do
 };
 
-#define FL_ENUMERATE(op, Functor) op,
+#define FL_ENUMERATE(op, Functor, ...) op,
 enum class ElementwiseOp : int { FL_ELEMENTWISE_LOSSES(FL_ENUMERATE) kCount };
 #undef FL_ENUMERATE
 

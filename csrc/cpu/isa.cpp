@@ -1,15 +1,15 @@
 // Instruction-set choice and scalars of the CPU drivers.
-#include "isa.h"
+#include "cpu/isa.h"
 
-#include "loop_headers.h"
+#include "cpu/loop_headers.h"
 
 #include <cstdlib>
 #include <stdexcept>
 
 namespace fused_losses {
 namespace base {
-#include "../numerics.h"
-#include "convert.h"
+#include "math/numerics.h"
+#include "math/convert.h"
 }  // namespace base
 
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../tensor.h"
+#include "host/tensor.h"
 
 namespace fused_losses {
 

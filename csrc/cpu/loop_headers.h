@@ -12,6 +12,6 @@
 #include <new>
 #include <type_traits>
 
-#include "../dtype.h"
-#include "../losses.h"
-#include "../platform.h"
+#include "math/dtype.h"
+#include "losses.h"
+#include "math/platform.h"

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../tensor.h"
+#include "host/tensor.h"
 
 namespace fused_losses {
 

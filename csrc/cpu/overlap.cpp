@@ -1,20 +1,20 @@
 // The tensor side of the overlap family and its compounds: sums of every class, a ratio of each, then the gradient
 // while the sample is still in the cache.
-#include "overlap.h"
+#include "cpu/overlap.h"
 
 #include <cmath>
 
-#include "../checks.h"
-#include "../losses.h"
-#include "isa.h"
-#include "loop_headers.h"
-#include "memory.h"
+#include "host/check.h"
+#include "losses.h"
+#include "cpu/isa.h"
+#include "cpu/loop_headers.h"
+#include "cpu/memory.h"
 
 namespace fused_losses {
 namespace {
 
 using std::pow;
-#include "../losses/overlap.h"
+#include "formulas/overlap.h"
 
 constexpr int64_t kOverlapChunk = 64 * 1024;  // elements whose sums are kept together
 
@@ -35,10 +35,10 @@ struct Call {
   std::atomic<int64_t> invalid{-1};
 
   Call(const char* name, const Tensor& input, const Tensor& target, const Options& given, SecondTerm second)
-      : ratio(given.data()),
+      : ratio(given),
         name(name),
         input(input),
-        task{.options = OverlapOptions(given.data(), second)},
+        task{.options = OverlapOptions(given, second)},
         batch(task.options.batch),
         loops(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
         wide(dtype_of(input) == Dtype::kFloat64) {
@@ -289,7 +289,7 @@ std::vector<Tensor> backward(const char* name, const Tensor& grad_output, const 
 }  // namespace
 
 // The boxed entry points of one loss.
-#define FL_DEFINE(op, Functor)                                                                                         \
+#define FL_DEFINE(op, Functor, ...)                                                                                    \
   std::vector<Tensor> op##_cpu(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction, \
                                int64_t gradients) {                                                                    \
     return forward<Functor>(#op, input, target, weight, options, reduction, gradients);                                \
@@ -302,7 +302,7 @@ std::vector<Tensor> backward(const char* name, const Tensor& grad_output, const 
 FL_OVERLAP_LOSSES(FL_DEFINE)
 #undef FL_DEFINE
 
-#define FL_DEFINE(op, kSecond)                                                                                         \
+#define FL_DEFINE(op, kSecond, ...)                                                                                    \
   std::vector<Tensor> op##_cpu(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction, \
                                int64_t gradients) {                                                                    \
     return forward<Dice>(#op, input, target, weight, options, reduction, gradients, SecondTerm::kSecond);              \
@@ -317,9 +317,9 @@ FL_COMPOUND_LOSSES(FL_DEFINE)
 #undef FL_DEFINE
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor)     \
-  m.impl(#op, TORCH_BOX(&op##_cpu)); \
-  m.impl(#op "_backward", TORCH_BOX(&op##_backward_cpu));
+#define FL_REGISTER(op, Functor, ...)                            \
+  m.impl(#op, TORCH_BOX((&Named<LossId::op, &op##_cpu>::call))); \
+  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &op##_backward_cpu>::call)));
   FL_OVERLAP_LOSSES(FL_REGISTER)
   FL_COMPOUND_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

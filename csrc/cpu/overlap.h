@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "../dtype.h"
-#include "../overlap_options.h"
+#include "math/dtype.h"
+#include "host/overlap_options.h"
 
 namespace fused_losses {
 

@@ -1,16 +1,16 @@
 // The tensor side of the ranking family: orders the items of each list, runs its pairs, puts the gradients back.
-#include "ranking.h"
+#include "cpu/ranking.h"
 
-#include "isa.h"
-#include "loop_headers.h"
-#include "memory.h"
+#include "cpu/isa.h"
+#include "cpu/loop_headers.h"
+#include "cpu/memory.h"
 
 #include <algorithm>
 
 namespace fused_losses {
 namespace base {
-#include "../numerics.h"
-#include "convert.h"
+#include "math/numerics.h"
+#include "math/convert.h"
 }  // namespace base
 
 namespace {
@@ -43,8 +43,8 @@ struct Call {
         options(options),
         lists(scores.size(0)),
         n(scores.size(1)),
-        cutoff(options[1] > 0 && options[1] < static_cast<double>(n) ? static_cast<int64_t>(options[1]) : n),
-        rate(entry.smooth_ranks ? 1 / options[0] : options[0]) {}
+        cutoff(options.k > 0 && options.k < static_cast<double>(n) ? static_cast<int64_t>(options.k) : n),
+        rate(entry.smooth_ranks ? 1 / options.temperature : options.sigma) {}
 
   double run();
 };
@@ -167,9 +167,9 @@ struct List {
 
   double loop(const RankedList<A>& ranked, int64_t first, int64_t step) const {
     if constexpr (std::is_same_v<A, double>) {
-      return call.entry.wide(ranked, call.options.data(), first, step);
+      return call.entry.wide(ranked, call.options, first, step);
     } else {
-      return call.entry.narrow(ranked, call.options.data(), first, step);
+      return call.entry.narrow(ranked, call.options, first, step);
     }
   }
 
@@ -284,9 +284,9 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor scores, Tensor relevance
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor)                   \
-  m.impl(#op, TORCH_BOX(&forward<RankingOp::op>)); \
-  m.impl(#op "_backward", TORCH_BOX(&backward<RankingOp::op>));
+#define FL_REGISTER(op, Functor, ...)                                          \
+  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<RankingOp::op>>::call))); \
+  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<RankingOp::op>>::call)));
   FL_RANKING_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }

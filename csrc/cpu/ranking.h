@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../losses.h"
+#include "losses.h"
 
 namespace fused_losses {
 
@@ -25,7 +25,7 @@ struct RankedList {
 
 // Runs the rows first, first + step, ... and returns the sum of their discounted gains or pair losses.
 template <class A>
-using RankingLoop = double (*)(const RankedList<A>&, const double* options, int64_t first, int64_t step);
+using RankingLoop = double (*)(const RankedList<A>&, const Options& options, int64_t first, int64_t step);
 
 struct RankingEntry {
   RankingLoop<float> narrow;
@@ -33,7 +33,7 @@ struct RankingEntry {
   bool smooth_ranks;
 };
 
-#define FL_ENUMERATE(op, Functor) op,
+#define FL_ENUMERATE(op, Functor, ...) op,
 enum class RankingOp : int { FL_RANKING_LOSSES(FL_ENUMERATE) kCount };
 #undef FL_ENUMERATE
 

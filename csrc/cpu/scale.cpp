@@ -1,7 +1,7 @@
 // scale_: hands a stored gradient over, multiplied in place by the incoming scalar unless that is 1.
-#include "isa.h"
+#include "cpu/isa.h"
 
-#include "scale.h"
+#include "cpu/scale.h"
 
 namespace fused_losses {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../dtype.h"
+#include "math/dtype.h"
 
 namespace fused_losses {
 

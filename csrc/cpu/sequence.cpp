@@ -1,9 +1,9 @@
 // The tensor side of the sequence family: checks lengths and tokens, counts the references' n-grams, runs the rows.
-#include "sequence.h"
+#include "cpu/sequence.h"
 
-#include "../checks.h"
-#include "isa.h"
-#include "memory.h"
+#include "host/check.h"
+#include "cpu/isa.h"
+#include "cpu/memory.h"
 
 #include <algorithm>
 #include <memory>
@@ -65,10 +65,10 @@ struct Call {
     task.steps = logits.size(1);
     task.classes = logits.size(2);
     task.places = target.size(1);
-    task.orders = std::min({static_cast<int64_t>(options[0]), task.steps, task.places});
+    task.orders = std::min({static_cast<int64_t>(options.max_order), task.steps, task.places});
     task.logits = logits.const_data_ptr();
     task.dtype = dtype_of(logits);
-    task.options = options.data();
+    task.options = &options;
     sentence_length = read_lengths("logits_lengths", logits_lengths, batch, task.steps);
     reference_length = read_lengths("target_lengths", target_lengths, batch, task.places);
     read_tokens();
@@ -206,8 +206,8 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor logits, Tensor target, O
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-  m.impl("expected_bleu_loss", TORCH_BOX(&forward));
-  m.impl("expected_bleu_loss_backward", TORCH_BOX(&backward));
+  m.impl("expected_bleu_loss", TORCH_BOX((&Named<LossId::expected_bleu_loss, &forward>::call)));
+  m.impl("expected_bleu_loss_backward", TORCH_BOX((&Named<LossId::expected_bleu_loss, &backward>::call)));
 }
 
 }  // namespace fused_losses

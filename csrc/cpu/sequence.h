@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "../dtype.h"
-#include "../losses.h"
+#include "math/dtype.h"
+#include "losses.h"
 
 namespace fused_losses {
 
@@ -15,7 +15,7 @@ struct SequenceTask {
   int64_t orders;      // n-grams counted: min(max_order, steps, places)
   const void* logits;  // [batch, steps, classes]
   Dtype dtype;
-  const double* options;
+  const Options* options;
   const int64_t* sentence_length;   // [batch]
   const int64_t* reference_length;  // [batch]
   const int64_t* token;             // [batch, places]

@@ -1,7 +1,7 @@
 // Opens the target of the "avx2" loops: everything included after this is compiled for it, in namespace avx2.
 #pragma once
 
-#include "loop_headers.h"
+#include "cpu/loop_headers.h"
 
 #pragma GCC target("avx2,fma,f16c")
 #define FL_ISA avx2

@@ -1,7 +1,7 @@
 // Opens the target of the "avx512" loops: everything included after this is compiled for it, in namespace avx512.
 #pragma once
 
-#include "loop_headers.h"
+#include "cpu/loop_headers.h"
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #define FL_ISA avx512

@@ -5,19 +5,19 @@
 // - The denominator of the mean, where it depends on data, is a launch of its own and stays on the device.
 #include <vector>
 
-#include "../losses.h"
-#include "pack.cuh"
-#include "reduce.cuh"
+#include "losses.h"
+#include "cuda/pack.cuh"
+#include "cuda/reduce.cuh"
 
 namespace fused_losses::cuda {
 namespace {
 
-#include "../numerics.h"
-#include "../losses/terms.h"
-#include "../losses/binary.h"
-#include "../losses/distance.h"
-#include "../losses/divergence.h"
-#include "../losses/regression.h"
+#include "math/numerics.h"
+#include "formulas/contract.h"
+#include "formulas/binary.h"
+#include "formulas/distance.h"
+#include "formulas/divergence.h"
+#include "formulas/regression.h"
 
 // Where one operand's values come from: element i reads data[(i / inner) % period], or data[i] when period is 0.
 struct Source {
@@ -181,10 +181,10 @@ void run(Operands o, const Tensor& input, const Tensor& target, const Options& o
     GridSum workspace(launch, input, grid);
     o.partial = workspace.data();
     o.finished = workspace.finished;
-    Functor<A>::with(options.data(), [&](auto f) {
+    Functor<A>::with(options, [&](auto f) {
       using F = decltype(f);
       Tensor denominator;
-      const bool ignores = F::kIgnores && !std::isnan(options[0]);  // options[0]: ignore_index
+      const bool ignores = F::kIgnores && options.ignores();
       if (reduction == Reduction::kMean && (ignores || (F::kWeightedMean && o.weight.data))) {
         if constexpr (F::kIgnores || F::kWeightedMean) {
           denominator = new_tensor(input, {1}, Dtype::kFloat64);
@@ -256,9 +256,9 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, Op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-#define FL_REGISTER(op, Functor)             \
-  m.impl(#op, TORCH_BOX(&forward<Functor>)); \
-  m.impl(#op "_backward", TORCH_BOX(&backward<Functor>));
+#define FL_REGISTER(op, Functor, ...)                                    \
+  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
+  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));
   FL_ELEMENTWISE_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }

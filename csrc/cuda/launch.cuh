@@ -18,9 +18,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "../dtype.h"
-#include "../platform.h"
-#include "../tensor.h"
+#include "math/dtype.h"
+#include "math/platform.h"
+#include "host/tensor.h"
 
 namespace fused_losses::cuda {
 

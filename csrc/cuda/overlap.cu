@@ -5,24 +5,24 @@
 // - The backward starts at `finish`, from the saved sums.
 #include <vector>
 
-#include "../losses.h"
-#include "../overlap_options.h"
-#include "pack.cuh"
-#include "reduce.cuh"
+#include "losses.h"
+#include "host/overlap_options.h"
+#include "cuda/pack.cuh"
+#include "cuda/reduce.cuh"
 
 namespace fused_losses::cuda {
 namespace {
 
-#include "../numerics.h"
-#include "../losses/terms.h"
-#include "../losses/binary.h"
-#include "../losses/classification.h"
-#include "../losses/compound.h"
-#include "../losses/overlap.h"
+#include "math/numerics.h"
+#include "formulas/contract.h"
+#include "formulas/binary.h"
+#include "formulas/classification.h"
+#include "formulas/compound.h"
+#include "formulas/overlap.h"
 
-#include "overlap.cuh"
-#include "overlap_softmax.cuh"
-#include "overlap_finish.cuh"
+#include "cuda/overlap.cuh"
+#include "cuda/overlap_softmax.cuh"
+#include "cuda/overlap_finish.cuh"
 
 constexpr int kLargestGrid = 1 << 30;
 
@@ -52,8 +52,8 @@ class Call {
        Reduction reduction)
       : input_(input),
         launch_(input),
-        options_(options.data(), F::kSecond),
-        ratio_(options.data()),
+        options_(options, F::kSecond),
+        ratio_(options),
         reduction_(reduction),
         dtype_(dtype_of(input)),
         accumulation_(accumulation_dtype(dtype_)) {
@@ -163,7 +163,7 @@ class Call {
 
   template <class A>
   AnySecondTerm<A> second(SecondTerm kind) const {
-    return {kind, FocalOptions(options_.gamma, options_.alpha)};
+    return {kind, options_.gamma, options_.alpha};
   }
 
   // Whether the element kernels may read the target in packs of the input's dtype; sets `packed`.
@@ -273,7 +273,7 @@ class Call {
 // The boxed entry points.
 
 template <class Functor, SecondTerm kTerm>
-struct Loss {
+struct OverlapKind {
   using Ratio = Functor;
   static constexpr SecondTerm kSecond = kTerm;
 };
@@ -301,14 +301,15 @@ std::vector<Tensor> compound_backward(Tensor grad_output, Tensor sums, Tensor co
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-#define FL_REGISTER(op, Functor)                                        \
-  m.impl(#op, TORCH_BOX((&forward<Loss<Functor, SecondTerm::kNone>>))); \
-  m.impl(#op "_backward", TORCH_BOX((&backward<Loss<Functor, SecondTerm::kNone>>)));
+#define FL_REGISTER(op, Functor, ...)                                                                    \
+  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<OverlapKind<Functor, SecondTerm::kNone>>>::call))); \
+  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<OverlapKind<Functor, SecondTerm::kNone>>>::call)));
   FL_OVERLAP_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
-#define FL_REGISTER(op, second)                                       \
-  m.impl(#op, TORCH_BOX((&forward<Loss<Dice, SecondTerm::second>>))); \
-  m.impl(#op "_backward", TORCH_BOX((&compound_backward<Loss<Dice, SecondTerm::second>>)));
+#define FL_REGISTER(op, second, ...)                                                                   \
+  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<OverlapKind<Dice, SecondTerm::second>>>::call))); \
+  m.impl(#op "_backward",                                                                              \
+         TORCH_BOX((&Named<LossId::op, &compound_backward<OverlapKind<Dice, SecondTerm::second>>>::call)));
   FL_COMPOUND_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }

@@ -1,7 +1,7 @@
 // 16-byte packs and typed loads: the only place where the kernels touch global memory element by element.
 #pragma once
 
-#include "launch.cuh"
+#include "cuda/launch.cuh"
 
 namespace fused_losses::cuda {
 

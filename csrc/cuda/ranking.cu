@@ -3,15 +3,15 @@
 // - Ranks and the ideal order are found by counting, so nothing is sorted and no float is added atomically.
 // - The smooth ranks take a sweep, their gradient a second one; pairs give loss and gradient in one.
 // - Memory: a few values for each item. Sums of a list are partial sums of its groups of items, added in order.
-#include "../losses.h"
-#include "pack.cuh"
-#include "reduce.cuh"
+#include "losses.h"
+#include "cuda/pack.cuh"
+#include "cuda/reduce.cuh"
 
 namespace fused_losses::cuda {
 namespace {
 
-#include "../numerics.h"
-#include "../losses/ranking.h"
+#include "math/numerics.h"
+#include "formulas/ranking.h"
 
 constexpr int kRows = 4;  // items of one warp: a value loaded serves as many pairs
 
@@ -278,13 +278,13 @@ A* values_of(const T& tensor, int64_t slot, int64_t stride) {
 template <template <class> class Functor, class A>
 void run(const Call& call) {
   using F = Functor<A>;
-  const F f(call.options.data());
+  const F f(call.options);
   const Launch launch(call.scores);
   Lists<A> o{};
   o.lists = call.scores.size(0);
   o.n = call.scores.size(1);
   o.groups = (o.n + kRows - 1) / kRows;
-  const double k = call.options[1];
+  const double k = call.options.k;
   o.cutoff = k > 0 && k < static_cast<double>(o.n) ? static_cast<int64_t>(k) : o.n;
   o.scores = call.scores.const_data_ptr();
   o.relevance = call.relevance.const_data_ptr();
@@ -379,9 +379,9 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor scores, Tensor relevance
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-#define FL_REGISTER(op, Functor)             \
-  m.impl(#op, TORCH_BOX(&forward<Functor>)); \
-  m.impl(#op "_backward", TORCH_BOX(&backward<Functor>));
+#define FL_REGISTER(op, Functor, ...)                                    \
+  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
+  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));
   FL_RANKING_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }

@@ -2,7 +2,7 @@
 // order.
 #pragma once
 
-#include "launch.cuh"
+#include "cuda/launch.cuh"
 
 namespace fused_losses::cuda {
 

@@ -1,5 +1,5 @@
-// The parts of a row-wise kernel: which threads share a row, where the row's logits are kept, and its softmax.
-// Included inside the anonymous namespace of each row-wise .cu, after numerics.h.
+// The parts of a softmax kernel: which threads share a row, where the row's logits are kept, and its softmax.
+// Included inside the anonymous namespace of each softmax .cu, after numerics.h.
 
 // kSize values of T, loaded and stored at once where kSize is a whole pack.
 template <class T, int kSize>

@@ -1,5 +1,5 @@
 // scale_ on CUDA: multiplies a stored gradient in place by the incoming scalar, which never leaves the device.
-#include "pack.cuh"
+#include "cuda/pack.cuh"
 
 namespace fused_losses::cuda {
 namespace {

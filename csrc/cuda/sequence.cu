@@ -6,16 +6,16 @@
 // - Sums are taken in a fixed order: no float is added atomically.
 #include <algorithm>
 
-#include "../losses.h"
-#include "pack.cuh"
-#include "reduce.cuh"
+#include "losses.h"
+#include "cuda/pack.cuh"
+#include "cuda/reduce.cuh"
 
 namespace fused_losses::cuda {
 namespace {
 
-#include "../numerics.h"
-#include "../losses/sequence.h"
-#include "rows.cuh"
+#include "math/numerics.h"
+#include "formulas/sequence.h"
+#include "cuda/rows.cuh"
 
 constexpr int kLanes = 32, kWarps = kThreads / kLanes;
 
@@ -266,7 +266,7 @@ struct Call {
     o.steps = logits.size(1);
     o.classes = logits.size(2);
     o.places = target.size(1);
-    o.orders = std::min({static_cast<int64_t>(options[0]), o.steps, o.places});
+    o.orders = std::min({static_cast<int64_t>(options.max_order), o.steps, o.places});
     o.logits = logits.const_data_ptr();
     o.target = target.const_data_ptr();
     o.target_dtype = dtype_of(target);
@@ -321,7 +321,7 @@ void run(const Call& call) {
   with_floating(dtype_of(call.logits), [&](auto tag) {
     using T = decltype(tag);
     using A = Accumulation<T>;
-    const ExpectedBLEU<A> f(call.options.data());
+    const ExpectedBLEU<A> f(call.options);
     Sentences<A> o = call.sentences<A>();
     const Dtype dtype = accumulation_dtype(dtype_of(call.logits));
     const auto room = [&](int64_t n, Dtype type) { return new_tensor(call.logits, {n}, type); };
@@ -378,8 +378,8 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor logits, Tensor target, O
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-  m.impl("expected_bleu_loss", TORCH_BOX(&forward));
-  m.impl("expected_bleu_loss_backward", TORCH_BOX(&backward));
+  m.impl("expected_bleu_loss", TORCH_BOX((&Named<LossId::expected_bleu_loss, &forward>::call)));
+  m.impl("expected_bleu_loss_backward", TORCH_BOX((&Named<LossId::expected_bleu_loss, &backward>::call)));
 }
 
 }  // namespace fused_losses::cuda

@@ -103,8 +103,8 @@ def check_overlap(
             raise ValueError(f"{name}: expected at least 2 classes with include_background=False, got 1")
     if weight is not None:
         check.shaped(name, "weight", weight, (classes,), input)
-    flags = float(squared), float(batch), float(include_background)
-    options = (activation, float(smooth_nr), float(smooth_dr), *flags, ignore_value(ignore_index))
+    flags = float(batch), float(include_background)
+    options = (activation, float(smooth_nr), float(smooth_dr), *flags, ignore_value(ignore_index), float(squared))
     return target, options, code
 
 
@@ -112,13 +112,13 @@ def _losses_shape(tensors, options, reduction):
     """(B, C') for "none", (C',) with `batch`, else a scalar."""
     if reduction != NONE:
         return ()
-    classes = tensors[0].shape[1] - (0 if options[5] else 1)
-    return (classes,) if options[4] else (tensors[0].shape[0], classes)
+    classes = tensors[0].shape[1] - (0 if options[4] else 1)
+    return (classes,) if options[3] else (tensors[0].shape[0], classes)
 
 
 def sums_shape(tensors, options, reduction):
     """(B, C, 3), or (1, C, 3) with `batch`: I, P, G of each class, the background's too."""
-    return [(1 if options[4] else tensors[0].shape[0], tensors[0].shape[1], 3)]
+    return [(1 if options[3] else tensors[0].shape[0], tensors[0].shape[1], 3)]
 
 
 def _op(reference):
@@ -126,9 +126,9 @@ def _op(reference):
 
     tensors: input (B, C, *); target of the same shape (any dense dtype), or class indices (B, *) (uint8, int32, int64),
         told apart by the number of dimensions (C = 1 never comes with indices); weight (C',), any dense dtype, or None.
-    options: activation (0 none, 1 sigmoid, 2 softmax), smooth_nr, smooth_dr, squared, batch, include_background,
-        ignore_index (NaN: none; compared in the accumulation dtype with a dense target), then for Tversky alpha, beta,
-        gamma. squared, batch, include_background are 0 or 1.
+    options: activation (0 none, 1 sigmoid, 2 softmax), smooth_nr, smooth_dr, batch, include_background,
+        ignore_index (NaN: none; compared in the accumulation dtype with a dense target), then squared, for Tversky
+        alpha, beta, gamma. squared, batch, include_background are 0 or 1.
     saved: the sums I, P, G of `sums_shape`, from which the backward takes each class's coefficients.
     """
     return Op(reference, ("input", "target", "weight"), _losses_shape, saved=1, saved_shapes=sums_shape)
@@ -272,7 +272,7 @@ def tversky_loss(
     check.number(name, "alpha", alpha, 0)
     check.number(name, "beta", beta, 0)
     check.number(name, "gamma", gamma, 0, open_low=True)
-    options = (*options, float(alpha), float(beta), float(gamma))
+    options = (*options[:-1], float(alpha), float(beta), float(gamma))
     keywords = {**overlap, "alpha": alpha, "beta": beta, "gamma": gamma}
     return fused(_tversky_loss, (input, target, weight), options, code, keywords)
 

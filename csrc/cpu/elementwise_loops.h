@@ -1,0 +1,257 @@
+// The hot loops of the elementwise family, compiled once per instruction set (namespace FL_ISA).
+// A chunk is run in blocks: an operand stored in the accumulation dtype in place, any other through a buffer.
+#include "cpu/elementwise.h"
+
+namespace fused_losses::FL_ISA {
+
+#include "math/numerics.h"
+#include "math/convert.h"
+#include "formulas/contract.h"
+#include "cpu/streaming.h"
+#include "formulas/binary.h"
+#include "formulas/distance.h"
+#include "formulas/divergence.h"
+#include "formulas/regression.h"
+
+constexpr int64_t kBlock = 1024;
+constexpr int64_t kAheadBlock = 256;  // elements of the first of two steps
+
+enum Output : int { kSum = 1, kLoss = 2, kGradInput = 4, kGradTarget = 8 };
+
+template <class A>
+constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+
+template <class F, class A>
+void compute_ahead(const A* __restrict x, A* __restrict ahead, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) ahead[i] = F::ahead(x[i]);
+}
+
+// The terms of element i; `ahead` is read only for a loss in two steps, p only with kExtras.
+template <class F, class A, bool kExtras>
+FL_HD Terms<A> terms_at(const F& f, const A* x, const A* ahead, const A* t, const A* p, const int64_t i) {
+  const A pos_weight = kExtras ? p[i] : A(1);
+  if constexpr (F::kAhead) {
+    return f.terms(x[i], ahead[i], t[i], pos_weight);
+  } else {
+    return f(x[i], t[i], pos_weight);
+  }
+}
+
+// n elements; w and p are read only with kExtras. Returns the sum of w * loss; gradients are scale * w * derivative.
+template <class F, class A, int kOut, bool kExtras>
+A elementwise_part(const F f, const A* __restrict x, const A* __restrict ahead, const A* __restrict t,
+                   const A* __restrict w, const A* __restrict p, const A scale, A* __restrict loss,
+                   A* __restrict grad_input, A* __restrict grad_target, const int64_t n) {
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const Terms<A> r = terms_at<F, A, kExtras>(f, x, ahead, t, p, i);
+    const A wi = kExtras ? w[i] : A(1);
+    A value = wi * r.loss, slope = scale * wi;
+    if constexpr (F::kIgnores) value = t[i] == f.ignore_index ? A(0) : value;
+    if constexpr ((kOut & kSum) != 0) sum += value;
+    if constexpr ((kOut & kLoss) != 0) loss[i] = value;
+    if constexpr ((kOut & kGradInput) != 0) {
+      A grad = slope * r.grad_input;
+      if constexpr (F::kIgnores) grad = t[i] == f.ignore_index ? A(0) : grad;
+      grad_input[i] = grad;
+    }
+    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = slope * r.grad_target;
+  }
+  return sum;
+}
+
+// elementwise_part, of a loss in two steps in two loops: in one, its chain of dependent operations is longer than what
+// a core looks ahead.
+template <class F, class A, int kOut, bool kExtras>
+double elementwise_block(const F f, const A* x, const A* t, const A* w, const A* p, const A scale, A* loss,
+                         A* grad_input, A* grad_target, const int64_t n) {
+  if constexpr (!F::kAhead) {
+    return elementwise_part<F, A, kOut, kExtras>(f, x, nullptr, t, w, p, scale, loss, grad_input, grad_target, n);
+  } else {
+    const auto from = [](bool used, auto* data, int64_t i) { return used ? data + i : data; };
+    alignas(64) A ahead[kAheadBlock];
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += kAheadBlock) {
+      const int64_t part = kAheadBlock < n - i ? kAheadBlock : n - i;
+      compute_ahead<F>(x + i, ahead, part);
+      sum += elementwise_part<F, A, kOut, kExtras>(
+          f, x + i, ahead, t + i, from(kExtras, w, i), from(kExtras, p, i), scale, from(kOut & kLoss, loss, i),
+          from(kOut & kGradInput, grad_input, i), from(kOut & kGradTarget, grad_target, i), part);
+    }
+    return sum;
+  }
+}
+
+// float16 holds up to 65504: a larger finite gradient is stored as that.
+template <class A>
+void saturate(A* __restrict values, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) values[i] = at_least_(at_most_(values[i], A(65504)), A(-65504));
+}
+
+// Whether any target lies outside the loss's domain.
+template <class F, class A>
+bool any_invalid(const F f, const A* __restrict t, const int64_t n) {
+  A bad = 0;
+#pragma omp simd reduction(+ : bad)
+  for (int64_t i = 0; i < n; ++i) bad += f.valid(t[i]) ? A(0) : A(1);
+  return bad != A(0);
+}
+
+// Values [begin, begin + n) of a source: in place where it can be, else written to buffer [n].
+template <class A>
+const A* values(const Source& s, int64_t begin, int64_t n, A* buffer) {
+  if (s.period == 0) {
+    if (s.dtype == kDtypeOf<A>) return static_cast<const A*>(s.data) + begin;
+    load_block(s.data, s.dtype, begin, n, buffer);
+    return buffer;
+  }
+  const A* table = static_cast<const A*>(s.data);  // broadcast operands arrive in the accumulation dtype
+  for (int64_t i = 0; i < n;) {
+    const int64_t row = (begin + i) / s.inner;
+    const int64_t left = s.inner == 1 ? s.period - row % s.period : s.inner - (begin + i) % s.inner;
+    const int64_t run = left < n - i ? left : n - i;
+    const A* from = table + row % s.period;
+    if (s.inner == 1) {
+      std::memcpy(buffer + i, from, run * sizeof(A));
+    } else {
+      const A value = *from;
+      for (int64_t k = 0; k < run; ++k) buffer[i + k] = value;
+    }
+    i += run;
+  }
+  return buffer;
+}
+
+template <class A>
+A* output(void* data, Dtype dtype, int64_t begin, A* buffer, bool stream) {
+  return data && !stream && dtype == kDtypeOf<A> ? static_cast<A*>(data) + begin : buffer;
+}
+
+template <class A>
+const A* ones(int64_t n, A* buffer) {
+  for (int64_t i = 0; i < n; ++i) buffer[i] = A(1);
+  return buffer;
+}
+
+// The weight of each element times its incoming gradient; ones where neither is given.
+template <class A>
+const A* factors(const ElementwiseTask& task, int64_t begin, int64_t n, A* buffer, A* second) {
+  if (task.weight && task.incoming) {
+    const A* w = values(task.weight, begin, n, buffer);
+    const A* g = values(task.incoming, begin, n, second);
+    for (int64_t i = 0; i < n; ++i) buffer[i] = w[i] * g[i];
+    return buffer;
+  }
+  if (task.weight) return values(task.weight, begin, n, buffer);
+  if (task.incoming) return values(task.incoming, begin, n, buffer);
+  return ones(n, buffer);
+}
+
+template <class F, class A, int kOut>
+double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, int64_t end) {
+  const bool extras = task.weight || task.pos_weight || task.incoming;
+  const bool stream = task.stream && waits_for_memory(F::kWork);
+  alignas(64) A xs[kBlock], ts[kBlock], ws[kBlock], ps[kBlock], gs[kBlock], dx[kBlock], dt[kBlock];
+  const A scale = static_cast<A>(task.scale);
+  double sum = 0;
+  for (int64_t at = begin; at < end; at += kBlock) {
+    const int64_t n = kBlock < end - at ? kBlock : end - at;
+    const A* x = values(task.input, at, n, xs);
+    const A* t = values(task.target, at, n, ts);
+    if constexpr (F::kChecks) {
+      if (any_invalid(f, t, n)) {
+        int64_t i = 0;
+        while (f.valid(t[i])) ++i;
+        int64_t known = task.invalid->load();
+        while (at + i < known && !task.invalid->compare_exchange_weak(known, at + i)) {
+        }
+        return 0;
+      }
+    }
+    A* loss = static_cast<A*>(task.loss);
+    A* grad_input = output(task.grad_input, task.input.dtype, at, dx, stream);
+    A* grad_target = output(task.grad_target, task.target.dtype, at, dt, stream);
+    if (kOut & kLoss) loss += at;
+    if (extras) {
+      const A* w = factors(task, at, n, ws, gs);
+      const A* p = task.pos_weight ? values(task.pos_weight, at, n, ps) : ones(n, ps);
+      sum += elementwise_block<F, A, kOut, true>(f, x, t, w, p, scale, loss, grad_input, grad_target, n);
+    } else {
+      sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
+    }
+    if (F::kSaturates && (kOut & kGradInput) && task.input.dtype == Dtype::kFloat16) saturate(dx, n);
+    if ((kOut & kGradInput) && grad_input == dx) write_block(dx, task.grad_input, task.input.dtype, at, n, stream);
+    if ((kOut & kGradTarget) && grad_target == dt) write_block(dt, task.grad_target, task.target.dtype, at, n, stream);
+  }
+  if (stream) finish_streams();
+  return sum;
+}
+
+template <template <class> class Functor, class A>
+double elementwise_loop(const ElementwiseTask& task, int64_t begin, int64_t end) {
+  return Functor<A>::with(*task.options, [&](auto f) -> double {
+    using F = decltype(f);
+    if (task.loss) return elementwise_range<F, A, kLoss>(f, task, begin, end);
+    if constexpr (F::kGradTarget) {
+      if (task.grad_input && task.grad_target)
+        return elementwise_range<F, A, kSum | kGradInput | kGradTarget>(f, task, begin, end);
+      if (task.grad_target) return elementwise_range<F, A, kSum | kGradTarget>(f, task, begin, end);
+    }
+    if (task.grad_input) return elementwise_range<F, A, kSum | kGradInput>(f, task, begin, end);
+    return elementwise_range<F, A, kSum>(f, task, begin, end);
+  });
+}
+
+template <class F, class A>
+double count_block(const F f, const A* __restrict v, const int64_t n) {
+  A count = 0;
+#pragma omp simd reduction(+ : count)
+  for (int64_t i = 0; i < n; ++i) {
+    if constexpr (F::kIgnores) {
+      count += f.ignored(v[i]) ? A(0) : A(1);
+    } else {
+      count += v[i];
+    }
+  }
+  return count;
+}
+
+// What elements [begin, end) add to the denominator of the mean: the weights, or the number not ignored.
+template <template <class> class Functor, class A>
+double elementwise_count(const ElementwiseTask& task, int64_t begin, int64_t end) {
+  return Functor<A>::with(*task.options, [&](auto f) -> double {
+    using F = decltype(f);
+    alignas(64) A buffer[kBlock];
+    double count = 0;
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t n = kBlock < end - at ? kBlock : end - at;
+      const A* v = values(F::kWeightedMean ? task.weight : task.target, at, n, buffer);
+      count += count_block<F, A>(f, v, n);
+    }
+    return count;
+  });
+}
+
+template <template <class> class Functor>
+constexpr ElementwiseEntry elementwise_entry() {
+  using F = Functor<float>;
+  ElementwiseEntry entry{{elementwise_loop<Functor, float>, elementwise_loop<Functor, double>},
+                         {nullptr, nullptr},
+                         F::kWeightedMean,
+                         nullptr};
+  if constexpr (F::kChecks) entry.expected_target = F::kExpectedTarget;
+  if constexpr (F::kIgnores || F::kWeightedMean) {
+    entry.count[0] = elementwise_count<Functor, float>;
+    entry.count[1] = elementwise_count<Functor, double>;
+  }
+  return entry;
+}
+
+#define FL_ENTRY(op, Functor, ...) elementwise_entry<Functor>(),
+extern const ElementwiseEntry elementwise_loops[] = {FL_ELEMENTWISE_LOSSES(FL_ENTRY)};
+#undef FL_ENTRY
+
+}  // namespace fused_losses::FL_ISA

@@ -1,0 +1,262 @@
+// The hot loops of the sequence family, compiled once per instruction set (namespace FL_ISA).
+// A row of logits is read once for its softmax and the reference's tokens, once more for its gradient.
+#include "cpu/sequence.h"
+
+namespace fused_losses::FL_ISA {
+
+#include "math/numerics.h"
+#include "math/convert.h"
+#include "formulas/sequence.h"
+
+constexpr int64_t kSequenceBlock = 2048;
+
+template <class A>
+constexpr Dtype kSequenceDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+
+template <class A>
+A largest(const A* __restrict x, const int64_t n) {
+  A peak = -infinity_<A>();
+#pragma omp simd reduction(max : peak)
+  for (int64_t i = 0; i < n; ++i) peak = x[i] > peak ? x[i] : peak;
+  return peak;
+}
+
+// Sum of exp(x - peak), peak >= x.
+template <class A>
+A sum_of_exponentials(const A* __restrict x, const A peak, const int64_t n) {
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += detail::exp_minus(peak - x[i]);
+  return sum;
+}
+
+template <class A>
+void scaled_exponentials(const A* __restrict x, const A peak, const A factor, A* __restrict out, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = factor * detail::exp_minus(peak - x[i]);
+}
+
+// n logits from element `at`: in place, or converted into the buffer.
+template <class A>
+const A* logits_block(const SequenceTask& task, int64_t at, int64_t n, A* buffer) {
+  if (task.dtype == kSequenceDtype<A>) return static_cast<const A*>(task.logits) + at;
+  load_block(task.logits, task.dtype, at, n, buffer);
+  return buffer;
+}
+
+template <class A>
+void sequence_read(const SequenceTask& task, int64_t begin, int64_t end) {
+  alignas(64) A buffer[kSequenceBlock];
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t sample = row / task.steps, step = row % task.steps, first = row * task.classes;
+    if (step >= task.sentence_length[sample]) continue;
+    A peak = -infinity_<A>();
+    double sum = 0;
+    for (int64_t at = 0; at < task.classes; at += kSequenceBlock) {
+      const int64_t n = kSequenceBlock < task.classes - at ? kSequenceBlock : task.classes - at;
+      const A* x = logits_block(task, first + at, n, buffer);
+      const A top = largest(x, n);
+      if (top > peak) {
+        sum *= detail::exp_minus(static_cast<double>(top) - peak);
+        peak = top;
+      }
+      sum += sum_of_exponentials(x, peak == -infinity_<A>() ? A(0) : peak, n);
+    }
+    const A inverse = static_cast<A>(1 / sum);
+    A* softmax = static_cast<A*>(task.softmax) + 2 * row;
+    softmax[0] = peak;
+    softmax[1] = inverse;
+    const int64_t* token = task.token + sample * task.places;
+    A* chance = static_cast<A*>(task.chance) + row * task.places;
+    for (int64_t u = 0, n = task.reference_length[sample]; u < n; ++u) {
+      A x = 0;
+      load_block(task.logits, task.dtype, first + token[u], 1, &x);
+      chance[u] = exp_(x - peak) * inverse;
+    }
+  }
+}
+
+// to = x * y
+template <class A>
+void multiply(const A* __restrict x, const A* __restrict y, A* __restrict to, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = x[i] * y[i];
+}
+
+// to *= x
+template <class A>
+void scale_by(const A* __restrict x, A* __restrict to, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] *= x[i];
+}
+
+// to += x
+template <class A>
+void add(const A* __restrict x, A* __restrict to, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] += x[i];
+}
+
+// to += x * y
+template <class A>
+void add_product(const A* __restrict x, const A* __restrict y, A* __restrict to, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] += x[i] * y[i];
+}
+
+// One sample: p [length, places] its chances, and its scratch.
+template <class A>
+struct Sentence {
+  const A* p;
+  int64_t length, reference_length, stride, orders;
+  A* chain;   // [orders, stride] chain[n][u]: chance of the n + 1 tokens from place u at the current step
+  A* weight;  // [orders, stride] expected counts, then the derivative of the result by them
+  A* flow;    // [stride]
+};
+
+// chain of step t; returns the orders that fit.
+template <class A>
+int64_t multiply_chain(const Sentence<A>& s, int64_t t) {
+  const int64_t fit = s.orders < s.length - t ? s.orders : s.length - t;
+  std::memcpy(s.chain, s.p + t * s.stride, static_cast<size_t>(s.reference_length) * sizeof(A));
+  for (int64_t n = 1; n < fit; ++n) {
+    multiply(s.chain + (n - 1) * s.stride, s.p + (t + n) * s.stride + n, s.chain + n * s.stride,
+             s.reference_length - n);
+  }
+  return fit;
+}
+
+// by_chance from the weights: the chain rule along each diagonal of p.
+template <class A>
+void match_gradient(const Sentence<A>& s, A* by_chance) {
+  for (int64_t t = 0; t < s.length; ++t) {
+    std::memset(by_chance + t * s.stride, 0, static_cast<size_t>(s.reference_length) * sizeof(A));
+  }
+  for (int64_t t = 0; t < s.length; ++t) {
+    const int64_t fit = multiply_chain(s, t);
+    for (int64_t n = fit; n-- > 0;) {
+      const int64_t starts = s.reference_length - n;
+      const A* weight = s.weight + n * s.stride;
+      if (n == fit - 1) {
+        std::memcpy(s.flow, weight, static_cast<size_t>(starts) * sizeof(A));
+      } else {
+        scale_by(s.p + (t + n + 1) * s.stride + n + 1, s.flow, starts - 1);
+        s.flow[starts - 1] = 0;
+        add(weight, s.flow, starts);
+      }
+      A* to = by_chance + (t + n) * s.stride + n;
+      if (n == 0) {
+        add(s.flow, to, starts);
+      } else {
+        add_product(s.flow, s.chain + (n - 1) * s.stride, to, starts);
+      }
+    }
+  }
+}
+
+template <class A>
+double sequence_match(const SequenceTask& task, int64_t sample, void* scratch) {
+  const ExpectedBLEU<A> f(*task.options);
+  Sentence<A> s;
+  s.length = task.sentence_length[sample];
+  s.reference_length = task.reference_length[sample];
+  s.stride = task.places;
+  const int64_t shorter = s.length < s.reference_length ? s.length : s.reference_length;
+  s.orders = task.orders < shorter ? task.orders : shorter;
+  s.p = static_cast<const A*>(task.chance) + sample * task.steps * task.places;
+  s.chain = static_cast<A*>(scratch);
+  s.weight = s.chain + task.orders * task.places;
+  s.flow = s.weight + task.orders * task.places;
+
+  std::memset(s.weight, 0, static_cast<size_t>(s.orders * s.stride) * sizeof(A));
+  for (int64_t t = 0; t < s.length; ++t) {
+    const int64_t fit = multiply_chain(s, t);
+    for (int64_t n = 0; n < fit; ++n) add(s.chain + n * s.stride, s.weight + n * s.stride, s.reference_length - n);
+  }
+  const auto matches_of = [&](int64_t n) {
+    const int64_t* count = task.count + (sample * task.orders + n) * task.places;
+    double matches = 0;
+    for (int64_t u = 0; u < s.reference_length - n; ++u) {
+      matches += f.clip(s.weight[n * s.stride + u], static_cast<A>(count[u])).value;
+    }
+    return f.smoothed(n + 1, matches);
+  };
+  bool hopeless = false;
+  double logs = 0;
+  for (int64_t n = 0; n < f.max_order && !hopeless; ++n) {
+    const double matches = n < s.orders ? matches_of(n) : f.smoothed(n + 1, 0);
+    hopeless = f.hopeless(matches);
+    logs += f.log_precision(n + 1, matches, s.length);
+  }
+  const double bleu = hopeless ? 0 : f.bleu(logs, s.length, s.reference_length);
+  if (!task.by_chance) return 1 - bleu;
+
+  double scale = task.scale;
+  if (task.incoming) scale *= static_cast<const A*>(task.incoming)[sample];
+  for (int64_t n = 0; n < s.orders; ++n) {
+    const A slope = bleu == 0 ? A(0) : static_cast<A>(scale * f.by_matches(bleu, matches_of(n)));
+    const int64_t* count = task.count + (sample * task.orders + n) * task.places;
+    A* weight = s.weight + n * s.stride;
+    for (int64_t u = 0; u < s.reference_length - n; ++u) {
+      weight[u] = bleu == 0 ? A(0) : slope * f.clip(weight[u], static_cast<A>(count[u])).slope;
+    }
+  }
+  A* by_chance = static_cast<A*>(task.by_chance) + sample * task.steps * task.places;
+  match_gradient(s, by_chance);
+  if (bleu == 0) {  // a chance that is NaN has no say either
+    for (int64_t t = 0; t < s.length; ++t) {
+      std::memset(by_chance + t * s.stride, 0, static_cast<size_t>(s.reference_length) * sizeof(A));
+    }
+  }
+  return 1 - bleu;
+}
+
+// dL/dx[v] = p[v] (h[v] - Σ p h), h the derivative by the probability of token v.
+template <class A>
+void sequence_write(const SequenceTask& task, int64_t begin, int64_t end) {
+  alignas(64) A in[kSequenceBlock], out[kSequenceBlock];
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t sample = row / task.steps, step = row % task.steps, first = row * task.classes;
+    const int64_t places = step < task.sentence_length[sample] ? task.reference_length[sample] : 0;
+    const A* p = static_cast<const A*>(task.chance) + row * task.places;
+    A* h = static_cast<A*>(task.by_chance) + row * task.places;
+    const int64_t* token = task.token + sample * task.places;
+    const int64_t* same = task.same + sample * task.places;
+    double mean = 0;
+    bool any = false;
+    for (int64_t u = 0; u < places; ++u) {
+      if (h[u] == A(0)) continue;
+      any = true;
+      mean += static_cast<double>(h[u]) * p[u];
+      if (same[u] != u) h[same[u]] += h[u];
+    }
+    if (!any) {
+      std::memset(static_cast<char*>(task.gradient) + first * element_size(task.dtype), 0,
+                  static_cast<size_t>(task.classes * element_size(task.dtype)));
+      continue;
+    }
+    const A* softmax = static_cast<const A*>(task.softmax) + 2 * row;
+    const A peak = softmax[0], factor = static_cast<A>(-mean) * softmax[1];
+    for (int64_t at = 0; at < task.classes; at += kSequenceBlock) {
+      const int64_t n = kSequenceBlock < task.classes - at ? kSequenceBlock : task.classes - at;
+      const A* x = logits_block(task, first + at, n, in);
+      if (task.dtype == kSequenceDtype<A>) {
+        scaled_exponentials(x, peak, factor, static_cast<A*>(task.gradient) + first + at, n);
+      } else {
+        scaled_exponentials(x, peak, factor, out, n);
+        store_block(out, task.gradient, task.dtype, first + at, n);
+      }
+    }
+    for (int64_t u = 0; u < places; ++u) {
+      if (same[u] != u) continue;
+      const A value = p[u] * static_cast<A>(h[u] - mean);
+      store_block(&value, task.gradient, task.dtype, first + token[u], 1);
+    }
+  }
+}
+
+extern const SequenceEntry sequence_loops = {{sequence_read<float>, sequence_read<double>},
+                                             {sequence_match<float>, sequence_match<double>},
+                                             {sequence_write<float>, sequence_write<double>}};
+
+}  // namespace fused_losses::FL_ISA

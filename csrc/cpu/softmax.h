@@ -1,0 +1,82 @@
+// What the tensor side of the softmax family hands to the hot loops, and the table of loops of each instruction set.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "math/dtype.h"
+#include "losses.h"
+
+namespace fused_losses {
+
+// One call: operands, outputs (null where not wanted) and the factor of every gradient. A position is one softmax.
+struct SoftmaxTask {
+  int64_t outer, classes, inner;
+  const void* input;     // [outer, classes, inner] logits
+  const void* target;    // class indices [outer, inner], else [outer, classes, inner]
+  const void* weight;    // [padded_classes] accumulation dtype, or null: ones, against class indices
+  const void* incoming;  // [outer, inner] accumulation dtype, gradient of a loss that was not reduced, or null
+  Dtype dtype, target_dtype;
+  bool indices;
+  int64_t ignore_index;
+  double smoothing;
+  const Options* options;
+  double scale = 1;               // incoming scalar gradient / denominator
+  void* loss = nullptr;           // [outer, inner] accumulation dtype
+  void* grad_input = nullptr;     // as input
+  void* grad_target = nullptr;    // as target
+  std::atomic<int64_t>* invalid;  // lowest flat index of a class index out of range
+};
+
+// Rows are run one by one with classes in the vector lanes; everything else in tiles [classes, lanes] of positions.
+constexpr int64_t kRowBlock = 4096;     // classes of a row that share one shift of their exponentials
+constexpr int64_t kShortRow = 32;       // shorter rows are run as tiles
+constexpr int64_t kPaddedBelow = 2048;  // shorter rows are filled up to whole vectors
+constexpr int64_t kMaxLanes = 256;
+constexpr int64_t kGatherInner = 16;  // a smaller inner dimension is gathered from several outer ones
+
+constexpr int64_t padded_classes(int64_t classes) { return (classes + 15) / 16 * 16; }
+
+constexpr bool runs_as_rows(int64_t classes, int64_t inner) { return inner == 1 && classes >= kShortRow; }
+
+// Positions of a tile: at least one cache line, at most what keeps a tile in the second-level cache.
+constexpr int64_t tile_lanes(int64_t classes) {
+  const int64_t lanes = (int64_t{1} << 15) / (classes > 0 ? classes : 1) / 16 * 16;
+  return lanes < 16 ? 16 : lanes < kMaxLanes ? lanes : kMaxLanes;
+}
+
+// Elements of one scratch array: a row or a tile, and those of all of them (with the statistics of a row's blocks).
+constexpr int64_t scratch_stride(int64_t classes, int64_t inner) {
+  const int64_t lanes = runs_as_rows(classes, inner) ? 1 : tile_lanes(classes);
+  return (classes * lanes + 31) / 16 * 16;
+}
+constexpr int kScratchArrays = 5;
+constexpr int64_t scratch_size(int64_t classes, int64_t inner) {
+  return kScratchArrays * scratch_stride(classes, inner) + 4 * (classes / kRowBlock + 1);
+}
+
+// Runs positions [begin, end), whole groups of `inner` where that is below kGatherInner, and returns the sum of their
+// losses. scratch: [scratch_size] of the accumulation dtype, 64-byte aligned.
+using SoftmaxLoop = double (*)(const SoftmaxTask&, int64_t begin, int64_t end, void* scratch);
+
+struct SoftmaxEntry {
+  SoftmaxLoop run[2];  // by accumulation dtype: float, double
+  bool pair;           // target holds logits and has a gradient
+  bool weighted_mean;  // the mean over class indices divides by the sum of the weights
+};
+
+#define FL_ENUMERATE(op, Functor, ...) op,
+enum class SoftmaxOp : int { FL_SOFTMAX_LOSSES(FL_ENUMERATE) FL_SOFTMAX_PAIR_LOSSES(FL_ENUMERATE) kCount };
+#undef FL_ENUMERATE
+
+namespace base {
+extern const SoftmaxEntry softmax_loops[];
+}
+namespace avx2 {
+extern const SoftmaxEntry softmax_loops[];
+}
+namespace avx512 {
+extern const SoftmaxEntry softmax_loops[];
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,296 @@
+// The hot loops of the softmax family, compiled once per instruction set (namespace FL_ISA): which logits, targets and
+// gradients are used in place and which pass through scratch, row by row or tile by tile.
+#include "cpu/softmax.h"
+
+namespace fused_losses::FL_ISA {
+
+#include "math/numerics.h"
+#include "math/convert.h"
+#include "formulas/contract.h"
+#include "formulas/classification.h"
+#include "formulas/divergence.h"
+
+// e^-a, a: what a logit is below the peak of its row.
+FL_HD float exp_below(float a) { return detail::exp_minus(a); }
+FL_HD double exp_below(double a) { return exp_(-a); }
+
+#include "cpu/softmax_rows.h"
+#include "cpu/softmax_tiles.h"
+
+template <class A>
+constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+
+inline int64_t load_index(const void* data, Dtype dtype, int64_t i) {
+  switch (dtype) {
+    case Dtype::kUInt8:
+      return static_cast<const uint8_t*>(data)[i];
+    case Dtype::kInt32:
+      return static_cast<const int32_t*>(data)[i];
+    default:
+      return static_cast<const int64_t*>(data)[i];
+  }
+}
+
+// The class of a position, or -1 where it does not count; a class out of range is noted and does not count.
+inline int64_t class_of(const SoftmaxTask& task, int64_t position) {
+  const int64_t y = load_index(task.target, task.target_dtype, position);
+  if (y == task.ignore_index) return -1;
+  if (y >= 0 && y < task.classes) return y;
+  int64_t known = task.invalid->load();
+  while (position < known && !task.invalid->compare_exchange_weak(known, position)) {
+  }
+  return -1;
+}
+
+// The factor of a position's gradient.
+template <class A>
+A scale_of(const SoftmaxTask& task, int64_t position) {
+  const A scale = static_cast<A>(task.scale);
+  return task.incoming ? scale * static_cast<const A*>(task.incoming)[position] : scale;
+}
+
+// The scratch arrays of one thread: rows or tiles by number, then the statistics of a row's blocks.
+template <class A>
+struct Scratch {
+  A* data;
+  int64_t stride;
+
+  A* array(int i) const { return data + i * stride; }
+  A* blocks() const { return data + kScratchArrays * stride; }
+};
+
+enum ScratchArray : int { kInput, kExp, kTarget, kTargetExp, kRaw };
+
+// ---- Rows ----
+
+// A row of n values in place where it can be, else in `buffer`, filled up to `padded`.
+template <class A>
+const A* row_values(const void* data, Dtype dtype, int64_t offset, int64_t n, int64_t padded, A fill, A* buffer) {
+  if (dtype == kDtypeOf<A> && padded == n) return static_cast<const A*>(data) + offset;
+  load_block(data, dtype, offset, n, buffer);
+  for (int64_t i = n; i < padded; ++i) buffer[i] = fill;
+  return buffer;
+}
+
+template <class A>
+A* row_output(void* data, Dtype dtype, int64_t offset, bool in_place, A* buffer) {
+  return data && in_place && dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : buffer;
+}
+
+template <class A>
+void row_store(const A* values, const A* buffer, void* data, Dtype dtype, int64_t offset, int64_t n) {
+  if (data && values == buffer) store_block(values, data, dtype, offset, n);
+}
+
+template <class F, class A>
+double softmax_rows(const F f, const SoftmaxTask& task, int64_t begin, int64_t end, const Scratch<A> scratch) {
+  const int64_t classes = task.classes;
+  // Logits of -inf fill a short row up to whole vectors: the scalar rest of three loops costs more than copying it.
+  const int64_t n = classes < kPaddedBelow ? padded_classes(classes) : classes;
+  A* losses = static_cast<A*>(task.loss);
+  A *xs = scratch.array(kInput), *es = scratch.array(kExp), *ys = scratch.array(kTarget);
+  double sum = 0;
+  NextRow<A> next[2];  // of the input, of the target
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t offset = r * classes;
+    const auto logits = [&](const void* data, Dtype dtype, A* buffer, NextRow<A>* after) {
+      const A* row = row_values(data, dtype, offset, classes, n, -infinity_<A>(), buffer);
+      after->values = row != buffer && r + 1 < end ? row + n : nullptr;
+      return row;
+    };
+    A* e = row_output(task.grad_input, task.dtype, offset, n == classes, es);
+    const A scale = scale_of<A>(task, r);
+    A loss = 0;
+    if constexpr (F::kPair) {
+      A* ez_buffer = scratch.array(kTargetExp);
+      A* ez = row_output(task.grad_target, task.target_dtype, offset, n == classes, ez_buffer);
+      loss = pair_row(f, logits(task.input, task.dtype, xs, &next[0]), e,
+                      logits(task.target, task.target_dtype, ys, &next[1]), ez, scratch.blocks(), n,
+                      task.grad_input != nullptr, task.grad_target != nullptr, scale, next);
+      row_store(ez, ez_buffer, task.grad_target, task.target_dtype, offset, classes);
+    } else {
+      const A* w = static_cast<const A*>(task.weight);
+      const int64_t y = task.indices ? class_of(task, r) : 0;
+      if (y < 0) {
+        for (int64_t i = 0; task.grad_input && i < classes; ++i) e[i] = 0;
+        next->has_peak = false;
+      } else {
+        const A* x = logits(task.input, task.dtype, xs, next);
+        const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
+        if (!task.indices) {
+          const A* shares = row_values(task.target, task.target_dtype, offset, classes, n, A(0), ys);
+          loss = mixture_row<true>(f, x, e, scratch.blocks(), n, Mixture<A>{shares, w, kept, spread}, int64_t{-1}, A(0),
+                                   task.grad_input != nullptr, scale, next);
+        } else if (task.smoothing != 0) {
+          loss = mixture_row<false>(f, x, e, scratch.blocks(), n, Mixture<A>{nullptr, w, kept, spread}, y, kept * w[y],
+                                    task.grad_input != nullptr, scale, next);
+        } else {
+          loss = index_row(f, x, task.grad_input ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), scale, next);
+        }
+      }
+    }
+    row_store(e, es, task.grad_input, task.dtype, offset, classes);
+    if (losses) losses[r] = loss;
+    sum += static_cast<double>(loss);
+  }
+  return sum;
+}
+
+// ---- Tiles ----
+
+// Positions [at, at + n) of [outer, classes, inner] as a tile: inside one outer index, or whole outer indices.
+struct Span {
+  int64_t at, n, classes, inner;
+
+  bool gathered() const { return inner < kGatherInner; }
+  int64_t offset() const { return gathered() ? at * classes : at / inner * classes * inner + at % inner; }
+};
+
+// values[(o, c, k)] <-> tile[c, (o, k)] for `outer` whole outer indices.
+template <class A>
+void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t inner, A* __restrict tile,
+            int64_t step) {
+  for (int64_t o = 0; o < outer; ++o, values += classes * inner, tile += inner) {
+    if (inner == 1) {
+      for (int64_t c = 0; c < classes; ++c) tile[c * step] = values[c];
+      continue;
+    }
+    for (int64_t c = 0; c < classes; ++c) {
+      for (int64_t k = 0; k < inner; ++k) tile[c * step + k] = values[c * inner + k];
+    }
+  }
+}
+
+template <class A>
+void scatter(const A* __restrict tile, int64_t step, int64_t outer, int64_t classes, int64_t inner,
+             A* __restrict values) {
+  for (int64_t o = 0; o < outer; ++o, values += classes * inner, tile += inner) {
+    if (inner == 1) {
+      for (int64_t c = 0; c < classes; ++c) values[c] = tile[c * step];
+      continue;
+    }
+    for (int64_t c = 0; c < classes; ++c) {
+      for (int64_t k = 0; k < inner; ++k) values[c * inner + k] = tile[c * step + k];
+    }
+  }
+}
+
+// Copies the span into `tile`. Not used in place: rows a power of two apart would share the same few cache sets.
+template <class A>
+Tile<const A> tile_values(const void* data, Dtype dtype, const Span s, A* tile, A* raw, int64_t lanes) {
+  const int64_t offset = s.offset();
+  if (s.gathered()) {
+    const bool in_place = dtype == kDtypeOf<A>;
+    if (!in_place) load_block(data, dtype, offset, s.n * s.classes, raw);
+    gather(in_place ? static_cast<const A*>(data) + offset : raw, s.n / s.inner, s.classes, s.inner, tile, lanes);
+  } else {
+    for (int64_t c = 0; c < s.classes; ++c) load_block(data, dtype, offset + c * s.inner, s.n, tile + c * lanes);
+  }
+  return {tile, lanes};
+}
+
+template <class A>
+void tile_store(const Tile<A> tile, void* data, Dtype dtype, const Span s, A* raw) {
+  if (!data) return;
+  const int64_t offset = s.offset();
+  if (s.gathered()) {
+    const bool in_place = dtype == kDtypeOf<A>;
+    A* to = in_place ? static_cast<A*>(data) + offset : raw;
+    scatter(tile.data, tile.step, s.n / s.inner, s.classes, s.inner, to);
+    if (!in_place) store_block(raw, data, dtype, offset, s.n * s.classes);
+  } else {
+    for (int64_t c = 0; c < s.classes; ++c) {
+      store_block(tile.data + c * tile.step, data, dtype, offset + c * s.inner, s.n);
+    }
+  }
+}
+
+template <class F, class A>
+void class_tile(const F f, const SoftmaxTask& task, const Span span, const Scratch<A> scratch, int64_t step,
+                Lanes<A>* lanes, A* __restrict scale) {
+  const int64_t n = span.n, classes = task.classes;
+  const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
+  const Tile<A> e{scratch.array(kExp), step};
+  const A* w = static_cast<const A*>(task.weight);
+  const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
+  if (!task.indices) {
+    const Tile<const A> y =
+        tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), scratch.array(kRaw), step);
+    const int64_t* no_extra = nullptr;
+    const A* no_share = nullptr;
+    mixture_tile<true>(f, x, e, y, w, kept, spread, classes, lanes, no_extra, no_share, task.grad_input != nullptr,
+                       scale, n);
+  } else {
+    int64_t y[kMaxLanes];
+    alignas(64) A share[kMaxLanes] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      y[i] = class_of(task, span.at + i);
+      share[i] = y[i] < 0 ? A(0) : w ? w[y[i]] : A(1);
+      scale[i] = y[i] < 0 ? A(0) : scale[i];
+    }
+    if (task.smoothing != 0) {
+      for (int64_t i = 0; i < n; ++i) share[i] *= kept;
+      mixture_tile<false>(f, x, e, Tile<const A>{nullptr, 0}, w, kept, spread, classes, lanes, y, share,
+                          task.grad_input != nullptr, scale, n);
+    } else {
+      index_tile(f, x, task.grad_input ? e : Tile<A>{nullptr, 0}, classes, lanes, y, share, scale, n);
+    }
+  }
+  tile_store(e, task.grad_input, task.dtype, span, scratch.array(kRaw));
+}
+
+template <class F, class A>
+double softmax_tiles(const F f, const SoftmaxTask& task, int64_t begin, int64_t end, const Scratch<A> scratch) {
+  const int64_t step = tile_lanes(task.classes);
+  const int64_t most = task.inner < kGatherInner ? step / task.inner * task.inner : step;
+  A* losses = static_cast<A*>(task.loss);
+  Lanes<A> lanes;
+  alignas(64) A scale[kMaxLanes];
+  double sum = 0;
+  for (int64_t at = begin, n = 0; at < end; at += n) {
+    n = most < end - at ? most : end - at;
+    if (task.inner >= kGatherInner && task.inner - at % task.inner < n) n = task.inner - at % task.inner;
+    const Span span{at, n, task.classes, task.inner};
+    for (int64_t i = 0; i < n; ++i) scale[i] = scale_of<A>(task, at + i);
+    if constexpr (F::kPair) {
+      Lanes<A> target_lanes;
+      A* raw = scratch.array(kRaw);
+      const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), raw, step);
+      const Tile<const A> z = tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), raw, step);
+      const Tile<A> ex{scratch.array(kExp), step};
+      const Tile<A> ez{scratch.array(kTargetExp), step};
+      pair_tile(f, x, ex, z, ez, task.classes, &lanes, &target_lanes, task.grad_input != nullptr,
+                task.grad_target != nullptr, scale, n);
+      tile_store(ex, task.grad_input, task.dtype, span, raw);
+      tile_store(ez, task.grad_target, task.target_dtype, span, raw);
+    } else {
+      class_tile(f, task, span, scratch, step, &lanes, scale);
+    }
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(lanes.loss[i]);
+    if (losses) std::memcpy(losses + at, lanes.loss, static_cast<size_t>(n) * sizeof(A));
+  }
+  return sum;
+}
+
+template <template <class> class Functor, class A>
+double softmax_loop(const SoftmaxTask& task, int64_t begin, int64_t end, void* scratch) {
+  return Functor<A>::with(*task.options, [&](auto f) -> double {
+    using F = decltype(f);
+    const Scratch<A> arrays{static_cast<A*>(scratch), scratch_stride(task.classes, task.inner)};
+    if (runs_as_rows(task.classes, task.inner)) return softmax_rows<F, A>(f, task, begin, end, arrays);
+    return softmax_tiles<F, A>(f, task, begin, end, arrays);
+  });
+}
+
+template <template <class> class Functor>
+constexpr SoftmaxEntry softmax_entry() {
+  SoftmaxEntry entry{{softmax_loop<Functor, float>, softmax_loop<Functor, double>}, Functor<float>::kPair, false};
+  if constexpr (!Functor<float>::kPair) entry.weighted_mean = Functor<float>::kWeightedMean;
+  return entry;
+}
+
+#define FL_ENTRY(op, Functor, ...) softmax_entry<Functor>(),
+extern const SoftmaxEntry softmax_loops[] = {FL_SOFTMAX_LOSSES(FL_ENTRY) FL_SOFTMAX_PAIR_LOSSES(FL_ENTRY)};
+#undef FL_ENTRY
+
+}  // namespace fused_losses::FL_ISA

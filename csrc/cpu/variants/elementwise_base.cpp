@@ -1,4 +1,0 @@
-// The elementwise loops of the "base" instruction set.
-#include "cpu/target_base.h"
-
-#include "cpu/elementwise.inl"

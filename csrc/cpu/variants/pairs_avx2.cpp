@@ -1,4 +1,0 @@
-// The pairs loops of the "avx2" instruction set.
-#include "cpu/target_avx2.h"
-
-#include "cpu/pairs.inl"

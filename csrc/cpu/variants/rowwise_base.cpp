@@ -1,4 +1,0 @@
-// The row-wise loops of the "base" instruction set.
-#include "cpu/target_base.h"
-
-#include "cpu/rowwise.inl"

@@ -1,0 +1,153 @@
+// The kernels of the row-sums family: sweeps over rows by packs or elements, flat and row by row.
+// Included inside the anonymous namespace of row_sums.cu, after numerics.h and the formulas.
+
+constexpr int64_t kWarpRow = 2048;  // longest row a single warp sums
+
+// Pointers of one call, [rows, length] each; null where not given or not wanted.
+struct Operands {
+  int64_t rows, length;
+  const void* in[4];
+  Dtype dtype[4];
+  void* grad[4];
+  const void* target;  // [rows]
+  Dtype target_dtype;
+  const void* incoming;  // [rows], or one element with `incoming_scalar`; accumulation dtype
+  bool incoming_scalar;
+  double factor;           // 1 / denominator
+  double gradient_factor;  // the same times what else every gradient is multiplied by
+  void* loss;              // [rows] accumulation dtype, for "none"
+  void* total;             // [1] accumulation dtype, for the other reductions
+  double* partial;         // workspace of grid_sum
+  unsigned* finished;
+  bool packed;
+};
+
+template <class T, class A, int kOperands>
+__device__ __forceinline__ void load_elements(const Operands& o, int64_t at, A (&x)[4][Pack<T>::kSize]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (k < kOperands && o.in[k]) {
+      const Pack<T> pack = load_pack(static_cast<const T*>(o.in[k]) + at);
+#pragma unroll
+      for (int j = 0; j < Pack<T>::kSize; ++j) x[k][j] = widen<A>(pack.values[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < Pack<T>::kSize; ++j) x[k][j] = A(0);
+    }
+  }
+}
+
+// float16 holds up to 65504: a larger finite gradient is stored as that.
+template <class F, class A>
+__device__ __forceinline__ A saturated(A g, Dtype dtype) {
+  if (F::kSaturates && dtype == Dtype::kFloat16) return max_(min_(g, A(65504)), A(-65504));
+  return g;
+}
+
+template <class F, class T, class A>
+__device__ __forceinline__ T narrow_gradient(A g) {
+  return narrow<T>(saturated<F>(g, std::is_same_v<T, __half> ? Dtype::kFloat16 : Dtype::kFloat32));
+}
+
+// Elements first, first + step, ... of [begin, end) in packs: returns the sum of their terms; with kWrite stores
+// coefficient * derivative.
+template <class F, class T, class A, bool kWrite>
+__device__ __forceinline__ A sweep_packs(const F& f, const Operands& o, A coefficient, int64_t begin, int64_t end,
+                                         int64_t first, int64_t step) {
+  constexpr int kPack = Pack<T>::kSize;
+  A sum = 0;
+  for (int64_t at = begin + first * kPack; at < end; at += step * kPack) {
+    A x[4][kPack];
+    load_elements<T, A, F::kOperands>(o, at, x);
+    Pack<T> grad[4];
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      const RowTerms<A> r = f(x[0][j], x[1][j], x[2][j], x[3][j]);
+      sum += r.value;
+      if constexpr (kWrite) {
+#pragma unroll
+        for (int k = 0; k < F::kOperands; ++k) grad[k].values[j] = narrow_gradient<F, T>(coefficient * r.grad[k]);
+      }
+    }
+    if constexpr (kWrite) {
+#pragma unroll
+      for (int k = 0; k < F::kOperands; ++k) {
+        if (o.grad[k]) store_pack(static_cast<T*>(o.grad[k]) + at, grad[k]);
+      }
+    }
+  }
+  return sum;
+}
+
+// As sweep_packs, one element at a time, any dtypes.
+template <class F, class A, bool kWrite>
+__device__ __forceinline__ A sweep_elements(const F& f, const Operands& o, A coefficient, int64_t begin, int64_t end,
+                                            int64_t first, int64_t step) {
+  A sum = 0;
+  for (int64_t at = begin + first; at < end; at += step) {
+    A x[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) x[k] = k < F::kOperands && o.in[k] ? load_any<A>(o.in[k], o.dtype[k], at) : A(0);
+    const RowTerms<A> r = f(x[0], x[1], x[2], x[3]);
+    sum += r.value;
+    if constexpr (kWrite) {
+#pragma unroll
+      for (int k = 0; k < F::kOperands; ++k) {
+        if (o.grad[k]) store_any(o.grad[k], o.dtype[k], at, saturated<F>(coefficient * r.grad[k], o.dtype[k]));
+      }
+    }
+  }
+  return sum;
+}
+
+template <class F, class T, class A, bool kWrite>
+__device__ __forceinline__ A sweep(const F& f, const Operands& o, A coefficient, int64_t begin, int64_t end,
+                                   int64_t first, int64_t step) {
+  if (o.packed) return sweep_packs<F, T, A, kWrite>(f, o, coefficient, begin, end, first, step);
+  return sweep_elements<F, A, kWrite>(f, o, coefficient, begin, end, first, step);
+}
+
+template <class A>
+__device__ __forceinline__ void finish_total(const Operands& o, double sum) {
+  if (o.total == nullptr) return;
+  double total;
+  if (grid_sum(sum, o.partial, o.finished, &total)) *static_cast<A*>(o.total) = static_cast<A>(total * o.factor);
+}
+
+// A reduced linear loss: the rows do not matter.
+template <class F, class T, bool kWrite>
+__global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const Operands o) {
+  using A = Accumulation<T>;
+  A scale = static_cast<A>(o.gradient_factor);
+  if (o.incoming) scale *= *static_cast<const A*>(o.incoming);
+  const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
+  const A coefficient = scale * f.finish(A(0), A(0)).coefficient;
+  finish_total<A>(o, sweep<F, T, A, kWrite>(f, o, coefficient, 0, o.rows * o.length, thread, threads));
+}
+
+// kGroup threads to a row: 32 (a warp) or kThreads (the block).
+template <class F, class T, int kGroup, bool kWrite>
+__global__ void __launch_bounds__(kThreads) rows_kernel(const F f, const Operands o) {
+  using A = Accumulation<T>;
+  __shared__ A shared[32];
+  constexpr int kGroups = kThreads / kGroup;
+  const int group = threadIdx.x / kGroup, lane = threadIdx.x % kGroup;
+  double losses = 0;
+  for (int64_t row = int64_t{blockIdx.x} * kGroups + group; row < o.rows; row += int64_t{gridDim.x} * kGroups) {
+    const int64_t begin = row * o.length, end = begin + o.length;
+    A sum = sweep<F, T, A, false>(f, o, A(1), begin, end, lane, kGroup);
+    sum = kGroup == 32 ? warp_sum(sum) : block_sum(sum, shared);
+    const A y = o.target ? load_any<A>(o.target, o.target_dtype, row) : A(0);
+    const RowLoss<A> result = f.finish(sum, y);
+    if (lane == 0) {
+      if (o.loss) static_cast<A*>(o.loss)[row] = result.loss;
+      losses += result.loss;
+    }
+    if constexpr (kWrite) {
+      A scale = static_cast<A>(o.gradient_factor);
+      if (o.incoming) scale *= static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : row];
+      sweep<F, T, A, true>(f, o, scale * result.coefficient, begin, end, lane, kGroup);
+    }
+  }
+  finish_total<A>(o, losses);
+}

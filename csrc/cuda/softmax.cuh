@@ -1,0 +1,294 @@
+// The softmax family on CUDA: one softmax for each row, its loss, and the gradient from the same reading of the row.
+//
+// - Up to 1 K classes a warp keeps a row in registers; up to what shared memory holds, a block; a longer row against
+//   class indices is split over blocks in two launches, any other is read again by its block.
+// - Classes that are not the last dimension: a thread per position, neighbours in memory side by side.
+// - One launch adds the losses up and writes the scalar (reduce.cuh); the number of rows that count, where indices may
+//   be ignored or weighted, is a launch before it and stays on the device.
+// Included inside the anonymous namespace of each softmax .cu, after numerics.h and the formulas.
+
+enum class Target { kIndex, kMixture, kLogits };
+
+constexpr int kMostThreads = 512;
+
+// Pointers of one call; null where not given or not wanted. Positions are [outer, inner].
+struct Operands {
+  int64_t outer, classes, inner;
+  const void *input, *target;  // [outer, classes, inner]; class indices: [outer, inner]
+  Dtype target_dtype, weight_dtype;
+  bool indices;
+  const void* weight;  // [classes]
+  int64_t ignore_index;
+  double smoothing;
+  const void* incoming;  // [outer, inner], or one element with `incoming_scalar`; accumulation dtype
+  bool incoming_scalar;
+  double factor;                   // 1 / denominator where it is known on the host
+  const double* denominator;       // else the denominator
+  void* loss;                      // [outer, inner] accumulation dtype, for "none"
+  void* total;                     // [1] accumulation dtype, for the other reductions
+  void *grad_input, *grad_target;  // as input, as target
+  double* partial;                 // workspace of grid_sum
+  unsigned* finished;
+  void* split;  // [positions, splits] Running: softmaxes of the parts of a long row
+  int splits;
+
+  __host__ __device__ int64_t positions() const { return outer * inner; }
+};
+
+template <class A>
+__device__ __forceinline__ A row_scale(const Operands& o, int64_t row) {
+  double scale = o.denominator ? 1.0 / *o.denominator : o.factor;
+  if (o.incoming) scale *= static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : row];
+  return static_cast<A>(scale);
+}
+
+// All losses added up and divided, by the last block to finish.
+template <class A>
+__device__ __forceinline__ void write_total(const Operands& o, double sum) {
+  if (o.total == nullptr) return;
+  double total;
+  if (grid_sum(sum, o.partial, o.finished, &total)) {
+    *static_cast<A*>(o.total) = static_cast<A>(o.denominator ? total / *o.denominator : total * o.factor);
+  }
+}
+
+// Classes of each part of a row split in `splits`, whole packs.
+template <int kSize>
+__device__ __forceinline__ int64_t split_width(int64_t classes, int splits) {
+  return (classes + int64_t{splits} * kSize - 1) / (int64_t{splits} * kSize) * kSize;
+}
+
+template <class A>
+__device__ __forceinline__ A class_weight(const Operands& o, int64_t c) {
+  return o.weight ? load_any<A>(o.weight, o.weight_dtype, c) : A(1);
+}
+
+// The class of a row, or -1 where the row does not count.
+__device__ __forceinline__ int64_t class_of(const Operands& o, int64_t row) {
+  const int64_t y = load_index(o.target, o.target_dtype, row);
+  if (y == o.ignore_index) return -1;
+  CUDA_KERNEL_ASSERT(y >= 0 && y < o.classes && "class index in [0, classes) or ignore_index");
+  return y;
+}
+
+// Writes the values derived from each of the row's: to[at * step] = value(class, x).
+template <class A, class T, class Row, class Value>
+__device__ __forceinline__ void write_row(const Row& row, T* to, int64_t step, const Value& value) {
+  row.each([&](int, int64_t at, const auto& x) {
+    auto out = x;
+    constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) out.v[i] = narrow<T>(value(at + i, widen<A>(x.v[i])));
+    store_values<T, kSize>(to + at * step, out);
+  });
+}
+
+// The gradient against class y: scale slope (delta - p).
+template <class A, class T, class Row>
+__device__ __forceinline__ void write_index_gradient(const Row& row, T* to, int64_t step, const Softmax<A>& s,
+                                                     int64_t y, A slope) {
+  const A factor = -slope * s.inverse;
+  write_row<A>(row, to, step, [&](int64_t c, A x) {
+    const A g = exp_<ExpPolicy<T>>((x - s.peak) * s.rate) * factor;
+    return c == y ? g + slope : g;
+  });
+}
+
+template <class F, class A>
+__device__ __forceinline__ ClassTerms<A> index_terms(const F& f, const Operands& o, const Softmax<A>& s, A x,
+                                                     int64_t y) {
+  const A u = (x - s.peak) - s.log_sum, w = class_weight<A>(o, y);
+  const ClassTerms<A> t = f(u, exp_(u));
+  return {w == A(0) ? A(0) : w * t.loss, w * t.slope};
+}
+
+// One row against class indices or a mixture of classes; returns its loss.
+template <Target kTarget, class F, class T, class Threads, class Row>
+__device__ __forceinline__ Accumulation<T> class_row(const F& f, const Operands& o, const Row& row, const T* x,
+                                                     int64_t position, int64_t base, int64_t step) {
+  using A = Accumulation<T>;
+  T* to = o.grad_input ? static_cast<T*>(o.grad_input) + base : nullptr;
+  const int64_t y = o.indices ? class_of(o, position) : int64_t{-1};
+  if (o.indices && y < 0) {
+    if (to) write_row<A>(row, to, step, [](int64_t, A) { return A(0); });
+    return A(0);
+  }
+  const Softmax<A> s = row_softmax<A, T, Threads>(row, A(1));
+  const A scale = row_scale<A>(o, position);
+  if constexpr (kTarget == Target::kIndex) {
+    const ClassTerms<A> t = index_terms(f, o, s, widen<A>(x[y * step]), y);
+    if (to) write_index_gradient<A>(row, to, step, s, y, scale * t.slope);
+    return t.loss;
+  } else {
+    const A kept = static_cast<A>(1 - o.smoothing), spread = static_cast<A>(o.smoothing / o.classes);
+    const auto share = [&](int64_t c) {
+      const A given = o.indices ? A(c == y) : load_any<A>(o.target, o.target_dtype, base + c * step);
+      return (kept * given + spread) * class_weight<A>(o, c);
+    };
+    A loss = 0, slope = 0;
+    row.each([&](int, int64_t at, const auto& values) {
+      constexpr int kSize = sizeof(values.v) / sizeof(values.v[0]);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        const A u = (widen<A>(values.v[i]) - s.peak) - s.log_sum, part = share(at + i);
+        const ClassTerms<A> t = f(u, exp_<ExpPolicy<T>>(u));
+        loss += part == A(0) ? A(0) : part * t.loss;
+        slope += part * t.slope;
+      }
+    });
+    loss = Threads::sum(loss);
+    slope = Threads::sum(slope);
+    if (to) {
+      write_row<A>(row, to, step, [&](int64_t c, A v) {
+        const A u = (v - s.peak) - s.log_sum, p = exp_<ExpPolicy<T>>(u);
+        return scale * (share(c) * f(u, p).slope - p * slope);
+      });
+    }
+    return loss;
+  }
+}
+
+// One row against logits z of its own dtype or another.
+template <class F, class T, class Threads, class Row, class OtherRow>
+__device__ __forceinline__ Accumulation<T> logits_row(const F& f, const Operands& o, const Row& row,
+                                                      const OtherRow& other, int64_t position, int64_t base,
+                                                      int64_t step) {
+  using A = Accumulation<T>;
+  const Softmax<A> s = row_softmax<A, T, Threads>(row, f.rate), r = row_softmax<A, T, Threads>(other, f.rate);
+  const auto terms = [&](A x, A z, A* p, A* q) {
+    const A u = (x - s.peak) * s.rate - s.log_sum, v = (z - r.peak) * r.rate - r.log_sum;
+    *p = exp_<ExpPolicy<T>>(u);
+    *q = exp_<ExpPolicy<T>>(v);
+    return f(u, *p, v, *q);
+  };
+  A loss = 0, slope_x = 0, slope_z = 0, p, q;
+  row.each([&](int slot, int64_t at, const auto& x) {
+    constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
+    const auto z = other.get(slot, at);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const PairTerms<A> t = terms(widen<A>(x.v[i]), widen<A>(z.v[i]), &p, &q);
+      loss += t.loss;
+      slope_x += t.slope_input;
+      slope_z += t.slope_target;
+    }
+  });
+  loss = Threads::sum(loss);
+  if (!o.grad_input && !o.grad_target) return loss;
+  slope_x = Threads::sum(slope_x);
+  slope_z = Threads::sum(slope_z);
+  const A scale = row_scale<A>(o, position) * f.rate;
+  row.each([&](int slot, int64_t at, const auto& x) {
+    constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
+    const auto z = other.get(slot, at);
+    auto grad_x = x;
+    auto grad_z = z;
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const PairTerms<A> t = terms(widen<A>(x.v[i]), widen<A>(z.v[i]), &p, &q);
+      grad_x.v[i] = narrow<T>(scale * (t.slope_input - p * slope_x));
+      using Z = std::remove_reference_t<decltype(grad_z.v[i])>;
+      grad_z.v[i] = narrow<Z>(scale * (t.slope_target - q * slope_z));
+    }
+    if (o.grad_input) store_values<T, kSize>(static_cast<T*>(o.grad_input) + base + at * step, grad_x);
+    if (o.grad_target) OtherRow::store(o.grad_target, o.target_dtype, base + at * step, grad_z);
+  });
+  return loss;
+}
+
+template <Target kTarget, class F, class T, class Threads, class Row, class OtherRow>
+__global__ void __launch_bounds__(kMostThreads) softmax_kernel(const F f, const Operands o) {
+  using A = Accumulation<T>;
+  extern __shared__ __align__(16) unsigned char space[];
+  T* shared = reinterpret_cast<T*>(space);
+  double sum = 0;
+  for (int64_t position = Threads::first(); position < o.positions(); position += Threads::teams()) {
+    const int64_t step = o.inner, base = position / step * step * o.classes + position % step;
+    const Row row(o.input, Dtype{}, base, step, o.classes, shared);
+    A loss;
+    if constexpr (kTarget == Target::kLogits) {
+      const OtherRow other(o.target, o.target_dtype, base, step, o.classes, shared + o.classes);
+      loss = logits_row<F, T, Threads>(f, o, row, other, position, base, step);
+    } else {
+      loss = class_row<kTarget, F, T, Threads>(f, o, row, static_cast<const T*>(o.input) + base, position, base, step);
+    }
+    if (Threads::rank() == 0) {
+      if (o.loss) static_cast<A*>(o.loss)[position] = loss;
+      sum += loss;
+    }
+  }
+  write_total<A>(o, sum);
+}
+
+// ---- A long row split over blocks: its parts' softmaxes first, then the gradient of each part. ----
+
+template <class T, int kSize>
+__device__ __forceinline__ GlobalRow<T, kSize, 0, Team<0>> row_part(const Operands& o, int64_t part, int64_t* begin) {
+  const int64_t row = part / o.splits, width = split_width<kSize>(o.classes, o.splits);
+  *begin = part % o.splits * width;
+  const int64_t left = o.classes - *begin, length = left < width ? (left > 0 ? left : 0) : width;
+  return {o.input, Dtype{}, row * o.classes + *begin, 1, length, nullptr};
+}
+
+template <class T, int kSize>
+__global__ void __launch_bounds__(kMostThreads) split_softmax_kernel(const Operands o) {
+  using A = Accumulation<T>;
+  int64_t begin;
+  for (int64_t part = blockIdx.x; part < o.positions() * o.splits; part += gridDim.x) {
+    const Running<A> running = running_softmax<A, T, Team<0>>(row_part<T, kSize>(o, part, &begin), A(1));
+    if (threadIdx.x == 0) static_cast<Running<A>*>(o.split)[part] = running;
+  }
+}
+
+// The softmax of a row from those of its parts; every warp does it for itself.
+template <class A>
+__device__ __forceinline__ Softmax<A> merged_softmax(const Running<A>* parts, int splits) {
+  A peak = -infinity_<A>(), sum = 0;
+  for (int i = threadIdx.x % 32; i < splits; i += 32) peak = parts[i].peak > peak ? parts[i].peak : peak;
+  peak = warp_max(peak);
+  for (int i = threadIdx.x % 32; i < splits; i += 32) {
+    const Running<A> part = parts[i];
+    sum += part.peak == -infinity_<A>() ? part.sum : part.sum * exp_(part.peak - peak);
+  }
+  return finish_softmax(A(1), peak, warp_sum(sum));
+}
+
+template <class F, class T, int kSize>
+__global__ void __launch_bounds__(kMostThreads) split_index_kernel(const F f, const Operands o) {
+  using A = Accumulation<T>;
+  double sum = 0;
+  for (int64_t part = blockIdx.x; part < o.positions() * o.splits; part += gridDim.x) {
+    const int64_t position = part / o.splits, y = class_of(o, position);
+    int64_t begin;
+    const auto row = row_part<T, kSize>(o, part, &begin);
+    T* to = o.grad_input ? static_cast<T*>(o.grad_input) + position * o.classes + begin : nullptr;
+    A loss = 0;
+    if (y < 0) {
+      if (to) write_row<A>(row, to, 1, [](int64_t, A) { return A(0); });
+    } else {
+      const Softmax<A> s = merged_softmax(static_cast<const Running<A>*>(o.split) + position * o.splits, o.splits);
+      const T* x = static_cast<const T*>(o.input) + position * o.classes;
+      const ClassTerms<A> t = index_terms(f, o, s, widen<A>(x[y]), y);
+      if (to) write_index_gradient<A>(row, to, 1, s, y - begin, row_scale<A>(o, position) * t.slope);
+      loss = t.loss;
+    }
+    if (threadIdx.x == 0 && part % o.splits == 0) {
+      if (o.loss) static_cast<A*>(o.loss)[position] = loss;
+      sum += loss;
+    }
+  }
+  write_total<A>(o, sum);
+}
+
+// *denominator = the number of rows that count, or the sum of their classes' weights.
+template <class A, bool kWeighted>
+__global__ void __launch_bounds__(kMostThreads) denominator_kernel(const Operands o, double* denominator) {
+  double sum = 0;
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < o.positions();
+       i += int64_t{gridDim.x} * blockDim.x) {
+    const int64_t y = class_of(o, i);
+    sum += y < 0 ? A(0) : kWeighted ? class_weight<A>(o, y) : A(1);
+  }
+  double total;
+  if (grid_sum(sum, o.partial, o.finished, &total)) *denominator = total;
+}

@@ -1,0 +1,63 @@
+// Losses of one class against its log-probability. Formulas only; reference: fused_losses/losses/classification.py.
+// A functor maps u = log p and p of a class to its loss and to the derivative with respect to u; drivers multiply both
+// by the class's share of the target and by its weight, and apply the softmax's chain rule.
+
+template <class A>
+struct ClassTerms {
+  A loss, slope;
+};
+
+// -log p
+template <class A>
+struct CrossEntropy : Plain<CrossEntropy<A>> {
+  static constexpr bool kPair = false;
+  static constexpr bool kWeightedMean = true;
+
+  explicit CrossEntropy(const Options&) {}
+
+  FL_HD ClassTerms<A> operator()(A u, A) const { return {-u, A(-1)}; }
+};
+
+// factor (1-p)^gamma (-log p); Lin et al., "Focal Loss for Dense Object Detection", 2017. kGamma < 0: any gamma.
+// The slope is -(1-p)^gamma (1 + gamma p r), r = -log p / (1-p), which tends to 1 as p does.
+template <class A, int kGamma>
+struct SoftmaxFocalGamma {
+  static constexpr bool kPair = false;
+  static constexpr bool kWeightedMean = false;
+
+  A gamma, factor;
+
+  FL_HD ClassTerms<A> operator()(A u, A p) const {
+    if constexpr (kGamma == 0) return {-factor * u, -factor};
+    const A miss = -expm1_(u);
+    const A power = factor * modulator(miss);
+    const A ratio = miss == A(0) ? A(1) : -u / miss;
+    const A tilt = p == A(0) ? A(0) : gamma * p * ratio;
+    return {power * -u, -power * (A(1) + tilt)};
+  }
+
+  FL_HD A modulator(A miss) const {
+    if constexpr (kGamma == 1) return miss;
+    if constexpr (kGamma == 2) return miss * miss;
+    if constexpr (kGamma == 3) return miss * miss * miss;
+    return pow_from_log(log_(miss), gamma);
+  }
+};
+
+template <class A>
+struct SoftmaxFocal {
+  static constexpr bool kPair = false;
+  static constexpr bool kWeightedMean = false;
+
+  template <class Run>
+  static auto with(const Options& options, const Run& run) {
+    const A gamma = static_cast<A>(options.gamma), factor = static_cast<A>(options.alpha);
+#ifndef __CUDACC__  // on the GPU the exponent costs little beside the reading, and kernels for each gamma cost minutes
+    if (gamma == A(0)) return run(SoftmaxFocalGamma<A, 0>{gamma, factor});
+    if (gamma == A(1)) return run(SoftmaxFocalGamma<A, 1>{gamma, factor});
+    if (gamma == A(2)) return run(SoftmaxFocalGamma<A, 2>{gamma, factor});
+    if (gamma == A(3)) return run(SoftmaxFocalGamma<A, 3>{gamma, factor});
+#endif
+    return run(SoftmaxFocalGamma<A, -1>{gamma, factor});
+  }
+};
