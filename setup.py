@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import setuptools
@@ -177,6 +179,45 @@ def extensions():
 EXTENSIONS, CUDA_OBSTACLE = extensions()
 
 
+COMPILATION = re.compile(r"^(\[\d+/\d+\]) .* -c (?:'([^']+)'|(\S+)) -o .*$")
+LOOPS = re.compile(rf"build/loops/(\w+)_({'|'.join(INSTRUCTION_SETS)})\.cpp")
+
+
+def brief(line):
+    """A line of `ninja -v`: of a compilation its count and source, anything else as it is."""
+    found = COMPILATION.match(line.rstrip())
+    if not found:
+        return line
+    source = os.path.relpath(found[2] or found[3], Path(__file__).parent)
+    source = LOOPS.sub(r"csrc/cpu/\1_loops.h \2", source)
+    return f"{found[1]} {source}\n"
+
+
+@contextmanager
+def brief_output():
+    """Inside the block each line that this process and its children write to standard output passes through `brief`."""
+    sys.stdout.flush()
+    terminal = os.dup(1)
+    read, write = os.pipe()
+    os.dup2(write, 1)
+    os.close(write)
+
+    def copy():
+        with os.fdopen(read, errors="replace") as lines, os.fdopen(os.dup(terminal), "w") as out:
+            for line in lines:
+                print(brief(line), end="", file=out, flush=True)
+
+    reader = threading.Thread(target=copy)
+    reader.start()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(terminal, 1)  # closes the pipe, which ends the reader
+        os.close(terminal)
+        reader.join()
+
+
 class Build(cpp_extension.BuildExtension):
     """Checks first what would otherwise end in a traceback, builds, and says in one line what was built."""
 
@@ -188,7 +229,8 @@ class Build(cpp_extension.BuildExtension):
         headers = sysconfig.get_path("include")
         if not os.path.exists(os.path.join(headers, "Python.h")):
             stop(f"Python.h is not in {headers}: install the headers of this Python (python3-dev).")
-        super().run()
+        with brief_output():
+            super().run()
         print(self.summary(), flush=True)
 
     def summary(self):

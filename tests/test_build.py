@@ -150,6 +150,26 @@ def test_avx_only_in_the_namespaces_of_its_targets():
         assert len(wide["avx512"]) > 10
 
 
+# ------------------------------------------------------------------------------------------------ output of setup.py
+
+
+@from_a_checkout
+def test_a_build_step_is_one_line_and_messages_of_the_compiler_stay():
+    command = "c++ -MMD -MF x.o.d -O3 -c -c {} -o x.o -std=c++20 -DNAME=_C"
+    sources = [ROOT / "csrc/cpu/overlap.cpp", ROOT / "build/loops/row_sums_avx512.cpp", ROOT / "csrc/cuda/overlap.cu"]
+    messages = ["csrc/cpu/overlap.cpp:3:1: warning: unused", "FAILED: x.o", command.format(sources[0])]
+    lines = [f"[{i}/31] {command.format(source)}" for i, source in enumerate(sources, 1)] + messages
+    printed = output(
+        "import runpy, subprocess\n"
+        "with runpy.run_path('setup.py')['brief_output']():\n"
+        f"    subprocess.run(['printf', '%s\\n', *{lines}])\n"
+    )
+    assert printed.splitlines() == [
+        "[1/31] csrc/cpu/overlap.cpp", "[2/31] csrc/cpu/row_sums_loops.h avx512", "[3/31] csrc/cuda/overlap.cu",
+        *messages,
+    ]  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------ errors of setup.py
 
 
