@@ -189,17 +189,15 @@ void run(Operands o, const Tensor& input, const Tensor& target, const Options& o
         if constexpr (F::kIgnores || F::kWeightedMean) {
           denominator = new_tensor(input, {1}, Dtype::kFloat64);
           double* value = static_cast<double*>(denominator.mutable_data_ptr());
-          denominator_kernel<F, A><<<grid, kThreads, 0, launch.stream()>>>(f, o, value);
-          STD_CUDA_KERNEL_LAUNCH_CHECK();
+          launch(denominator_kernel<F, A>, grid, kThreads, 0, f, o, value);
           o.denominator = value;
         }
       }
       if (same && !std::is_same_v<T, double>) {
-        elementwise_kernel<F, T, !std::is_same_v<T, double>><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+        launch(elementwise_kernel<F, T, !std::is_same_v<T, double>>, grid, kThreads, 0, f, o);
       } else {
-        elementwise_kernel<F, T, false><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+        launch(elementwise_kernel<F, T, false>, grid, kThreads, 0, f, o);
       }
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
       return 0;
     });
   });
@@ -255,7 +253,7 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, Op
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+FL_CUDA_LIBRARY(m) {
 #define FL_REGISTER(op, Functor, ...)                                    \
   m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
   m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));

@@ -1,13 +1,5 @@
-// What every launcher needs from torch and the device: current stream, device guard, grid size, workspace, launch
-// check.
+// What every launcher needs from torch and the device: current stream, device guard, grid size, launch, workspace.
 #pragma once
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
 
 #include <cmath>
 #include <cstdint>
@@ -18,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cuda/runtime.cuh"
 #include "math/dtype.h"
 #include "math/platform.h"
 #include "host/tensor.h"
@@ -31,10 +24,13 @@ constexpr int kBlocksPerSm =
 // Makes the device of `t` current for a launch and names its stream.
 class Launch {
  public:
-  explicit Launch(const Tensor& t) : guard_(t.get_device_index()), device_(t.get_device_index()) {
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
+  explicit Launch(const Tensor& t)
+      : guard_(t.get_device_index()), device_(t.get_device_index()), stream_(current_stream(device_)) {}
+
+  // Launches `kernel` there. bytes: of dynamic shared memory.
+  template <class Kernel, class... Arguments>
+  void operator()(Kernel kernel, int grid, int threads, int64_t bytes, const Arguments&... arguments) const {
+    launch_kernel(kernel, grid, threads, bytes, stream_, arguments...);
   }
 
   cudaStream_t stream() const { return stream_; }
@@ -46,16 +42,10 @@ class Launch {
     return static_cast<int>(wanted < 1 ? 1 : wanted < most ? wanted : most);
   }
 
-  // Asked of the driver once per device: the query costs more than a small kernel.
-  int multiprocessors() const {
-    static int known[64] = {};
-    int& count = known[device_ & 63];
-    if (count == 0) STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_));
-    return count;
-  }
+  int multiprocessors() const { return device_attribute<cudaDevAttrMultiProcessorCount>(device_); }
 
  private:
-  torch::stable::accelerator::DeviceGuard guard_;
+  DeviceGuard guard_;
   int device_;
   cudaStream_t stream_;
 };

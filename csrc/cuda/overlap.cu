@@ -179,8 +179,7 @@ class Call {
     peaks_ = new_tensor(input_, {o_.samples * o_.positions * 2}, accumulation_);
     o_.peaks = peaks_.mutable_data_ptr();
     o_.second_partial = second_partial;
-    softmax_peak_kernel<T><<<position_blocks(), kThreads, 0, launch_.stream()>>>(o_, second<Accumulation<T>>(kind));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_(softmax_peak_kernel<T>, position_blocks(), kThreads, 0, o_, second<Accumulation<T>>(kind));
   }
 
   // All sums; with a second term also its total and count.
@@ -196,14 +195,12 @@ class Call {
     if (swept_) peaks<T>(F::kSecond, o_.second_partial);
     if (in_registers_) {
       with_register_kernels<T>(o_.classes, [&](auto sums_kernel, auto) {
-        sums_kernel<<<grid, kSoftmaxThreads, 0, launch_.stream()>>>(o_, second<A>(F::kSecond));
-        STD_CUDA_KERNEL_LAUNCH_CHECK();
+        launch_(sums_kernel, grid, kSoftmaxThreads, 0, o_, second<A>(F::kSecond));
       });
     } else {
       const bool same = packs<T>(nullptr);
       const auto run = [&](auto sums_kernel, auto) {
-        sums_kernel<<<element_blocks(), kThreads, 0, launch_.stream()>>>(o_, second<A>(F::kSecond));
-        STD_CUDA_KERNEL_LAUNCH_CHECK();
+        launch_(sums_kernel, element_blocks(), kThreads, 0, o_, second<A>(F::kSecond));
       };
       if (kSecond && !swept_) {
         with_element_kernels<T, kSecond>(same, run);
@@ -214,10 +211,8 @@ class Call {
     if (!kSecond) return;
     second_ = new_tensor(input_, {2}, Dtype::kFloat64);
     f_.second = static_cast<double*>(second_.mutable_data_ptr());
-    second_kernel<A><<<1, kThreads, 0, launch_.stream()>>>(o_.second_partial, grid,
-                                                           static_cast<double*>(second_.mutable_data_ptr()),
-                                                           static_cast<A*>(count->mutable_data_ptr()));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_(second_kernel<A>, 1, kThreads, 0, o_.second_partial, grid, static_cast<double*>(second_.mutable_data_ptr()),
+            static_cast<A*>(count->mutable_data_ptr()));
   }
 
   template <class T>
@@ -234,8 +229,7 @@ class Call {
     GridSum workspace(launch_, input_, grid);
     f_.total_partial = workspace.data();
     f_.finished = workspace.finished;
-    finish_kernel<typename F::Ratio, A><<<grid, kThreads, 0, launch_.stream()>>>(ratio_, f_);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_(finish_kernel<typename F::Ratio, A>, grid, kThreads, 0, ratio_, f_);
   }
 
   template <class T>
@@ -244,8 +238,7 @@ class Call {
     o_.gradient = to->mutable_data_ptr();
     o_.count = count && reduction_ == Reduction::kMean ? count->const_data_ptr() : nullptr;
     const auto run = [&](auto kernel, int grid, int threads) {
-      kernel<<<grid, threads, 0, launch_.stream()>>>(o_, second<A>(F::kSecond));
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      launch_(kernel, grid, threads, 0, o_, second<A>(F::kSecond));
     };
     if (in_registers_) {
       with_register_kernels<T>(o_.classes, [&](auto, auto kernel) { run(kernel, register_blocks(), kSoftmaxThreads); });
@@ -300,7 +293,7 @@ std::vector<Tensor> compound_backward(Tensor grad_output, Tensor sums, Tensor co
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+FL_CUDA_LIBRARY(m) {
 #define FL_REGISTER(op, Functor, ...)                                                                    \
   m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<OverlapKind<Functor, SecondTerm::kNone>>>::call))); \
   m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<OverlapKind<Functor, SecondTerm::kNone>>>::call)));

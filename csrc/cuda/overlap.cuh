@@ -98,7 +98,7 @@ __device__ __forceinline__ A team_sum(A x, int team, A* shared) {
 
 // This block's part of the second term and of its count.
 __device__ __forceinline__ void write_second(const Operands& o, double second, double count) {
-  __shared__ double shared[32];
+  FL_SHARED(double, shared, [32]);
   second = block_sum(second, shared);
   count = block_sum(count, shared);
   if (threadIdx.x == 0) {
@@ -188,7 +188,7 @@ template <class T, bool kSame, bool kSecond>
 __global__ void __launch_bounds__(kThreads)
     element_sums_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
-  __shared__ A shared[32];
+  FL_SHARED(A, shared, [32]);
   const int teams = kThreads / o.team;
   const int64_t items = o.samples * o.classes * o.chunks;
   double second_sum = 0, count = 0;

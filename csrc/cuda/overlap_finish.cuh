@@ -26,7 +26,7 @@ struct Finish {
 
 template <class F, class A>
 __global__ void __launch_bounds__(kThreads) finish_kernel(const F ratio, const Finish o) {
-  __shared__ double shared[32];
+  FL_SHARED(double, shared, [32]);
   const int lane = threadIdx.x % o.team, teams = kThreads / o.team;
   const int64_t rows = (o.batch ? 1 : o.samples) * o.classes;
   A* sums = static_cast<A*>(o.sums);
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const F ratio, const F
 // The second terms of all blocks and the number they are averaged over, at least 1. One block.
 template <class A>
 __global__ void __launch_bounds__(kThreads) second_kernel(const double* partial, int blocks, double* second, A* count) {
-  __shared__ double shared[32];
+  FL_SHARED(double, shared, [32]);
   double sum = 0, counted = 0;
   for (int64_t b = threadIdx.x; b < blocks; b += kThreads) {
     sum += partial[2 * b];

@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
     register_sums_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   constexpr int kWarps = kSoftmaxThreads / 32;
-  __shared__ A shared[kWarps][3 * kClasses];
+  FL_SHARED(A, shared, [kWarps][3 * kClasses]);
   const int classes = static_cast<int>(o.classes), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t S = o.positions;
   const bool both = second.kind != SecondTerm::kNone;
@@ -195,7 +195,7 @@ template <class T, int kClasses>
 __global__ void __launch_bounds__(kSoftmaxThreads)
     register_gradient_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
-  __shared__ Coefficients<A> k[kClasses];
+  FL_SHARED(Coefficients<A>, k, [kClasses]);
   const int classes = static_cast<int>(o.classes);
   const int64_t S = o.positions;
   const bool both = second.kind != SecondTerm::kNone;

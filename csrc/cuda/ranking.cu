@@ -314,20 +314,15 @@ void run(const Call& call) {
   constexpr int kWarps = kThreads / 32;
   const int grid = launch.grid(groups, kWarps);
   if (items > 0) {
-    read_kernel<A><<<launch.grid(items, kThreads), kThreads, 0, launch.stream()>>>(o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    rank_kernel<A><<<grid, kThreads, 0, launch.stream()>>>(o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(read_kernel<A>, launch.grid(items, kThreads), kThreads, 0, o);
+    launch(rank_kernel<A>, grid, kThreads, 0, o);
     if constexpr (F::kSmoothRanks) {
-      smooth_kernel<F, A><<<grid, kThreads, 0, launch.stream()>>>(f, o);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      launch(smooth_kernel<F, A>, grid, kThreads, 0, f, o);
       if (o.gradient) {
-        smooth_gradient_kernel<F, A><<<grid, kThreads, 0, launch.stream()>>>(f, o);
-        STD_CUDA_KERNEL_LAUNCH_CHECK();
+        launch(smooth_gradient_kernel<F, A>, grid, kThreads, 0, f, o);
       }
     } else {
-      pair_kernel<F, A><<<grid, kThreads, 0, launch.stream()>>>(f, o);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      launch(pair_kernel<F, A>, grid, kThreads, 0, f, o);
     }
   }
   if (o.loss == nullptr && o.total == nullptr) return;
@@ -335,8 +330,7 @@ void run(const Call& call) {
   GridSum workspace(launch, call.scores, finish_grid);
   o.partial = workspace.data();
   o.finished = workspace.finished;
-  finish_kernel<A, F::kSmoothRanks><<<finish_grid, kThreads, 0, launch.stream()>>>(o);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch(finish_kernel<A, F::kSmoothRanks>, finish_grid, kThreads, 0, o);
 }
 
 template <template <class> class Functor>
@@ -378,7 +372,7 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor scores, Tensor relevance
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+FL_CUDA_LIBRARY(m) {
 #define FL_REGISTER(op, Functor, ...)                                    \
   m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
   m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));

@@ -51,8 +51,8 @@ __device__ __forceinline__ A block_max(A x, A* shared) {
 // the partial sums are added in block order, so the bits do not depend on which block that is.
 // partial: [gridDim.x] workspace; finished: zero before the launch and after it.
 __device__ __forceinline__ bool grid_sum(double x, double* partial, unsigned* finished, double* total) {
-  __shared__ double shared[32];
-  __shared__ bool last;
+  FL_SHARED(double, shared, [32]);
+  FL_SHARED(bool, last, );
   x = block_sum(x, shared);
   if (threadIdx.x == 0) {
     partial[blockIdx.x] = x;

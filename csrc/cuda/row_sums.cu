@@ -30,13 +30,12 @@ void launch_kernel(const Launch& launch, const F& f, Operands o, const Tensor& l
   o.partial = workspace.data();
   o.finished = workspace.finished;
   if (flat) {
-    flat_kernel<F, T, kWrite><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+    launch(flat_kernel<F, T, kWrite>, grid, kThreads, 0, f, o);
   } else if (wide) {
-    rows_kernel<F, T, kThreads, kWrite><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+    launch(rows_kernel<F, T, kThreads, kWrite>, grid, kThreads, 0, f, o);
   } else {
-    rows_kernel<F, T, 32, kWrite><<<grid, kThreads, 0, launch.stream()>>>(f, o);
+    launch(rows_kernel<F, T, 32, kWrite>, grid, kThreads, 0, f, o);
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 using TensorPointers = std::vector<const Tensor*>;
@@ -219,10 +218,9 @@ Tensor add_scaled(const Tensor& a, double factor, const Tensor& b) {
   const Launch launch(a);
   with_floating(dtype_of(a), [&](auto tag) {
     using A = Accumulation<decltype(tag)>;
-    add_scaled_kernel<A><<<launch.grid(a.numel(), kThreads), kThreads, 0, launch.stream()>>>(
-        static_cast<const A*>(a.const_data_ptr()), factor, static_cast<const A*>(b.const_data_ptr()),
-        static_cast<A*>(to.mutable_data_ptr()), a.numel());
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(add_scaled_kernel<A>, launch.grid(a.numel(), kThreads), kThreads, 0,
+           static_cast<const A*>(a.const_data_ptr()), factor, static_cast<const A*>(b.const_data_ptr()),
+           static_cast<A*>(to.mutable_data_ptr()), a.numel());
   });
   return to;
 }
@@ -285,7 +283,7 @@ std::vector<Tensor> vae_backward(Tensor grad_total, Tensor grad_reconstruction, 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+FL_CUDA_LIBRARY(m) {
 #define FL_REGISTER(set, op, Functor, ...)                                     \
   m.impl(#op, TORCH_BOX((&Named<LossId::op, &set##_forward<Functor>>::call))); \
   m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &set##_backward<Functor>>::call)));

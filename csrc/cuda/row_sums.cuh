@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const Operand
 template <class F, class T, int kGroup, bool kWrite>
 __global__ void __launch_bounds__(kThreads) rows_kernel(const F f, const Operands o) {
   using A = Accumulation<T>;
-  __shared__ A shared[32];
+  FL_SHARED(A, shared, [32]);
   constexpr int kGroups = kThreads / kGroup;
   const int group = threadIdx.x / kGroup, lane = threadIdx.x % kGroup;
   double losses = 0;

@@ -51,7 +51,7 @@ struct Team {
     } else if constexpr (kThreadsPerRow == 32) {
       return warp_sum(x);
     } else {
-      __shared__ A shared[32];
+      FL_SHARED(A, shared, [32]);
       return block_sum(x, shared);
     }
   }
@@ -63,7 +63,7 @@ struct Team {
     } else if constexpr (kThreadsPerRow == 32) {
       return warp_max(x);
     } else {
-      __shared__ A shared[32];
+      FL_SHARED(A, shared, [32]);
       return block_max(x, shared);
     }
   }

@@ -31,13 +31,12 @@ void scale_(Tensor gradient, Tensor grad_output) {
     T* data = static_cast<T*>(gradient.mutable_data_ptr());
     const auto* factor = static_cast<const Accumulation<T>*>(grad_output.const_data_ptr());
     const int grid = launch.grid(n, int64_t{kThreads} * Pack<T>::kSize);
-    scale_kernel<T><<<grid, kThreads, 0, launch.stream()>>>(data, factor, n, aligned(data));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(scale_kernel<T>, grid, kThreads, 0, data, factor, n, aligned(data));
   });
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) { m.impl("scale_", TORCH_BOX(&scale_)); }
+FL_CUDA_LIBRARY(m) { m.impl("scale_", TORCH_BOX(&scale_)); }
 
 }  // namespace fused_losses::cuda

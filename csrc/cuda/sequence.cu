@@ -110,8 +110,8 @@ __device__ void link_places(const Sentences<A>& o, int64_t sample, int64_t place
 // Expected and reference counts of the n-grams of one sample and order: lanes over places, warps over steps.
 template <class A>
 __global__ void __launch_bounds__(kThreads) match_kernel(const ExpectedBLEU<A> f, const Sentences<A> o) {
-  __shared__ A expected[kWarps][kLanes];
-  __shared__ int count[kWarps][kLanes];
+  FL_SHARED(A, expected, [kWarps][kLanes]);
+  FL_SHARED(int, count, [kWarps][kLanes]);
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
   for (int64_t index = blockIdx.x; index < o.batch * o.orders; index += gridDim.x) {
     const int64_t sample = index / o.orders, n = index % o.orders + 1;
@@ -204,7 +204,7 @@ __device__ __forceinline__ A derivative_by_chance(const Sentences<A>& o, const A
 template <class T, int kSize>
 __global__ void __launch_bounds__(512) write_kernel(const Sentences<Accumulation<T>> o) {
   using A = Accumulation<T>;
-  __shared__ double shared[32];
+  FL_SHARED(double, shared, [32]);
   for (int64_t row = blockIdx.x; row < o.batch * o.steps; row += gridDim.x) {
     const int64_t sample = row / o.steps, t = row % o.steps, length = o.length(sample);
     T* to = static_cast<T*>(o.gradient) + row * o.classes;
@@ -293,26 +293,23 @@ struct Call {
 template <class T, int kSize>
 void run_rows(const Launch& launch, const Tensor& like, const ExpectedBLEU<Accumulation<T>>& f,
               Sentences<Accumulation<T>> o) {
+  using A = Accumulation<T>;
   const int64_t rows = o.batch * o.steps;
   const int threads = o.classes <= 4096 ? 128 : 512;
   const int grid = launch.grid(rows, 1, 2048 / threads);
   if (rows > 0) {
-    read_kernel<T, kSize><<<grid, threads, 0, launch.stream()>>>(o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(read_kernel<T, kSize>, grid, threads, 0, o);
   }
   if (o.orders > 0 && o.batch > 0) {
-    match_kernel<<<launch.grid(o.batch * o.orders, 1), kThreads, 0, launch.stream()>>>(f, o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(match_kernel<A>, launch.grid(o.batch * o.orders, 1), kThreads, 0, f, o);
   }
   const int finish_grid = launch.grid(o.batch, kThreads);
   GridSum workspace(launch, like, finish_grid);
   o.partial = workspace.data();
   o.finished = workspace.finished;
-  finish_kernel<<<finish_grid, kThreads, 0, launch.stream()>>>(f, o);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch(finish_kernel<A>, finish_grid, kThreads, 0, f, o);
   if (o.gradient && rows > 0) {
-    write_kernel<T, kSize><<<grid, threads, 0, launch.stream()>>>(o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(write_kernel<T, kSize>, grid, threads, 0, o);
   }
 }
 
@@ -377,7 +374,7 @@ std::vector<Tensor> backward(Tensor grad_output, Tensor logits, Tensor target, O
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+FL_CUDA_LIBRARY(m) {
   m.impl("expected_bleu_loss", TORCH_BOX((&Named<LossId::expected_bleu_loss, &forward>::call)));
   m.impl("expected_bleu_loss_backward", TORCH_BOX((&Named<LossId::expected_bleu_loss, &backward>::call)));
 }

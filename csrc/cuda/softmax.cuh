@@ -199,7 +199,7 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const Operands
 template <Target kTarget, class F, class T, class Threads, class Row, class OtherRow>
 __global__ void __launch_bounds__(kMostThreads) softmax_kernel(const F f, const Operands o) {
   using A = Accumulation<T>;
-  extern __shared__ __align__(16) unsigned char space[];
+  FL_DYNAMIC_SHARED(space);
   T* shared = reinterpret_cast<T*>(space);
   double sum = 0;
   for (int64_t position = Threads::first(); position < o.positions(); position += Threads::teams()) {

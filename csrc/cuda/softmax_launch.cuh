@@ -4,9 +4,7 @@ constexpr int64_t kOwnShared = 2048;  // more than what the kernels declare them
 
 // The device's most shared memory for one block, less the kernels' own.
 inline int64_t shared_bytes(int device) {
-  static int known[64] = {};
-  int& bytes = known[device & 63];
-  if (bytes == 0) STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const int64_t bytes = device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>(device);
   constexpr int64_t kTwoBlocks = 100 * 1024;  // at least two blocks of a large multiprocessor
   return bytes - kOwnShared < kTwoBlocks ? bytes - kOwnShared : kTwoBlocks;
 }
@@ -35,8 +33,7 @@ struct SoftmaxLaunch {
       STD_CUDA_CHECK(
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
     }
-    kernel<<<grid, threads, bytes, launch.stream()>>>(f, o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(kernel, grid, threads, bytes, f, o);
   }
 
   template <class Threads, template <class, int, int, class> class Row, int kSize, int kPacks>
@@ -57,10 +54,8 @@ struct SoftmaxLaunch {
     o.split = parts.mutable_data_ptr();
     GridSum workspace(launch, input, grid);
     sums(grid, &workspace);
-    split_softmax_kernel<T, kSize><<<grid, kMostThreads, 0, launch.stream()>>>(o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    split_index_kernel<F, T, kSize><<<grid, kMostThreads, 0, launch.stream()>>>(f, o);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(split_softmax_kernel<T, kSize>, grid, kMostThreads, 0, o);
+    launch(split_index_kernel<F, T, kSize>, grid, kMostThreads, 0, f, o);
   }
 
   void run() {
@@ -161,8 +156,7 @@ void run(Operands o, const Tensor& input, const Options& options, Reduction redu
       const auto kernel = dtype_of(input) == Dtype::kFloat64
                               ? denominator_kernel<double, Functor<double>::kWeightedMean>
                               : denominator_kernel<float, Functor<float>::kWeightedMean>;
-      kernel<<<grid, kThreads, 0, launch.stream()>>>(o, value);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      launch(kernel, grid, kThreads, 0, o, value);
     }
     o.denominator = value;
   } else if (reduction == Reduction::kMean) {

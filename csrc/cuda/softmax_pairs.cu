@@ -20,7 +20,7 @@ namespace {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+FL_CUDA_LIBRARY(m) {
 #define FL_REGISTER(op, Functor, ...)                                    \
   m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
   m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));

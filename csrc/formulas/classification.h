@@ -52,7 +52,7 @@ struct SoftmaxFocal {
   template <class Run>
   static auto with(const Options& options, const Run& run) {
     const A gamma = static_cast<A>(options.gamma), factor = static_cast<A>(options.alpha);
-#ifndef __CUDACC__  // on the GPU the exponent costs little beside the reading, and kernels for each gamma cost minutes
+#ifndef FL_CUDA  // on the GPU the exponent costs little beside the reading, and kernels for each gamma cost minutes
     if (gamma == A(0)) return run(SoftmaxFocalGamma<A, 0>{gamma, factor});
     if (gamma == A(1)) return run(SoftmaxFocalGamma<A, 1>{gamma, factor});
     if (gamma == A(2)) return run(SoftmaxFocalGamma<A, 2>{gamma, factor});

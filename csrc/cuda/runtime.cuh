@@ -1,0 +1,59 @@
+// All that the kernels and their launchers take from the CUDA runtime. No other file includes a CUDA header, declares
+// shared memory, writes <<<>>> or names a dispatch key, so that the same sources compile for the emulator of the CPU.
+#pragma once
+
+#ifdef FL_EMULATED
+
+#include "emulator/runtime.h"
+
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <cstdint>
+
+// A variable of a block: FL_SHARED(double, sums, [32]); the extent is empty for a single value.
+#define FL_SHARED(type, name, extent) __shared__ type name extent
+
+// The bytes a launch asked for, on a 16-byte boundary: unsigned char name[].
+#define FL_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+// Registers the kernels of the ops: FL_CUDA_LIBRARY(m) { m.impl(...); }
+#define FL_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m)
+
+namespace fused_losses::cuda {
+
+using torch::stable::accelerator::DeviceGuard;
+
+inline cudaStream_t current_stream(int device) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+// Asked of the driver once per device: the query costs more than a small kernel.
+template <cudaDeviceAttr kAttribute>
+int device_attribute(int device) {
+  static int known[64] = {};
+  int& value = known[device & 63];
+  if (value == 0) STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, kAttribute, device));
+  return value;
+}
+
+// bytes: of dynamic shared memory.
+template <class... Parameters, class... Arguments>
+void launch_kernel(void (*kernel)(Parameters...), int grid, int threads, int64_t bytes, cudaStream_t stream,
+                   const Arguments&... arguments) {
+  kernel<<<grid, threads, bytes, stream>>>(arguments...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace fused_losses::cuda
+
+#endif
