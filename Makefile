@@ -12,6 +12,7 @@ EXTRAS_demo := demos bench
 EXTRAS_test := test demos bench
 EXTRAS_sanitize := test demos bench
 EXTRAS_bench := bench
+EXTRAS_compare := bench
 EXTRAS_lint := dev
 EXTRAS_format := dev
 EXTRAS := $(sort $(foreach goal,$(MAKECMDGOALS),$(EXTRAS_$(goal))))
@@ -23,7 +24,7 @@ CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda-compile/%.o,$(wildcard csrc
 CUDA_HEADERS := $(shell find csrc -name '*.h' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench sanitize cuda-check cuda-compile lint format clean FORCE
+.PHONY: help demo test bench compare sanitize cuda-check cuda-compile lint format clean FORCE
 FORCE:
 
 help:  ## this list
@@ -46,6 +47,9 @@ test: $(LIBRARY)  ## all tests
 bench: $(LIBRARY)  ## the full benchmark, its CSV, tables and plots
 	$(PY) -m benchmarks.run
 	$(PY) -m benchmarks.report
+
+compare: $(LIBRARY)  ## this tree against another build, call by call: make compare AGAINST=HEAD~3
+	$(PY) -m benchmarks.compare --against $(AGAINST) $(COMPARE_ARGUMENTS)
 
 sanitize: build/environment  ## value tests of an ASan/UBSan build, in build/sanitize
 	tools/sanitize.sh $(PY) $(SANITIZE_ARGUMENTS)
