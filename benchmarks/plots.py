@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from . import targets
+from .measurements import default_size, pick
 
 # Okabe and Ito: told apart by colour-blind readers
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
@@ -25,8 +26,6 @@ SIZES_SHOWN = [
 def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Every plot the table has data for."""
     folder.mkdir(parents=True, exist_ok=True)
-    from .report import default_size, pick
-
     both = pick(table, phase="both", incoming="one", dtype="float32")
     cold = pick(both, device="cpu", mode="cold")
     hot = pick(both, device="cpu", mode="hot")
