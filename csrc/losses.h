@@ -107,7 +107,18 @@ struct Loss {
   const char* incoming = "";        // of the backward's schema: incoming gradients, then what the forward saved
   const char* differentiable = "";  // the tensors whose gradient the kernels compute
   OptionNames options{""};
+  size_t place = 0;  // among the losses of its family
 };
+
+// Whether a list of names separated by spaces holds `name`.
+consteval bool lists(std::string_view names, std::string_view name) {
+  while (!names.empty()) {
+    const size_t end = names.find(' ');
+    if (names.substr(0, end) == name) return true;
+    names = end == std::string_view::npos ? std::string_view() : names.substr(end + 1);
+  }
+  return false;
+}
 
 enum class LossId : int {
 #define FL_ID(op, ...) op,
@@ -138,6 +149,9 @@ consteval std::array<Loss, kLossCount> all_losses() {
   FL_FAMILIES(FL_FAMILY)
 #undef FL_FAMILY
 #undef FL_ROW
+  for (size_t k = 1; k < all.size(); ++k) {
+    all[k].place = std::string_view(all[k].family) == all[k - 1].family ? all[k - 1].place + 1 : 0;
+  }
   return all;
 }
 

@@ -31,6 +31,7 @@ STABLE_TORCH_LIBRARY(fused_losses, m) {
     const std::string name = loss.name, arguments = loss.arguments, incoming = loss.incoming;
     m.def((name + "(" + arguments + kCall).c_str());
     m.def((name + "_backward(" + incoming + ", " + arguments + kCall).c_str());
+    m.def((name + "_into(Tensor(a!) gradient, " + arguments + ", float[] options, float factor) -> Tensor").c_str());
   }
 }
 
@@ -75,7 +76,7 @@ PYBIND11_MODULE(_C, m) {
       "set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),
       "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it.");
   m.def(
-      "set_stream_above", &set_stream_above, py::arg("bytes"),
-      "CPU calls that touch more stream their gradients past the caches; negative for automatic. Returns the former.");
+      "set_non_temporal_above", &set_non_temporal_above, py::arg("bytes"),
+      "CPU calls that touch more write their gradients by non-temporal stores; negative for automatic. Returns the former.");
   m.def("cpu_isas", &supported_isas, "The instruction sets this CPU supports.");
 }

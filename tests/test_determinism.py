@@ -62,25 +62,25 @@ def test_instruction_sets(case, every_isa):
 
 
 @pytest.fixture
-def stream_above():
+def non_temporal_above():
     """Sets the bytes above which gradients are streamed past the caches; automatic again afterwards."""
-    yield _C.set_stream_above
-    _C.set_stream_above(-1)
+    yield _C.set_non_temporal_above
+    _C.set_non_temporal_above(-1)
 
 
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["float32", "float64", "bfloat16"]
 )
 @each_case
-def test_streamed_gradients_have_the_same_bits(case, dtype, every_isa, stream_above):
+def test_streamed_gradients_have_the_same_bits(case, dtype, every_isa, non_temporal_above):
     for shape in (case.shape, case.big):
         problem = case.problem(None, dtype, "cpu", shape)
         for isa in every_isa:
             _C.set_cpu_isa(isa)
             for reduction in case.reductions:
-                stream_above(1 << 62)
+                non_temporal_above(1 << 62)
                 want = results(case, problem, reduction)
-                assert stream_above(0) == 1 << 62
+                assert non_temporal_above(0) == 1 << 62
                 got = results(case, problem, reduction)
                 assert all(map(torch.equal, got, want)), f"{isa} {reduction}"
 

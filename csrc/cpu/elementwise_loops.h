@@ -8,6 +8,7 @@ namespace fused_losses::FL_ISA {
 #include "math/convert.h"
 #include "formulas/contract.h"
 #include "cpu/streaming.h"
+#include "cpu/lowest.h"
 #include "formulas/binary.h"
 #include "formulas/distance.h"
 #include "formulas/divergence.h"
@@ -102,7 +103,7 @@ bool any_invalid(const F f, const A* __restrict t, const int64_t n) {
 
 // Values [begin, begin + n) of a source: in place where it can be, else written to buffer [n].
 template <class A>
-const A* values(const Source& s, int64_t begin, int64_t n, A* buffer) {
+const A* values(const Operand& s, int64_t begin, int64_t n, A* buffer) {
   if (s.period == 0) {
     if (s.dtype == kDtypeOf<A>) return static_cast<const A*>(s.data) + begin;
     load_block(s.data, s.dtype, begin, n, buffer);
@@ -126,8 +127,8 @@ const A* values(const Source& s, int64_t begin, int64_t n, A* buffer) {
 }
 
 template <class A>
-A* output(void* data, Dtype dtype, int64_t begin, A* buffer, bool stream) {
-  return data && !stream && dtype == kDtypeOf<A> ? static_cast<A*>(data) + begin : buffer;
+A* output(void* data, Dtype dtype, int64_t begin, A* buffer, bool buffered) {
+  return data && !buffered && dtype == kDtypeOf<A> ? static_cast<A*>(data) + begin : buffer;
 }
 
 template <class A>
@@ -153,7 +154,8 @@ const A* factors(const ElementwiseTask& task, int64_t begin, int64_t n, A* buffe
 template <class F, class A, int kOut>
 double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, int64_t end) {
   const bool extras = task.weight || task.pos_weight || task.incoming;
-  const bool stream = task.stream && waits_for_memory(F::kWork);
+  const bool non_temporal = task.non_temporal && waits_for_memory(F::kWork);
+  const bool buffered = non_temporal || task.grad_input == task.input.data;
   alignas(64) A xs[kBlock], ts[kBlock], ws[kBlock], ps[kBlock], gs[kBlock], dx[kBlock], dt[kBlock];
   const A scale = static_cast<A>(task.scale);
   double sum = 0;
@@ -165,15 +167,13 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
       if (any_invalid(f, t, n)) {
         int64_t i = 0;
         while (f.valid(t[i])) ++i;
-        int64_t known = task.invalid->load();
-        while (at + i < known && !task.invalid->compare_exchange_weak(known, at + i)) {
-        }
+        note_lowest(task.invalid, at + i);
         return 0;
       }
     }
-    A* loss = static_cast<A*>(task.loss);
-    A* grad_input = output(task.grad_input, task.input.dtype, at, dx, stream);
-    A* grad_target = output(task.grad_target, task.target.dtype, at, dt, stream);
+    A* loss = static_cast<A*>(task.results.losses);
+    A* grad_input = output(task.grad_input, task.input.dtype, at, dx, buffered);
+    A* grad_target = output(task.grad_target, task.target.dtype, at, dt, buffered);
     if (kOut & kLoss) loss += at;
     if (extras) {
       const A* w = factors(task, at, n, ws, gs);
@@ -183,19 +183,19 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
       sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
     }
     if (F::kSaturates && (kOut & kGradInput) && task.input.dtype == Dtype::kFloat16) saturate(dx, n);
-    if ((kOut & kGradInput) && grad_input == dx) write_block(dx, task.grad_input, task.input.dtype, at, n, stream);
-    if ((kOut & kGradTarget) && grad_target == dt) write_block(dt, task.grad_target, task.target.dtype, at, n, stream);
+    if ((kOut & kGradInput) && grad_input == dx) write_block(dx, task.grad_input, task.input.dtype, at, n, non_temporal);
+    if ((kOut & kGradTarget) && grad_target == dt) write_block(dt, task.grad_target, task.target.dtype, at, n, non_temporal);
   }
-  if (stream) finish_streams();
+  if (non_temporal) finish_non_temporal();
   return sum;
 }
 
-template <template <class> class Functor, class A>
+template <template <class> class Functor, bool kHasGradTarget, class A>
 double elementwise_loop(const ElementwiseTask& task, int64_t begin, int64_t end) {
   return Functor<A>::with(*task.options, [&](auto f) -> double {
     using F = decltype(f);
-    if (task.loss) return elementwise_range<F, A, kLoss>(f, task, begin, end);
-    if constexpr (F::kGradTarget) {
+    if (task.results.losses) return elementwise_range<F, A, kLoss>(f, task, begin, end);
+    if constexpr (kHasGradTarget) {
       if (task.grad_input && task.grad_target)
         return elementwise_range<F, A, kSum | kGradInput | kGradTarget>(f, task, begin, end);
       if (task.grad_target) return elementwise_range<F, A, kSum | kGradTarget>(f, task, begin, end);
@@ -235,10 +235,10 @@ double elementwise_count(const ElementwiseTask& task, int64_t begin, int64_t end
   });
 }
 
-template <template <class> class Functor>
+template <template <class> class Functor, bool kHasGradTarget>
 constexpr ElementwiseEntry elementwise_entry() {
   using F = Functor<float>;
-  ElementwiseEntry entry{{elementwise_loop<Functor, float>, elementwise_loop<Functor, double>},
+  ElementwiseEntry entry{{elementwise_loop<Functor, kHasGradTarget, float>, elementwise_loop<Functor, kHasGradTarget, double>},
                          {nullptr, nullptr},
                          F::kWeightedMean,
                          nullptr};
@@ -250,7 +250,7 @@ constexpr ElementwiseEntry elementwise_entry() {
   return entry;
 }
 
-#define FL_ENTRY(op, Functor, ...) elementwise_entry<Functor>(),
+#define FL_ENTRY(op, Functor, differentiable, ...) elementwise_entry<Functor, lists(differentiable, "target")>(),
 extern const ElementwiseEntry elementwise_loops[] = {FL_ELEMENTWISE_LOSSES(FL_ENTRY)};
 #undef FL_ENTRY
 

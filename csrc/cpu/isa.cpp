@@ -1,8 +1,10 @@
-// Instruction-set choice and scalars of the CPU drivers.
+// The choice of the instruction set, and values of any dtype for the drivers.
+#include "cpu/device.h"
 #include "cpu/isa.h"
 
 #include "cpu/loop_headers.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -74,21 +76,6 @@ const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 std::vector<std::string> supported_isas() {
   return std::vector<std::string>(kNames, kNames + static_cast<int>(best_isa()) + 1);
-}
-
-Tensor new_scalar(const Tensor& like) { return new_tensor(like, {}, accumulation_dtype(dtype_of(like))); }
-
-void set_scalar(Tensor& t, double value) {
-  if (dtype_of(t) == Dtype::kFloat64) {
-    *static_cast<double*>(t.mutable_data_ptr()) = value;
-  } else {
-    *static_cast<float*>(t.mutable_data_ptr()) = static_cast<float>(value);
-  }
-}
-
-double scalar_value(const Tensor& t) {
-  return dtype_of(t) == Dtype::kFloat64 ? *static_cast<const double*>(t.const_data_ptr())
-                                        : static_cast<double>(*static_cast<const float*>(t.const_data_ptr()));
 }
 
 void read_values(const void* data, Dtype dtype, int64_t begin, int64_t n, float* out) {

@@ -10,9 +10,9 @@ namespace {
 
 constexpr int64_t kHugePage = 2 << 20, kLarge = 32 << 20;
 
-std::atomic<int64_t> stream_above{-1};
+std::atomic<int64_t> non_temporal_above{-1};
 
-int64_t last_cache() {
+int64_t last_level_cache() {
 #ifdef _SC_LEVEL3_CACHE_SIZE
   static const int64_t found = sysconf(_SC_LEVEL3_CACHE_SIZE);
 #else
@@ -31,11 +31,11 @@ void expect_large_writes(void* data, int64_t bytes) {
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice only: may fail
 }
 
-bool streams(int64_t touched) {
-  const int64_t above = stream_above.load(std::memory_order_relaxed);
-  return touched > (above < 0 ? last_cache() : above);
+bool exceeds_caches(int64_t touched) {
+  const int64_t above = non_temporal_above.load(std::memory_order_relaxed);
+  return touched > (above < 0 ? last_level_cache() : above);
 }
 
-int64_t set_stream_above(int64_t bytes) { return stream_above.exchange(bytes); }
+int64_t set_non_temporal_above(int64_t bytes) { return non_temporal_above.exchange(bytes); }
 
 }  // namespace fused_losses

@@ -1,9 +1,7 @@
-// How the CPU drivers write large outputs: huge pages under them, and gradients past the caches.
+// How the CPU drivers write large outputs: huge pages under them, and non-temporal stores.
 #pragma once
 
 #include <cstdint>
-
-#include "host/tensor.h"
 
 namespace fused_losses {
 
@@ -11,17 +9,10 @@ namespace fused_losses {
 // kernel.
 void expect_large_writes(void* data, int64_t bytes);
 
-// A new output like `t` for a kernel that writes all of it.
-inline Tensor new_output(const Tensor& t) {
-  Tensor out = new_like(t);
-  expect_large_writes(out.mutable_data_ptr(), t.numel() * element_size(dtype_of(t)));
-  return out;
-}
-
-// Whether a call that reads and writes `touched` bytes, each once, streams its gradients to memory: what exceeds the
-// last cache is gone from it before anyone reads it, and an ordinary store reads every line before it writes it.
-bool streams(int64_t touched);
-// The bytes above which calls do; negative for automatic, the size of the last cache. Returns what was set before.
-int64_t set_stream_above(int64_t bytes);
+// Whether a call that reads and writes `touched` bytes, each once, writes its gradients by non-temporal stores: what
+// exceeds the last-level cache is gone from it before anyone reads it, and an ordinary store reads every line first.
+bool exceeds_caches(int64_t touched);
+// The bytes above which calls do; negative for automatic, the size of that cache. Returns what was set before.
+int64_t set_non_temporal_above(int64_t bytes);
 
 }  // namespace fused_losses

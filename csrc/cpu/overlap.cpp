@@ -7,6 +7,7 @@
 #include "host/check.h"
 #include "losses.h"
 #include "cpu/isa.h"
+#include "cpu/legacy.h"
 #include "cpu/loop_headers.h"
 #include "cpu/memory.h"
 
@@ -126,7 +127,7 @@ struct Call {
     if (at < 0) return;
     double given = 0;
     read_values(task.target, task.target_dtype, at, 1, &given);
-    refuse(name, given, at, "class index in [0, ", task.classes, ")");
+    refuse_value(name, given, at, "class index in [0, ", task.classes, ")");
   }
 
   // All sums; where the samples are apart and there is a gradient to write, also coefficients and gradient of each.

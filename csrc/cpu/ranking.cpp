@@ -2,6 +2,7 @@
 #include "cpu/ranking.h"
 
 #include "cpu/isa.h"
+#include "cpu/legacy.h"
 #include "cpu/loop_headers.h"
 #include "cpu/memory.h"
 

@@ -2,6 +2,7 @@
 #include "cpu/row_sums.h"
 
 #include "cpu/isa.h"
+#include "cpu/legacy.h"
 #include "cpu/memory.h"
 
 namespace fused_losses {
@@ -74,7 +75,7 @@ struct Call {
     for (size_t k = 0; k < operands.size(); ++k) {
       if (operands[k]) touched += operands[k]->numel() * element_size(task.operand_dtype[k]) * (task.grad[k] ? 2 : 1);
     }
-    task.stream = streams(touched);
+    task.stream = exceeds_caches(touched);
   }
 };
 

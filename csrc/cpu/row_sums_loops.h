@@ -241,7 +241,7 @@ double row_sums_loop(const RowSumsTask& task, int64_t begin, int64_t end) {
     }
     return row_sums_rows<F, A, 3>(f, task, begin, end);  // a gradient not wanted goes to a buffer in the cache
   });
-  if (task.stream) finish_streams();
+  if (task.stream) finish_non_temporal();
   return total;
 }
 

@@ -1,13 +1,14 @@
 // scale_: hands a stored gradient over, multiplied in place by the incoming scalar unless that is 1.
-#include "cpu/isa.h"
-
 #include "cpu/scale.h"
+
+#include "cpu/device.h"
+#include "host/tensor.h"
 
 namespace fused_losses {
 namespace {
 
 void scale_(Tensor gradient, Tensor grad_output) {
-  const double factor = scalar_value(grad_output);
+  const double factor = load_scalar(grad_output.const_data_ptr(), dtype_of(grad_output));
   if (factor == 1) return;
   const auto run = for_isa(base::scale_range, avx2::scale_range, avx512::scale_range);
   void* data = gradient.mutable_data_ptr();

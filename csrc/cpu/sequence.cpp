@@ -3,6 +3,7 @@
 
 #include "host/check.h"
 #include "cpu/isa.h"
+#include "cpu/legacy.h"
 #include "cpu/memory.h"
 
 #include <algorithm>
@@ -32,7 +33,7 @@ std::vector<int64_t> read_lengths(const char* argument, const OptionalTensor& t,
   for (int64_t i = 0; t && i < n; ++i) {
     lengths[i] = integer_at(t->const_data_ptr(), dtype_of(*t), i);
     if (lengths[i] < 0 || lengths[i] > full) {
-      refuse(kName, static_cast<double>(lengths[i]), i, argument, " in [0, ", full, "]");
+      refuse_value(kName, static_cast<double>(lengths[i]), i, argument, " in [0, ", full, "]");
     }
   }
   return lengths;
@@ -88,7 +89,7 @@ struct Call {
       for (int64_t u = 0; u < reference_length[b]; ++u) {
         const int64_t i = b * task.places + u, y = integer_at(data, dtype, i);
         if (y < 0 || y >= task.classes) {
-          refuse(kName, static_cast<double>(y), i, "class index in [0, ", task.classes, ")");
+          refuse_value(kName, static_cast<double>(y), i, "class index in [0, ", task.classes, ")");
         }
         token[i] = y;
       }

@@ -5,6 +5,7 @@
 
 #include "host/check.h"
 #include "cpu/isa.h"
+#include "cpu/legacy.h"
 #include "cpu/memory.h"
 
 namespace fused_losses {
@@ -141,7 +142,7 @@ struct Call {
     if (invalid < positions) {
       double given = 0;
       read_values(target.const_data_ptr(), dtype_of(target), invalid, 1, &given);
-      refuse(kNames[static_cast<int>(op)], given, invalid.load(), "class index in [0, ", task.classes,
+      refuse_value(kNames[static_cast<int>(op)], given, invalid.load(), "class index in [0, ", task.classes,
              ") or ignore_index ", task.ignore_index);
     }
     double sum = 0;

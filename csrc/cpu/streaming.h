@@ -1,8 +1,8 @@
-// Gradients written past the caches. Included inside each instruction set's namespace after convert.h and terms.h,
+// Gradients written by non-temporal stores. Included inside each instruction set's namespace after convert.h and contract.h,
 // without include guard.
 
-// Whether a loss of this much work for each element waits for memory, so that streaming its gradients pays although
-// they pass through a buffer; measured with AVX-512 and AVX2.
+// Whether a loss of this much work for each element waits for memory, so that non-temporal stores of its gradients pay
+// although they pass through a buffer; measured with AVX-512 and AVX2.
 constexpr bool waits_for_memory(Work work) {
 #if defined(FL_HAS_AVX512)
   return work <= kExponential;
@@ -11,8 +11,8 @@ constexpr bool waits_for_memory(Work work) {
 #endif
 }
 
-// Copies past the caches where `to` starts at a whole vector; needs finish_streams() before another thread reads it.
-inline void stream_bytes(const void* from, void* to, int64_t bytes) {
+// Copies by non-temporal stores where `to` starts at a whole vector; needs finish_non_temporal() before another thread reads it.
+inline void copy_non_temporal(const void* from, void* to, int64_t bytes) {
 #if defined(FL_HAS_AVX512)
   using Vector = __m512i;
 #elif defined(FL_HAS_F16C)
@@ -39,17 +39,17 @@ inline void stream_bytes(const void* from, void* to, int64_t bytes) {
   std::memcpy(static_cast<char*>(to) + i, static_cast<const char*>(from) + i, static_cast<size_t>(bytes - i));
 }
 
-// Orders what this thread streamed before what it does next.
-inline void finish_streams() {
+// Orders what this thread copied before what it does next.
+inline void finish_non_temporal() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
 }
 
-// store_block, past the caches with `stream` where nothing has to be converted.
+// store_block, by non-temporal stores where they are asked for and nothing has to be converted.
 template <class A>
-void write_block(const A* in, void* dest, Dtype dtype, int64_t offset, int64_t n, bool stream) {
+void write_block(const A* in, void* dest, Dtype dtype, int64_t offset, int64_t n, bool non_temporal) {
   constexpr int64_t kSize = sizeof(A);
-  if (!stream || element_size(dtype) != kSize) return store_block(in, dest, dtype, offset, n);
-  stream_bytes(in, static_cast<char*>(dest) + offset * kSize, n * kSize);
+  if (!non_temporal || element_size(dtype) != kSize) return store_block(in, dest, dtype, offset, n);
+  copy_non_temporal(in, static_cast<char*>(dest) + offset * kSize, n * kSize);
 }

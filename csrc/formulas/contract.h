@@ -13,7 +13,6 @@ enum Work : int { kFew, kExponential, kMuch };
 // A functor without compile-time variants: `with` builds it from its options and hands it to `run`.
 template <class Self>
 struct Plain {
-  static constexpr bool kGradTarget = false;    // grad_target is computed
   static constexpr bool kIgnores = false;       // such elements count for nothing, NaN included
   static constexpr bool kWeightedMean = false;  // the mean divides by the sum of the weights
   static constexpr bool kSaturates = false;     // a float16 gradient is clamped to the largest finite number

@@ -52,7 +52,6 @@ struct JSDivWithLogits : Plain<JSDivWithLogits<A>> {
 // t (log t - x), or e^t (t - x) for a log-target; a target of probability 0 contributes 0 (Kullback and Leibler, 1951).
 template <class A, bool kLogTarget>
 struct KLDivTerms : Plain<KLDivTerms<A, kLogTarget>> {
-  static constexpr bool kGradTarget = true;
   explicit KLDivTerms(const Options&) {}
 
   FL_HD Terms<A> operator()(A x, A t, A) const {

@@ -3,7 +3,6 @@
 // A loss of the difference alone: derivatives to input and target are opposite; the mean is over the weights.
 template <class Self>
 struct OfDifference : Plain<Self> {
-  static constexpr bool kGradTarget = true;
   static constexpr bool kWeightedMean = true;
   static constexpr Work kWork = kFew;
 

@@ -1,4 +1,5 @@
-// The wording of refusals that only a kernel can make: "<op>: expected <what>, got <value> at flat index <i>".
+// Checks of the arguments of a compiled op, one sentence each. Python has checked what a user gives; this is for whoever
+// calls an op directly or runs an exported program: nothing out of bounds is ever read.
 #pragma once
 
 #include <cmath>
@@ -6,23 +7,64 @@
 #include <iomanip>
 #include <sstream>
 #include <stdexcept>
+#include <string>
+
+#include "host/tensor.h"
 
 namespace fused_losses {
 
-// Throws; whole numbers are printed with all their digits.
+// Throws "<op>: expected ..."; not STD_TORCH_CHECK, which puts file and line before it.
 template <class... What>
-[[noreturn]] void refuse(const char* op, double given, int64_t index, const What&... expected) {
+[[noreturn]] void refuse(const char* op, const What&... what) {
   std::ostringstream message;
   message << op << ": expected ";
-  (message << ... << expected);
-  message << ", got ";
+  (message << ... << what);
+  throw std::runtime_error(message.str());
+}
+
+// As `refuse`, of a value that only a kernel can find: "..., got <value> at flat index <i>", whole numbers with all
+// their digits.
+template <class... What>
+[[noreturn]] void refuse_value(const char* op, double given, int64_t index, const What&... expected) {
+  std::ostringstream value;
   if (given == std::trunc(given) && std::fabs(given) < 9e18) {
-    message << static_cast<int64_t>(given);
+    value << static_cast<int64_t>(given);
   } else {
-    message << std::setprecision(9) << given;
+    value << std::setprecision(9) << given;
   }
-  message << " at flat index " << index;
-  throw std::runtime_error(message.str());  // not STD_TORCH_CHECK, which puts file and line before it
+  refuse(op, expected..., ", got ", value.str(), " at flat index ", index);
+}
+
+inline std::string shape_text(const Tensor& t) {
+  std::ostringstream text;
+  text << "(";
+  for (int64_t d = 0; d < t.dim(); ++d) text << (d > 0 ? ", " : "") << t.size(d);
+  text << (t.dim() == 1 ? ",)" : ")");
+  return text.str();
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) != b.size(d)) return false;
+  }
+  return true;
+}
+
+inline void check_same_shape(const char* op, const char* name, const Tensor& t, const Tensor& like) {
+  if (!same_shape(t, like)) refuse(op, name, " of shape ", shape_text(like), ", got ", shape_text(t));
+}
+
+inline void check_floating(const char* op, const char* name, const Tensor& t) {
+  if (!is_floating(dtype_of(t))) refuse(op, name, " of a floating dtype, got an integer or bool tensor");
+}
+
+inline void check_same_dtype(const char* op, const char* name, const Tensor& t, const Tensor& like) {
+  if (t.scalar_type() != like.scalar_type()) refuse(op, name, " of the dtype of the first tensor, got another");
+}
+
+inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& like) {
+  if (t.device() != like.device()) refuse(op, name, " on the device of the first tensor, got another");
 }
 
 }  // namespace fused_losses

@@ -26,7 +26,8 @@ constexpr int64_t element_size(Dtype dtype) {
   return 0;
 }
 
-// Types whose accumulation type is float32 although they store less.
-constexpr bool is_half_precision(Dtype dtype) { return dtype == Dtype::kFloat16 || dtype == Dtype::kBFloat16; }
+constexpr bool is_floating(Dtype dtype) {
+  return dtype == Dtype::kFloat32 || dtype == Dtype::kFloat64 || dtype == Dtype::kFloat16 || dtype == Dtype::kBFloat16;
+}
 
 }  // namespace fused_losses

@@ -1,0 +1,42 @@
+// What a driver and its kernels see of a call: plain pointers, sizes and numbers, one `Problem` for each family. The host
+// layer makes them from tensors; free of torch and of CUDA. "accumulation dtype": float64 for float64, else float32.
+#pragma once
+
+#include <cstdint>
+
+#include "math/dtype.h"
+
+namespace fused_losses {
+
+// Where the losses of the items (elements, rows, regions, lists, ...) go and what they and the gradients are multiplied
+// by: factor / denominator, and the gradients by the incoming one too.
+struct Results {
+  void* losses = nullptr;          // a loss for each item, accumulation dtype; null: not wanted
+  void* total = nullptr;           // [1] accumulation dtype: the reduced loss; null: not wanted
+  const void* incoming = nullptr;  // accumulation dtype: [1], or one for each item with `per_item`; null: 1
+  bool per_item = false;
+  double factor = 1;
+  double denominator = 1;
+  bool counts = false;  // the driver finds the denominator: the number, or the weight, of the items that count
+};
+
+// One operand of an elementwise loss. Element i of the input's flat order reads data[(i / inner) % period], or data[i]
+// where the period is 0.
+struct Operand {
+  const void* data = nullptr;  // null: not given
+  Dtype dtype = Dtype::kFloat32;
+  int64_t period = 0, inner = 1;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+struct ElementwiseProblem {
+  int64_t n = 0;
+  Operand input, target;        // [n]
+  Operand weight, pos_weight;   // broadcast to [n], any dtype
+  void* grad_input = nullptr;   // [n] dtype of the input; may be the input's own memory
+  void* grad_target = nullptr;  // [n] dtype of the target
+  Results results;
+};
+
+}  // namespace fused_losses
