@@ -66,13 +66,31 @@ def variant(name: str, how: dict | None = None, **options) -> Variant:
     return Variant(name, options, how or {})
 
 
+GROUPS = {
+    "elementwise": "a result for each element; tensors of any shape, of no dimension too",
+    "probabilities": "the input lies in [0, 1]",
+    "classes": "a softmax over dim 1 of one input",
+    "focal": "an exponent gamma >= 0 on what is still wrong",
+    "overlap": "ratios of sums over regions",
+    "compound": "an overlap loss plus another",
+    "ranking": "lists of scores, judged by NDCG",
+    "mahalanobis": "matrix products of torch in it: no bit-equality over threads, more memory",
+    "floating_target": "the target is no mask: bool and uint8 mean nothing or are refused",
+    "representative": "a few that stand for their families where all would take too long",
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One loss.
 
     make(maker, shape, variant) -> its tensors, in the function's order.
-    fused: arguments whose gradient the kernel computes; constant: floating arguments without a gradient.
-    shape, tiny: for most tests, and for numerical derivatives; sizes: vector tails, chunk borders, long rows, threads.
+    groups: what tests that are about some losses only choose it by.
+    fused: arguments whose gradient the kernel computes; constant: floating arguments without a gradient; logits:
+    arguments of any magnitude.
+    shape, tiny: for most tests, and for numerical derivatives; sizes: vector tails, chunk borders, long rows, threads;
+    one: the smallest; big: several threads; large: for memory; hollow: rows without elements, None if meaningless.
+    dims, more_dims: for drawn shapes, the least and largest of each dimension, and how many more may follow.
     tile: arguments that grow with dim 0 of `shape`.
     broadcast: options that broadcast to the input's shape; bad: (options, words of the message) refused.
     """
@@ -83,6 +101,13 @@ class Case:
     tiny: tuple[int, ...]
     sizes: tuple[tuple[int, ...], ...]
     big: tuple[int, ...]
+    one: tuple[int, ...]
+    large: tuple[int, ...]
+    hollow: tuple[int, ...] | None
+    dims: tuple[tuple[int, int], ...]
+    more_dims: int = 0
+    groups: tuple[str, ...] = ()
+    logits: tuple[str, ...] = ()
     fused: tuple[str, ...] = ("input",)
     constant: tuple[str, ...] = ()
     tile: tuple[str, ...] = ("input", "target")
@@ -90,6 +115,10 @@ class Case:
     reductions: tuple[str | None, ...] = ("none", "mean", "sum")
     broadcast: tuple[str, ...] = ()
     bad: tuple[tuple[dict, str], ...] = ()
+
+    def __post_init__(self):
+        unknown = set(self.groups) - set(GROUPS)
+        assert not unknown, f"{self.name}: no such group: {unknown}"
 
     @property
     def function(self) -> Callable:

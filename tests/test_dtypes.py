@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, DTYPES, each_case, each_variant
+from cases import BY_NAME, CASES, DTYPES, each_case, each_of, each_variant
 from problems import Problem, as_tuple, expected, gradients
 from tolerances import assert_agrees
 
 from fused_losses import functional as F
 
-FLOATING_TARGETS = {"kl_div", "kl_div_with_logits", "js_div_with_logits", "hinge_loss", "vae_loss"}
 LARGE = 2**24
 
 
@@ -45,7 +44,7 @@ def test_target_dtypes(case, variant, device):
             target = problem.tensors.get(name)
             if target is None or not target.is_floating_point():
                 continue
-            others = () if case.name in FLOATING_TARGETS else (torch.bool, torch.uint8)
+            others = () if "floating_target" in case.groups else (torch.bool, torch.uint8)
             if variant.options.get("ignore_index") is not None:
                 others = ()
             for dtype in (*DTYPES[:1], *DTYPES[2:], *others):
@@ -95,7 +94,7 @@ def test_gradient_of_a_target_in_its_own_dtype(case, device):
         assert_agrees(found[name], want[name], n_terms=problem.n_terms)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.reduced()], ids=lambda c: c.name)
+@each_of(c for c in CASES if c.reduced())
 def test_float16_gradient_survives_a_loss_scale(case, device):
     """The mean over 2**24 halves with an incoming gradient of 65 536, right to 1e-3.
 
@@ -137,8 +136,7 @@ def test_autocast_changes_nothing(case, device):
 @pytest.mark.parametrize("name", F.__all__)
 def test_every_name_runs_in_half_precision(name):
     """A loss of half-precision numbers is a float32 loss."""
-    found = [c for c in CASES if c.name == name]
-    for case in found:
-        for dtype in (torch.float16, torch.bfloat16):
-            result = as_tuple(case.problem(None, dtype).call(None, case.reduced()))
-            assert all(part.dtype is torch.float32 for part in result)
+    case = BY_NAME[name]
+    for dtype in (torch.float16, torch.bfloat16):
+        result = as_tuple(case.problem(None, dtype).call(None, case.reduced()))
+        assert all(part.dtype is torch.float32 for part in result)

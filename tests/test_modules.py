@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from cases import BY_NAME, each_case, each_variant
+from cases import each_case, each_in, each_variant
 from problems import as_tuple
 
 import fused_losses
@@ -174,9 +174,9 @@ def test_no_parameters_of_its_own(case):
     assert module.train(True).training
 
 
-@pytest.mark.parametrize("function", ["mahalanobis_distance", "mahalanobis_loss"])
-def test_mean_and_factor_may_be_learned(function):
-    problem = BY_NAME[function].problem()
+@each_in("mahalanobis")
+def test_mean_and_factor_may_be_learned(case):
+    problem = case.problem()
     learned = {n: torch.nn.Parameter(problem.tensors[n].clone()) for n in ("mean", "scale_tril")}
     module, tensors = make(problem, **learned)
     assert {n for n, _ in module.named_parameters()} == {"mean", "scale_tril"}

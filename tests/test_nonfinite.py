@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from cases import BY_NAME, each_variant
+from cases import each_in, each_variant
 from problems import Problem, expected, gradients
 from tolerances import assert_agrees
 
@@ -70,8 +70,8 @@ def test_one_infinity(case, variant, device):
 
 
 @pytest.mark.parametrize("k", [None, 1, 2])
-@pytest.mark.parametrize("name", ["approx_ndcg_loss", "lambda_ndcg_loss"])
-def test_infinite_and_nan_scores(name, k, device):
+@each_in("ranking")
+def test_infinite_and_nan_scores(case, k, device):
     """Every list of four finite, infinite and NaN scores.
 
     What does not count (beyond the cut-off, padded, in a list without relevance) creates no NaN, not even -inf beside
@@ -88,7 +88,7 @@ def test_infinite_and_nan_scores(name, k, device):
         relevances = torch.tensor(relevance, device=device).expand_as(lists)
         mask = torch.tensor(real, device=device).expand_as(lists)
         tensors = {"scores": lists, "relevance": relevances, "mask": mask}
-        (each,), found = like_reference(Problem(BY_NAME[name], tensors, {"k": k}), "none")
+        (each,), found = like_reference(Problem(case, tensors, {"k": k}), "none")
         assert found["scores"][each.isfinite()].isfinite().all(), "a finite loss has a finite gradient"
 
 
@@ -134,10 +134,10 @@ def test_absolute_error_of_nan(name, options, device):
         assert torch.autograd.grad(loss.sum(), x)[0].tolist() == [0.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize("name", ["dice_loss", "jaccard_loss", "tversky_loss"])
-def test_nan_of_a_dropped_background(name, device):
+@each_in("overlap")
+def test_nan_of_a_dropped_background(case, device):
     """The loss does not read it; only its own element's gradient is NaN."""
-    for function in (getattr(F, name), getattr(reference, name)):
+    for function in (case.function, case.reference):
         x = torch.zeros(2, 3, 4, device=device)
         x[0, 0, 1] = math.nan
         leaf = x.requires_grad_()

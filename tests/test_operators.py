@@ -91,38 +91,19 @@ def peak_bytes(step) -> int:
     return peak
 
 
-LARGE = {
-    "elementwise": (1 << 20,),
-    "rows": (512, 2048),
-    "regions": (2, 4, 256, 256),
-    "lists": (64, 1024),
-    "sentences": (8, 16, 4096),
-}
-
-
-def large_shape(case):
-    if len(case.sizes[0]) == 1:
-        return LARGE["elementwise"]
-    if case.name.endswith("ndcg_loss"):
-        return LARGE["lists"]
-    if case.name == "expected_bleu_loss":
-        return LARGE["sentences"]
-    if len(case.sizes[0]) == 3:
-        return LARGE["regions"]
-    return (16384, 64) if case.name.startswith("mahalanobis") else LARGE["rows"]
-
-
 @each_case
 def test_memory(case):
     """Forward and backward allocate the gradients and 1 %; a forward without gradient less than 1 % of an input."""
-    problem = case.problem(None, torch.float32, "cpu", large_shape(case))
+    problem = case.problem(None, torch.float32, "cpu", case.large)
     names = [n for n in problem.floating() if n in case.fused]
     mine = problem.leaves(names)
     wanted = sum(mine.arguments[n].numel() * 4 for n in names)
     largest = max(t.numel() * t.element_size() for t in problem.tensors.values())
-    small = 0.05 * largest if case.name.startswith("mahalanobis") else 0.01 * largest
-    if case.name.startswith("mahalanobis"):
-        small += 2 * largest  # the library's triangular solve keeps the whitened points, its backward their gradient
+    small = 0.01 * largest
+    if (
+        "mahalanobis" in case.groups
+    ):  # the library's triangular solve keeps the whitened points, its backward their gradient
+        small = 2.05 * largest
 
     def forward_and_backward():
         outputs = as_tuple(mine.call(None, case.reduced()))[:1]

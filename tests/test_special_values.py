@@ -6,35 +6,11 @@ import math
 
 import pytest
 import torch
-from cases import BY_NAME, CASES, each_case, each_dtype, each_variant
+from cases import BY_NAME, CASES, each_case, each_dtype, each_in, each_of, each_variant, variants
 from problems import Variant, as_tuple, expected, gradients, variant
 from tolerances import accumulation_eps, assert_agrees, tolerance
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
-# Losses on logits, with the arguments that hold them.
-ON_LOGITS = {
-    "binary_cross_entropy_with_logits": ("input",),
-    "weighted_binary_cross_entropy_with_logits": ("input",),
-    "sigmoid_focal_loss": ("input",),
-    "cross_entropy": ("input",),
-    "softmax_focal_loss": ("input",),
-    "kl_div_with_logits": ("input", "target"),
-    "js_div_with_logits": ("input", "target"),
-    "dice_loss": ("input",),
-    "jaccard_loss": ("input",),
-    "tversky_loss": ("input",),
-    "dice_cross_entropy_loss": ("input",),
-    "dice_focal_loss": ("input",),
-    "approx_ndcg_loss": ("scores",),
-    "lambda_ndcg_loss": ("scores",),
-    "expected_bleu_loss": ("logits",),
-}
-IGNORING = [(c, v) for c in CASES for v in c.all_variants if "ignore_index" in v.options]
-
-
-def only(names):
-    found = [BY_NAME[n] for n in names]
-    return pytest.mark.parametrize("case", found, ids=[c.name for c in found])
 
 
 def trained(problem):
@@ -79,17 +55,10 @@ def test_empty(case, device):
         assert found[case.fused[0]].shape == problem.tensors[case.fused[0]].shape
 
 
-@each_case
+@each_of(c for c in CASES if c.hollow)
 def test_empty_inner_dimension(case, device):
     """Rows of no elements, as the reference has them."""
-    if case.name in ("mahalanobis_distance", "mahalanobis_loss", "expected_bleu_loss") or len(case.shape) < 2:
-        pytest.skip("such rows have no meaning")
-    if case.name == "vae_loss":
-        problem = case.problem(None, torch.float32, device, (3, 0))
-    elif case.name in ("cross_entropy", "softmax_focal_loss"):
-        problem = case.problem(None, torch.float32, device, (3, 4, 0))
-    else:
-        problem = case.problem(None, torch.float32, device, (*case.shape[:-1], 0))
+    problem = case.problem(None, torch.float32, device, case.hollow)
     for reduction in case.reductions:
         got, _ = gradients(problem, list(case.fused[:1]), None, reduction)
         want, _ = expected(problem, list(case.fused[:1]), reduction)
@@ -100,42 +69,36 @@ def test_empty_inner_dimension(case, device):
 @each_dtype
 @each_case
 def test_one_element(case, dtype, device):
-    shape = (1,) * len(case.shape)
-    if case.name.startswith("expected_bleu"):
-        shape = (1, 1, 2)
-    if case.name in ("dice_cross_entropy_loss", "dice_focal_loss"):
-        shape = (1, 2, 1, 1)
-    problem = case.problem(None, dtype, device, shape)
+    problem = case.problem(None, dtype, device, case.one)
     for reduction in case.reductions:
         assert_like_reference(problem, reduction)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.shape == (4, 3, 5, 7)], ids=lambda c: c.name)
+@each_in("elementwise")
 def test_scalar_input(case, device):
     """Zero dimensions are one element."""
     problem = case.problem(None, torch.float32, device, ())
     for reduction in case.reductions:
         got, found = assert_like_reference(problem, reduction)
-        assert got[0].shape == found["input"].shape == ()
+        assert got[0].shape == found[case.fused[0]].shape == ()
 
 
-@pytest.mark.parametrize("case, variant", IGNORING, ids=[f"{c.name}-{v.name}" for c, v in IGNORING])
+@pytest.mark.parametrize("case, variant", variants(lambda case, variant: "ignore_index" in variant.options))
 def test_everything_ignored(case, variant, device):
     problem = case.problem(variant, torch.float32, device)
     index = variant.options["ignore_index"]
     problem = problem.map(lambda n, t: torch.full_like(t, index) if n == "target" else t)
-    overlap = case.name in ("dice_loss", "jaccard_loss", "tversky_loss")
     for reduction in case.reductions:
         got, found = gradients(problem, ["input"], None, reduction)
-        if overlap or reduction in ("none", "sum"):
+        if {"overlap", "compound"} & {*case.groups} or reduction in ("none", "sum"):
             assert not got[0].any(), f"{reduction}: {got[0]}"
-        elif not case.name.startswith("dice_"):
+        else:
             assert got[0].isnan()
         assert not found["input"].any(), f"gradient with {reduction}"
 
 
 @each_dtype
-@only(["dice_loss", "jaccard_loss", "tversky_loss"])
+@each_in("overlap")
 def test_empty_masks(case, dtype, device):
     """An empty mask still pushes false positives down; nothing predicted and nothing there is loss 0."""
     x = torch.randn(2, 3, 6, 6, device=device).to(dtype)
@@ -157,7 +120,7 @@ def test_empty_masks(case, dtype, device):
 
 
 @each_dtype
-@only(["contrastive_loss"])
+@each_of([BY_NAME["contrastive_loss"]])
 def test_zero_distance_of_embeddings(case, dtype, device):
     """d = 0: value y 0 + (1 - y) margin^2, gradient 0."""
     x = torch.randn(4, 7, device=device).to(dtype)
@@ -170,7 +133,7 @@ def test_zero_distance_of_embeddings(case, dtype, device):
 
 
 @each_dtype
-@only(["mahalanobis_loss", "mahalanobis_distance"])
+@each_in("mahalanobis")
 def test_zero_distance_of_points(case, dtype, device):
     problem = case.problem(None, dtype, device)
     mean = problem.tensors["mean"]
@@ -185,14 +148,13 @@ def test_zero_distance_of_points(case, dtype, device):
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 @each_dtype
-@only(ON_LOGITS)
+@each_of(c for c in CASES if c.logits)
 def test_saturated_logits(case, dtype, scale, device):
     """|logit| <= 1e4: finite loss and gradient, for any gamma, those of the reference in float64."""
-    has_gamma = case.name in ("sigmoid_focal_loss", "softmax_focal_loss", "dice_focal_loss")
     steps = torch.tensor([0.0, 1.0, -1.0, 1.0, 0.5, -0.5, 1e-3, -1e-3, 4e-3, 1e-2])
-    for v in [variant(f"gamma{g}", gamma=g) for g in GAMMAS] if has_gamma else [Variant("default")]:
+    for v in [variant(f"gamma{g}", gamma=g) for g in GAMMAS] if "focal" in case.groups else [Variant("default")]:
         problem = case.problem(v, dtype, device)
-        for n in ON_LOGITS[case.name]:
+        for n in case.logits:
             t = problem.tensors[n]
             shift = len(n)
             pattern = steps.roll(shift).repeat(t.numel() // len(steps) + 1)[: t.numel()]
@@ -212,7 +174,7 @@ def test_saturated_logits(case, dtype, scale, device):
 
 
 @each_dtype
-@only(["vae_loss"])
+@each_of([BY_NAME["vae_loss"]])
 def test_saturated_reconstruction(case, dtype, device):
     problem = case.problem(variant("logits", likelihood="bernoulli_logits"), dtype, device)
     t = problem.tensors["reconstruction"]
@@ -223,7 +185,7 @@ def test_saturated_reconstruction(case, dtype, device):
 
 
 @each_dtype
-@only(["binary_cross_entropy", "weighted_binary_cross_entropy"])
+@each_in("probabilities")
 def test_probabilities_at_the_ends(case, dtype, device):
     """log is clamped at -100; the gradient is (p - t) / max(p (1 - p), 1e-12), saturating in half."""
     p = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5], device=device).to(dtype).requires_grad_()
@@ -255,7 +217,7 @@ def test_nan_propagates(case, variant, device):
             parts = as_tuple(problem.call(None, reduction))
             total = parts[0].sum()
             assert total.isnan(), f"{name} {reduction}: {total}"
-        if case.reductions[0] == "none" and len(case.shape) == 4 and case.shape[0] == 4:
+        if "elementwise" in case.groups:
             dirty = problem.call(None, "none")
             assert_agrees(dirty.reshape(-1)[1:], clean.reshape(-1)[1:].double())
 
@@ -292,7 +254,7 @@ def test_infinity_propagates(name, pair, options, device):
 
 
 @pytest.mark.parametrize("log_target", [False, True])
-@only(["kl_div"])
+@each_of([BY_NAME["kl_div"]])
 def test_zero_target_of_a_divergence(case, log_target, device):
     """A target of 0 (log -inf) contributes 0 and gets gradient 0, also where the input is -inf."""
     target = torch.tensor([[0.0, 0.25, 0.75]], device=device)
@@ -308,7 +270,7 @@ def test_zero_target_of_a_divergence(case, log_target, device):
 
 
 @each_dtype
-@only(["approx_ndcg_loss", "lambda_ndcg_loss"])
+@each_in("ranking")
 def test_lists_without_relevance(case, dtype, device):
     """All relevances zero, or all items masked: loss 0 and gradient 0, counted in the mean."""
     problem = case.problem(None, dtype, device, (4, 9))
@@ -327,7 +289,7 @@ def test_lists_without_relevance(case, dtype, device):
     assert gradient[2:].any()
 
 
-@only(["approx_ndcg_loss", "lambda_ndcg_loss"])
+@each_in("ranking")
 def test_padding_does_not_matter(case, device):
     """Masked items may hold anything: the loss is that of the list without them."""
     problem = case.problem(None, torch.float32, device, (3, 8))
@@ -344,7 +306,7 @@ def test_padding_does_not_matter(case, device):
         assert gradient.isfinite().all()
 
 
-@only(["lambda_ndcg_loss", "approx_ndcg_loss"])
+@each_in("ranking")
 def test_tied_scores(case, device):
     """Equal scores keep the order of the input: finite, and as the reference has it."""
     problem = case.problem(None, torch.float32, device, (3, 10))
@@ -354,7 +316,7 @@ def test_tied_scores(case, device):
 
 
 @each_dtype
-@only(["expected_bleu_loss"])
+@each_of([BY_NAME["expected_bleu_loss"]])
 def test_no_match_of_a_sentence(case, dtype, device):
     """No probability on any reference word: loss 1, gradient 0. One-hot copy of the reference: loss 0."""
     target = torch.tensor([[0, 1, 2, 3, 4]], device=device)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BY_NAME, CASES, each_case
+from cases import BY_NAME, each_case, each_in
 from problems import Variant, as_tuple, gradients, total, variant
 from tolerances import assert_agrees
 from torch.autograd import forward_ad
 
 import fused_losses
-
-INDUCTOR = ("binary_cross_entropy_with_logits", "cross_entropy", "dice_loss", "contrastive_loss", "vae_loss")
-DYNAMIC = ("sigmoid_focal_loss", "cross_entropy", "dice_loss", "contrastive_loss", "gaussian_kl", "vae_loss")
 
 
 @pytest.fixture(autouse=True)
@@ -107,10 +104,9 @@ def test_compile(case, device):
         compiled_agrees(case, case.problem(None, torch.float32, device), reduction, backend="aot_eager")
 
 
-@pytest.mark.parametrize("name", INDUCTOR)
-def test_compile_by_inductor(name, device):
+@each_in("representative")
+def test_compile_by_inductor(case, device):
     """Between other operations, so that the graph around the op is compiled too."""
-    case = BY_NAME[name]
     problem = case.problem(None, torch.float32, device)
     first = case.fused[0]
 
@@ -127,10 +123,9 @@ def test_compile_by_inductor(name, device):
         assert_agrees(a, b.double(), n_terms=problem.n_terms)
 
 
-@pytest.mark.parametrize("name", DYNAMIC)
-def test_compile_with_dynamic_shapes(name, device):
+@each_in("representative")
+def test_compile_with_dynamic_shapes(case, device):
     """One graph serves several sizes."""
-    case = BY_NAME[name]
     graphs = []
 
     def counting(graph, inputs):
@@ -143,7 +138,7 @@ def test_compile_with_dynamic_shapes(name, device):
         for a, b in zip(as_tuple(problem.call(compiled)), as_tuple(problem.call())):
             assert_agrees(a, b.double(), n_terms=problem.n_terms)
     assert len(graphs) == 1
-    assert f"fused_losses.{name}." in graphs[0].code, "the op is compiled, not its reference"
+    assert f"fused_losses.{case.name}." in graphs[0].code, "the op is compiled, not its reference"
 
 
 @each_case
@@ -184,7 +179,7 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
+@each_case
 def test_export(case, device):
     """torch.export of the Module gives a program with the same values."""
     problem = case.problem(Variant("default"), torch.float32, device)

@@ -1,19 +1,26 @@
-"""Cases of the overlap losses and of their compounds."""
+"""Cases of the overlap losses."""
 
 from __future__ import annotations
 
 import torch
-from problems import Case, Variant, variant
+from problems import Case, variant
 
-from .rowwise import per_class
+from .shapes import per_class
 
 REGIONS = dict(
+    groups=("overlap",),
+    logits=("input",),
     shape=(2, 3, 5, 7),
     tiny=(2, 3, 3),
+    one=(1, 1, 1, 1),
     sizes=((1, 2, 1), (2, 2, 7), (2, 3, 15), (2, 3, 16), (2, 3, 17), (1, 2, 63), (1, 2, 64), (1, 2, 65), (1, 2, 16383),
            (1, 3, 16385), (2, 2, 40000), (2, 3, 9, 9), (2, 7, 1500), (2, 12, 700),
            (1, 32, 600), (3, 300, 5)),
     big=(2, 3, 130, 120),
+    large=(2, 4, 256, 256),
+    hollow=(2, 3, 5, 0),
+    dims=((1, 9), (2, 6), (1, 9)),
+    more_dims=2,
 )  # fmt: skip
 
 
@@ -28,15 +35,6 @@ def regions(m, shape, v, default="sigmoid"):
         return given | {"target": m.ignoring(m.distribution(shape, 1), index)}
     dtype = {"bool": torch.bool, "uint8": torch.uint8}.get(kind)
     return given | {"target": m.ignoring(m.hard(shape, dtype), index)}
-
-
-def compound_regions(m, shape, v):
-    return regions(
-        m,
-        shape,
-        Variant(v.name, v.options, {"target": "index", **v.how}),
-        default="softmax",
-    )
 
 
 INDEX = {"target": "index"}
@@ -62,27 +60,14 @@ OVERLAP_BAD = (
     ({"smooth_dr": -1.0}, "smooth_dr"),
     ({"smooth_nr": -1.0}, "smooth_nr"),
 )
-COMPOUND = dict(
-    make=compound_regions,
-    reductions=("mean", "sum"),
-    bad=OVERLAP_BAD,
-    **REGIONS,
-)
-COMPOUND_OPTIONS = (
-    variant("soft", {"target": "soft"}),
-    variant("ignore", ignore_index=255),
-    variant("sigmoid", {"target": "hard"}, activation="sigmoid"),
-    variant("sigmoid_index", activation="sigmoid", include_background=False),
-    variant("squared_batch", squared=True, batch=True),
-)
 
-OVERLAP = [
+CASES = [
     Case(
         "dice_loss",
         regions,
         variants=OVERLAP_OPTIONS + SQUARED,
         bad=OVERLAP_BAD,
-        **REGIONS,
+        **REGIONS | {"groups": ("overlap", "representative")},
     ),
     Case(
         "jaccard_loss",
@@ -107,28 +92,5 @@ OVERLAP = [
             ({"alpha": -0.1}, "alpha"),
         ),
         **REGIONS,
-    ),
-    Case(
-        "dice_cross_entropy_loss",
-        variants=(
-            *COMPOUND_OPTIONS,
-            variant("weights", dice_weight=0.3, ce_weight=2.0),
-        ),
-        **COMPOUND,
-    ),
-    Case(
-        "dice_focal_loss",
-        variants=(
-            *COMPOUND_OPTIONS,
-            variant("weights", dice_weight=0.3, focal_weight=2.0, gamma=0.5, alpha=0.3),
-            variant(
-                "gamma0",
-                {"target": "hard"},
-                activation="sigmoid",
-                gamma=0.0,
-                alpha=0.25,
-            ),
-        ),
-        **COMPOUND,
     ),
 ]

@@ -1,0 +1,58 @@
+"""Cases of the sums of an overlap loss and a cross-entropy or focal loss."""
+
+from __future__ import annotations
+
+from problems import Case, Variant, variant
+
+from .overlap import OVERLAP_BAD, REGIONS, regions
+
+
+def compound_regions(m, shape, v):
+    return regions(
+        m,
+        shape,
+        Variant(v.name, v.options, {"target": "index", **v.how}),
+        default="softmax",
+    )
+
+
+COMPOUND = REGIONS | dict(
+    make=compound_regions,
+    groups=("compound",),
+    one=(1, 2, 1, 1),
+    reductions=("mean", "sum"),
+    bad=OVERLAP_BAD,
+)
+COMPOUND_OPTIONS = (
+    variant("soft", {"target": "soft"}),
+    variant("ignore", ignore_index=255),
+    variant("sigmoid", {"target": "hard"}, activation="sigmoid"),
+    variant("sigmoid_index", activation="sigmoid", include_background=False),
+    variant("squared_batch", squared=True, batch=True),
+)
+
+CASES = [
+    Case(
+        "dice_cross_entropy_loss",
+        variants=(
+            *COMPOUND_OPTIONS,
+            variant("weights", dice_weight=0.3, ce_weight=2.0),
+        ),
+        **COMPOUND,
+    ),
+    Case(
+        "dice_focal_loss",
+        variants=(
+            *COMPOUND_OPTIONS,
+            variant("weights", dice_weight=0.3, focal_weight=2.0, gamma=0.5, alpha=0.3),
+            variant(
+                "gamma0",
+                {"target": "hard"},
+                activation="sigmoid",
+                gamma=0.0,
+                alpha=0.25,
+            ),
+        ),
+        **COMPOUND | {"groups": ("compound", "focal")},
+    ),
+]
