@@ -44,8 +44,8 @@ demo: $(LIBRARY)  ## train the Siamese network with fused losses, then the bench
 test: $(LIBRARY)  ## all tests
 	$(PY) -m pytest tests -q $(WORKERS) $(TEST_ARGUMENTS)
 
-bench: $(LIBRARY)  ## the full benchmark, its CSV, tables and plots
-	$(PY) -m benchmarks.run
+bench: $(LIBRARY)  ## the full benchmark, its CSV, tables and plots; after Ctrl-C it goes on where it was
+	$(PY) -m benchmarks.run --repeat 3 --resume
 	$(PY) -m benchmarks.report
 
 compare: $(LIBRARY)  ## this tree against another build, call by call: make compare AGAINST=HEAD~3

@@ -27,7 +27,7 @@ class Case:
 
     shape: default shape of the first tensor; shape_of(n): the same kind of shape with about n elements.
     make(shape, dtype, device, generator): the tensors by argument name; those in `leaves` require a gradient.
-    chain: the form people commonly write; torch_op: torch's own op for exactly this loss; both take the same arguments.
+    chains: the forms people commonly write; torch_op: torch's own op for just this loss; all take the same arguments.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Case:
     make: Callable
     leaves: tuple[str, ...] = ("input",)
     keywords: dict = field(default_factory=dict)
-    chain: Callable | None = None
+    chains: tuple[Callable, ...] = ()
     torch_op: Callable | None = None
     passes: int = 1
     largest: int = 1 << 40  # elements beyond which the reference's temporaries fill a small machine (CUDA: 16 times)
@@ -62,6 +62,11 @@ class Case:
         """Bytes that the best implementation moves in forward + backward with an incoming gradient of 1."""
         inputs, gradients = self.bytes_of(tensors)
         return self.passes * inputs + gradients
+
+    @property
+    def elementwise(self) -> bool:
+        """A result for each element, before the reduction."""
+        return self.shape_of is flat
 
     @property
     def fused(self) -> Callable:
@@ -216,49 +221,51 @@ ALL = [
         torch_op=F_torch.binary_cross_entropy_with_logits,
     ),
     Case(
-        "weighted_binary_cross_entropy", *_FLAT, probabilities_and_bits, keywords=_WEIGHTS, chain=chains.weighted_bce
+        "weighted_binary_cross_entropy", *_FLAT, probabilities_and_bits, keywords=_WEIGHTS,
+        chains=(chains.weighted_bce,),
     ),
     Case(
         "weighted_binary_cross_entropy_with_logits", *_FLAT, logits_and_bits, keywords=_WEIGHTS,
-        chain=chains.weighted_bce_with_logits,
+        chains=(chains.weighted_bce_with_logits,),
     ),
     Case(
-        "sigmoid_focal_loss", *_FLAT, logits_and_bits, keywords={"reduction": "mean"}, chain=chains.sigmoid_focal
+        "sigmoid_focal_loss", *_FLAT, logits_and_bits, keywords={"reduction": "mean"}, chains=(chains.sigmoid_focal,)
     ),
-    Case("mse_loss", *_FLAT, two_normals, chain=chains.mse, torch_op=F_torch.mse_loss),
-    Case("l1_loss", *_FLAT, two_normals, chain=chains.l1, torch_op=F_torch.l1_loss),
+    Case("mse_loss", *_FLAT, two_normals, chains=(chains.mse,), torch_op=F_torch.mse_loss),
+    Case("l1_loss", *_FLAT, two_normals, chains=(chains.l1,), torch_op=F_torch.l1_loss),
     Case("huber_loss", *_FLAT, two_normals, torch_op=F_torch.huber_loss),
     Case("smooth_l1_loss", *_FLAT, two_normals, torch_op=F_torch.smooth_l1_loss),
-    Case("hinge_loss", *_FLAT, scores_and_signs, chain=chains.hinge),
+    Case("hinge_loss", *_FLAT, scores_and_signs, chains=(chains.hinge,)),
     Case("cross_entropy", *_ROWS, logits_and_classes, torch_op=F_torch.cross_entropy),
     Case("cross_entropy+128k", (32, 131_072), rows(131_072), logits_and_classes, torch_op=F_torch.cross_entropy),
-    Case("softmax_focal_loss", *_ROWS, logits_and_classes, chain=chains.softmax_focal),
+    Case("softmax_focal_loss", *_ROWS, logits_and_classes, chains=(chains.softmax_focal,)),
     Case("kl_div", *_ROWS, log_probabilities, keywords={"reduction": "batchmean"}, torch_op=F_torch.kl_div),
-    Case("kl_div_with_logits", *_ROWS, two_normals, chain=chains.kl_div_with_logits),
-    Case("js_div_with_logits", *_ROWS, two_normals, chain=chains.js_div_with_logits),
-    Case("gaussian_kl", *_PAIRS, two_gaussians, leaves=("mu", "logvar"), chain=chains.gaussian_kl),
+    Case("kl_div_with_logits", *_ROWS, two_normals, chains=chains.KL_DIV_WITH_LOGITS),
+    Case("js_div_with_logits", *_ROWS, two_normals, chains=chains.JS_DIV_WITH_LOGITS),
+    Case("gaussian_kl", *_PAIRS, two_gaussians, leaves=("mu", "logvar"), chains=(chains.gaussian_kl,)),
     Case(
-        "vae_loss", (5350, 784), rows(784), autoencoder, leaves=("reconstruction", "mu", "logvar"), chain=chains.vae
+        "vae_loss", (5350, 784), rows(784), autoencoder, leaves=("reconstruction", "mu", "logvar"), chains=(chains.vae,)
     ),
-    Case("dice_loss", *_MASKS, logits_and_bits, chain=chains.dice, passes=2),
+    Case("dice_loss", *_MASKS, logits_and_bits, chains=(chains.dice,), passes=2),
     Case(
         "dice_loss+indices", *_CLASS_MAPS, logits_and_classes, keywords=_FROM_INDICES,
-        chain=chains.dice_from_indices, passes=2,
+        chains=(chains.dice_from_indices,), passes=2,
     ),
-    Case("jaccard_loss", *_MASKS, logits_and_bits, chain=chains.jaccard, passes=2),
+    Case("jaccard_loss", *_MASKS, logits_and_bits, chains=(chains.jaccard,), passes=2),
     Case(
-        "tversky_loss", *_MASKS, logits_and_bits, keywords={"alpha": 0.3, "beta": 0.7}, chain=chains.tversky, passes=2
+        "tversky_loss", *_MASKS, logits_and_bits, keywords={"alpha": 0.3, "beta": 0.7}, chains=(chains.tversky,),
+        passes=2,
     ),
-    Case("dice_cross_entropy_loss", *_CLASS_MAPS, logits_and_classes, chain=chains.dice_cross_entropy, passes=2),
-    Case("dice_focal_loss", *_CLASS_MAPS, logits_and_classes, chain=chains.dice_focal, passes=2),
-    Case("contrastive_loss", *_PAIRS, embeddings, leaves=("x1", "x2"), chain=chains.contrastive),
+    Case("dice_cross_entropy_loss", *_CLASS_MAPS, logits_and_classes, chains=(chains.dice_cross_entropy,), passes=2),
+    Case("dice_focal_loss", *_CLASS_MAPS, logits_and_classes, chains=(chains.dice_focal,), passes=2),
+    Case("contrastive_loss", *_PAIRS, embeddings, leaves=("x1", "x2"), chains=chains.CONTRASTIVE),
     Case(
         "contrastive_loss_from_distance", *_FLAT, distances, leaves=("distance",),
-        chain=chains.contrastive_from_distance,
+        chains=(chains.contrastive_from_distance,),
     ),
-    Case("mahalanobis_distance", *_POINTS, points_and_gaussian, chain=chains.mahalanobis_distance),
-    Case("mahalanobis_loss", *_POINTS, labelled_points_and_gaussian, chain=chains.mahalanobis_loss),
-    Case("approx_ndcg_loss", *_LISTS, ranked_lists, leaves=("scores",), chain=chains.approx_ndcg, largest=1 << 16),
+    Case("mahalanobis_distance", *_POINTS, points_and_gaussian, chains=chains.MAHALANOBIS_DISTANCE),
+    Case("mahalanobis_loss", *_POINTS, labelled_points_and_gaussian, chains=chains.MAHALANOBIS_LOSS),
+    Case("approx_ndcg_loss", *_LISTS, ranked_lists, leaves=("scores",), chains=(chains.approx_ndcg,), largest=1 << 16),
     Case("lambda_ndcg_loss", *_LISTS, ranked_lists, leaves=("scores",), largest=1 << 16),
     Case("expected_bleu_loss", (16, 64, 32_000), sentences, translations, leaves=("logits",)),
 ]  # fmt: skip
@@ -284,6 +291,10 @@ def cases(names=None, device="cpu") -> list[Case]:
         if name not in known:
             raise ValueError(f"benchmarks: expected a loss among {', '.join(sorted(known))}, got {name!r}")
     return [case for case in public if case.key in names or case.loss in names]
+
+
+def by_key(key: str) -> Case:
+    return next(case for case in ALL if case.key == key)
 
 
 def unmeasured() -> list[str]:

@@ -1,4 +1,4 @@
-"""The forms people commonly write for each loss: candidates for the eager rival beside the reference.
+"""The forms people commonly write for each loss: beside the reference and torch's own op, what a rival is chosen from.
 
 Each takes the tensors of its benchmark case and returns the mean the case asks for. They follow what torchvision, MONAI
 and textbook code do (torch's fused pieces wherever one exists), without the checks and options of a library.
@@ -58,6 +58,16 @@ def js_div_with_logits(input, target):
     return 0.5 * (of_p + F.kl_div(log_m, log_q, reduction="batchmean", log_target=True))
 
 
+def kl_div_with_probabilities(input, target):
+    return F.kl_div(F.log_softmax(input, -1), F.softmax(target, -1), reduction="batchmean")
+
+
+def js_div_with_probabilities(input, target):
+    q, p = F.softmax(input, -1), F.softmax(target, -1)
+    log_m = (0.5 * (p + q)).log()
+    return 0.5 * (F.kl_div(log_m, p, reduction="batchmean") + F.kl_div(log_m, q, reduction="batchmean"))
+
+
 def gaussian_kl(mu, logvar):
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1).mean()
 
@@ -108,6 +118,12 @@ def contrastive(x1, x2, target):
     return (target * distance.square() + (1 - target) * (1 - distance).clamp_min(0).square()).mean()
 
 
+def contrastive_by_squares(x1, x2, target):
+    squares = (x1 - x2).square().sum(-1)
+    beyond = (1 - (squares + 1e-12).sqrt()).clamp_min(0)
+    return (target * squares + (1 - target) * beyond.square()).mean()
+
+
 def contrastive_from_distance(distance, target):
     return (target * distance.square() + (1 - target) * (1 - distance).clamp_min(0).square()).mean()
 
@@ -120,9 +136,26 @@ def mahalanobis_loss(input, target, mean, scale_tril):
     return contrastive_from_distance(mahalanobis_distance(input, mean, scale_tril), target)
 
 
+def mahalanobis_distance_by_precision(input, mean, scale_tril):
+    """With the inverse covariance, as scipy.spatial.distance.mahalanobis takes it."""
+    centred = input - mean
+    return ((centred @ torch.cholesky_inverse(scale_tril)) * centred).sum(-1).sqrt()
+
+
+def mahalanobis_loss_by_precision(input, target, mean, scale_tril):
+    return contrastive_from_distance(mahalanobis_distance_by_precision(input, mean, scale_tril), target)
+
+
 def approx_ndcg(scores, relevance):
     gaps = (scores.unsqueeze(1) - scores.unsqueeze(2)).sigmoid()
     ranks = gaps.sum(-1) + 0.5
     gains = torch.exp2(relevance) - 1
     ideal = gains.sort(descending=True).values / torch.log2(torch.arange(2.0, gains.shape[1] + 2, device=gains.device))
     return (1 - (gains / torch.log2(1 + ranks)).sum(-1) / ideal.sum(-1)).mean()
+
+
+KL_DIV_WITH_LOGITS = (kl_div_with_logits, kl_div_with_probabilities)
+JS_DIV_WITH_LOGITS = (js_div_with_logits, js_div_with_probabilities)
+CONTRASTIVE = (contrastive, contrastive_by_squares)
+MAHALANOBIS_DISTANCE = (mahalanobis_distance, mahalanobis_distance_by_precision)
+MAHALANOBIS_LOSS = (mahalanobis_loss, mahalanobis_loss_by_precision)

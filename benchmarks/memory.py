@@ -77,11 +77,11 @@ def main(request: dict) -> dict:
     case = next(c for c in cases([request["case"]], request["device"]) if c.key == request["case"])
     device = torch.device(request["device"])
     tensors = case.inputs(tuple(request["shape"]), getattr(torch, request["dtype"]), device)
-    function = rivals.form(case, request["rival"])[request["form"]]
+    form = rivals.forms(case, request["rival"])[request["form"]]
     found = {}
     for phase in ("both", "inference"):
         key = rivals.Key(request["rival"], request["dtype"], inference=phase == "inference")
-        call = rivals.make_call(case, request["rival"], function, tensors, key)
+        call = rivals.make_call(case, form, tensors, key)
         if not key.inference:
             rivals.with_ones(call)
 

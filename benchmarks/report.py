@@ -3,7 +3,7 @@
 Writes benchmarks/RESULTS.md and benchmarks/plots/*.png, and the parts of the README between the markers
 `<!-- NAME:begin -->` and `<!-- NAME:end -->`, NAME being benchmark,
 benchmark-gpu or benchmark-small, where it has them.
-A ratio is always of two rows of one run; of several runs of the same measurement the latest counts.
+A ratio is always of two rows of one run; of several runs the median, with the least and the largest behind it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import plots, roofs, targets
-from .measurements import compare, default_size, load, pick
+from .measurements import compare, default_size, load, pick, records
 from .rows import RESULTS
 
 HERE = Path(__file__).resolve().parent
@@ -25,8 +25,29 @@ def number(value, digits=2, suffix="") -> str:
     return "-" if pd.isna(value) or value == "" else f"{value:.{digits}f}{suffix}"
 
 
-def ratio(value) -> str:
-    return "-" if pd.isna(value) else f"{value:.1f}×"
+def ratio(value, low=float("nan"), high=float("nan")) -> str:
+    """With the spread of several runs where they differ."""
+    if pd.isna(value):
+        return "-"
+    spread = f" ({low:.1f}–{high:.1f})" if f"{low:.1f}" != f"{high:.1f}" else ""
+    return f"{value:.1f}×{spread}"
+
+
+def ratios(line) -> list[str]:
+    """Times as fast as eager and as torch.compile."""
+    return [ratio(line.eager_ratio, line.eager_ratio_low, line.eager_ratio_high),
+            ratio(line.compile_ratio, line.compile_ratio_low, line.compile_ratio_high)]  # fmt: skip
+
+
+def runs_of(table: pd.DataFrame) -> str:
+    least, most = int(table.runs.min()), int(table.runs.max())
+    count = f"{most} runs" if least == most else f"{least} to {most} runs"
+    return "one run" if most == 1 else f"medians of {count}, their least and largest ratio in brackets"
+
+
+def form(name) -> str:
+    """How the rival is written: reference, torch (its own op), or a chain of benchmarks/chains.py."""
+    return "" if pd.isna(name) else str(name)
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
@@ -51,18 +72,18 @@ def cpu_table(table: pd.DataFrame) -> str:
     hot_ns = {} if hot.empty else dict(zip(default_size(hot).loss, default_size(hot).ns))
     lines = []
     for r in chosen.itertuples():
-        own = "yes" if not pd.isna(r.torch) and r.torch <= r.eager else ""
         peak = number(r.peak / r.gradients, 2, "×") if r.gradients and not pd.isna(r.peak) else "-"
         lines.append(
-            [f"`{r.loss}`", r.shape.replace("x", " × "), number(r.ns), number(hot_ns.get(r.loss)), ratio(r.eager_ratio),
-             ratio(r.compile_ratio), number(r.copy_percent, 0, " %"), peak, own]
+            [f"`{r.loss}`", r.shape.replace("x", " × "), number(r.ns), number(hot_ns.get(r.loss)), *ratios(r),
+             number(r.copy_percent, 0, " %"), peak, form(r.eager_form), form(r.compile_form)]
         )  # fmt: skip
     head = ["loss", "input", "ns/element cold", "hot", "faster than eager", "than torch.compile", "of copy speed",
-            "peak memory / gradients", "eager is torch's own op"]  # fmt: skip
+            "peak memory / gradients", "eager form", "compiled form"]  # fmt: skip
     note = (
-        f"Forward + backward, float32, {where(chosen)}; medians, cold caches: the rivals alternate call by call in one "
-        "run, the last cache flushed before each. Eager is the quickest of the plain reference, the form people "
-        "commonly write and torch's own op."
+        f"Forward + backward, float32, {where(chosen)}; {runs_of(chosen)}. Cold caches: the rivals alternate call by "
+        "call in one run, the last cache flushed before each. Eager is the fastest of the plain reference, the forms "
+        "people commonly write (`benchmarks/chains.py`) and torch's own op; torch.compile is the fastest of all these "
+        "compiled. The last columns name the two."
     )
     return f"{note}\n\n{markdown(head, lines)}"
 
@@ -90,8 +111,8 @@ def gpu_table(table: pd.DataFrame) -> str:
     if chosen.empty:
         return "Speed on a GPU: not measured."
     lines = [
-        [f"`{r.loss}`", r.dtype, f"{int(r.elements):,}", number(r.fused * 1e6, 1), ratio(r.eager_ratio),
-         ratio(r.compile_ratio), number(r.copy_percent, 0, " %")]
+        [f"`{r.loss}`", r.dtype, f"{int(r.elements):,}", number(r.fused * 1e6, 1), *ratios(r),
+         number(r.copy_percent, 0, " %")]
         for r in chosen.itertuples()
     ]  # fmt: skip
     head = ["loss", "dtype", "elements", "fused, µs", "faster than eager", "than torch.compile", "of copy speed"]
@@ -125,26 +146,29 @@ def long_tables(table: pd.DataFrame) -> str:
             continue
         lines = [
             [f"`{r.loss}`", r.shape.replace("x", " × "), number(r.ns, 3), number(r.low / r.elements * 1e9, 3),
-             number(r.high / r.elements * 1e9, 3), number(r.eager / r.elements * 1e9), r.eager_form,
-             number(r.compile / r.elements * 1e9), number(r.torch / r.elements * 1e9), ratio(r.eager_ratio),
-             ratio(r.compile_ratio), number(r.copy_percent, 0, " %")]
-            for r in group.assign(eager_form=group.get("eager_form", "")).itertuples()
+             number(r.high / r.elements * 1e9, 3), number(r.best_eager / r.elements * 1e9), form(r.eager_form),
+             number(r.compile / r.elements * 1e9), form(r.compile_form), *ratios(r), number(r.copy_percent, 0, " %")]
+            for r in group.itertuples()
         ]  # fmt: skip
-        head = ["loss", "input", "fused", "lower quartile", "upper", "eager", "form", "torch.compile", "torch's op",
+        head = ["loss", "input", "fused", "lower quartile", "upper", "eager", "form", "torch.compile", "form",
                 "eager / fused", "compile / fused", "of copy"]  # fmt: skip
         title = f"## {device}, {mode}, {dtype}, {phase}, incoming gradient {incoming}"
-        parts.append(f"{title}\n\nns per element, {where(group)}.\n\n{markdown(head, lines)}")
+        parts.append(f"{title}\n\nns per element, {where(group)}; {runs_of(group)}.\n\n{markdown(head, lines)}")
     return "\n\n".join(parts)
 
 
 def verdicts(rows: pd.DataFrame) -> str:
     """The bars of targets.py, met or missed."""
-    records = [
-        {k: "" if not isinstance(v, str) and pd.isna(v) else v for k, v in r.items()} for r in rows.to_dict("records")
-    ]
-    found = targets.check(records)
+    found = targets.check(records(rows))
     lines = [
-        ["met" if v.met else "**missed**", v.what, f"{v.value:.3g}", f"{v.bound} {v.bar:g}", v.missed_by] for v in found
+        [
+            "met" if v.met else "**missed**",
+            v.what,
+            f"{v.value:.3g}" + (f" ({v.low:.3g}–{v.high:.3g})" if v.low < v.high else ""),
+            f"{v.bound} {v.bar:g}",
+            v.missed_by,
+        ]
+        for v in found
     ]
     count = sum(v.met for v in found)
     return f"{count} of {len(found)} bars met.\n\n{markdown(['outcome', 'bar', 'measured', 'wanted', 'off by'], lines)}"

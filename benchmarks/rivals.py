@@ -1,15 +1,22 @@
-"""The rivals of a case on one input: eager, torch.compile of the reference, fused, torch's own op, and a plain copy.
+"""The rivals of a case on one input: eager, torch.compile, fused, torch's own op, and a plain copy.
 
-A rival is warmed up and its loss and gradients are compared with the reference's before it is timed; one that fails or
-disagrees is reported in `Field.failures`, never timed.
+Eager and torch.compile have several forms: the reference, the chains people write, torch's own op. Each is warmed up,
+its loss and gradients are compared with the reference's, and the fastest is the rival. What fails or disagrees is
+reported in `Field.failures`, never timed.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import os
+import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -49,10 +56,7 @@ class Field:
 
 def has_kernel(case: Case, device: torch.device) -> bool:
     """False while `fused` would only call the reference: such numbers are shown, never stored."""
-    namespace = torch.ops.fused_losses
-    if device.type == "cuda" and not fused_losses._ops.HAS_CUDA_KERNELS:
-        return False
-    return hasattr(namespace, case.loss)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_losses::{case.loss}", device.type.upper())
 
 
 def cpu_isa() -> str:
@@ -66,47 +70,72 @@ def set_cpu_isa(name: str) -> str:
     return module.set_cpu_isa(name) if module else "none"
 
 
-def form(case: Case, rival: str):
-    """The functions that may serve as `rival`, by name: the eager rival has two candidates."""
+@dataclass(frozen=True)
+class Form:
+    """One way to write a loss. plain: it takes the tensors by position, and no option that is its default."""
+
+    function: Callable
+    plain: bool = False
+    keywords: dict = field(default_factory=dict)
+
+    def call(self, *args, **keywords):
+        loss = self.function(*args, **keywords)
+        return loss[0] if isinstance(loss, tuple) else loss
+
+    def bind(self, tensors: dict) -> functools.partial:
+        """The call on a case's tensors."""
+        if not self.plain:
+            return functools.partial(self.call, **tensors, **self.keywords)
+        first, extra = list(tensors.values())[:2], dict(list(tensors.items())[2:])
+        return functools.partial(self.call, *first, **extra, **self.keywords)
+
+
+def forms(case: Case, rival: str) -> dict[str, Form]:
+    """The forms that may serve as `rival`, by name. torch's op is a rival of its own, and one more form to compile."""
     if rival == FUSED:
-        return {"fused": case.fused}
+        return {FUSED: Form(case.fused, keywords=case.keywords)}
+    reduction = {name: value for name, value in case.keywords.items() if name == "reduction"}
+    own = {} if case.torch_op is None else {TORCH: Form(case.torch_op, True, reduction)}
     if rival == TORCH:
-        return {} if case.torch_op is None else {"torch": case.torch_op}
+        return own
+    eager = {"reference": Form(case.reference, keywords=case.keywords)}
+    eager |= {chain.__name__: Form(chain, True, case.keywords) for chain in case.chains}
     if rival == EAGER:
-        found = {"reference": case.reference}
-        if case.chain is not None:
-            found["chain"] = case.chain
-        return found
+        return eager
     mode = "max-autotune" if rival == COMPILE_MAX else None
     torch._dynamo.reset()
-    return {"reference": torch.compile(case.reference, fullgraph=True, dynamic=False, mode=mode)}
+    return {
+        name: replace(form, function=torch.compile(form.function, fullgraph=True, dynamic=False, mode=mode))
+        for name, form in (eager | own).items()
+    }
 
 
-def bind(case: Case, function, tensors: dict) -> functools.partial:
-    """The call of `function` on the case's tensors; chains and torch's ops know no option that is their default."""
-    keywords = case.keywords
-    if function is case.torch_op:
-        keywords = {name: value for name, value in keywords.items() if name == "reduction"}
-    if function is case.torch_op or function is case.chain:
-        extra = dict(list(tensors.items())[2:])
-        return functools.partial(_first_of, function, *list(tensors.values())[:2], **extra, **keywords)
-    return functools.partial(_first_of, function, **tensors, **keywords)
+@contextmanager
+def private_compile_cache():
+    """torch.compile's caches in a fresh folder while the block runs, in this process and in those it starts.
+
+    A shared cache may hold code of another instruction set, which once computed half of the elements.
+    """
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="fused_losses_compile_") as folder:
+        os.environ |= {name: os.path.join(folder, name.lower()) for name in names}
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _first_of(function, *args, **keywords):
-    loss = function(*args, **keywords)
-    return loss[0] if isinstance(loss, tuple) else loss
-
-
-def make_call(case: Case, rival: str, function, tensors: dict, key: Key, grad_output=None, isa: str = "") -> Call:
+def make_call(case: Case, form: Form, tensors: dict, key: Key, grad_output=None, isa: str = "") -> Call:
     """isa: the instruction set to select before every call, where it changes from call to call."""
     leaves = () if key.inference else [tensors[name] for name in case.leaves]
     before = None
     if isa:
         before = functools.partial(set_cpu_isa, isa)
-    elif rival == COMPILE_MAX:
+    elif key.rival == COMPILE_MAX:
         before = torch.compiler.cudagraph_mark_step_begin
-    return Call(key, bind(case, function, tensors), leaves, grad_output, before)
+    return Call(key, form.bind(tensors), leaves, grad_output, before)
 
 
 def with_ones(call: Call) -> Call:
@@ -141,20 +170,19 @@ def _agree(found, expected, dtype: torch.dtype) -> str:
     return ""
 
 
-def _quickest(candidates: dict[str, Call]) -> str:
+def fastest(candidates: dict[str, Call], rounds: int = 7) -> str:
+    """The name of the call with the lowest median, all alternating call by call."""
     if len(candidates) == 1:
         return next(iter(candidates))
-    seconds = {}
-    for name, call in candidates.items():
-        times = []
-        for _ in range(5):
+    seconds = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
             start = time.perf_counter()
             call.run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        seconds[name] = sorted(times)[2]
-    return min(seconds, key=seconds.get)
+            seconds[name].append(time.perf_counter() - start)
+    return min(seconds, key=lambda name: statistics.median(seconds[name]))
 
 
 def field_of(case, shape, dtypes, device, rivals, *, isas=(), incoming=(ONE,), inference=False, compile_until=math.inf):
@@ -172,22 +200,14 @@ def field_of(case, shape, dtypes, device, rivals, *, isas=(), incoming=(ONE,), i
         tensors = case.inputs(shape, dtype, device)
         result.floor_bytes[name] = case.floor_bytes(tensors)
         result.tensor_bytes[name] = case.bytes_of(tensors)
-        expected = _answer(with_ones(make_call(case, EAGER, case.reference, tensors, Key(EAGER, name))))
+        reference = forms(case, EAGER)["reference"]
+        expected = _answer(with_ones(make_call(case, reference, tensors, Key(EAGER, name))))
         for rival in rivals:
-            if rival in (COMPILE, COMPILE_MAX) and time.monotonic() > compile_until:
-                result.failures[rival, name] = "not compiled: out of time"
-                continue
-            try:
-                function = _warm(case, rival, tensors, expected, dtype, result)
-            except Exception as error:  # a rival that cannot run is reported; the others are still measured
-                first_line = next(iter(str(error).strip().splitlines()), "")
-                result.failures[rival, name] = f"{type(error).__name__}: {first_line}"[:300]
-                continue
-            if function is None:
-                continue
+            form = _warm(case, rival, tensors, expected, dtype, result, compile_until)
             for isa in isas if rival == FUSED else [""]:
                 select = isa if len(isas) > 1 else ""
-                _add(result, case, rival, function, tensors, Key(rival, name, isa), incoming, inference, select)
+                if form is not None:
+                    _add(result, case, form, tensors, Key(rival, name, isa), incoming, inference, select)
         result.calls.append(copy_call(result.floor_bytes[name], name, device))
     if math.prod(shape) <= 256:
         result.calls.append(mse_call(shape, device))
@@ -197,22 +217,22 @@ def field_of(case, shape, dtypes, device, rivals, *, isas=(), incoming=(ONE,), i
     return result
 
 
-def _warm(case, rival, tensors, expected, dtype, result):
-    """The rival's quickest agreeing function, after its first calls; None if it has none."""
+def _warm(case, rival, tensors, expected, dtype, result, compile_until=math.inf) -> Form | None:
+    """The rival's fastest agreeing form, after its first calls; None if it has none. What fails is noted by name."""
     name = str(dtype).removeprefix("torch.")
-    candidates, problems = {}, []
-    functions = form(case, rival)
-    for label, function in functions.items():
-        call = make_call(case, rival, function, tensors, Key(rival, name))
+    found, candidates, seconds, problems = forms(case, rival), {}, {}, []
+    for label, form in found.items():
+        if rival in (COMPILE, COMPILE_MAX) and time.monotonic() > compile_until:
+            problems.append(f"{label}: not compiled, out of time")
+            continue
+        call = make_call(case, form, tensors, Key(rival, name))
         start, cached = time.perf_counter(), cache_hits()
         try:
             problem = _agree(_answer(with_ones(call) if expected[0].dim() else call), expected, dtype)
-        except RuntimeError as error:
-            if len(functions) == 1:
-                raise
-            problem = str(error).splitlines()[0]
-        if rival in (COMPILE, COMPILE_MAX) and cache_hits() == cached:
-            result.compile_seconds[rival, name] = time.perf_counter() - start
+        except Exception as error:  # a form that cannot run is reported; the others are still measured
+            problem = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        if cache_hits() == cached:
+            seconds[label] = time.perf_counter() - start
         if problem:
             problems.append(f"{label}: {problem}")
         else:
@@ -221,23 +241,23 @@ def _warm(case, rival, tensors, expected, dtype, result):
         result.failures[rival, name] = "; ".join(problems)[:300]
     if not candidates:
         return None
-    chosen = _quickest(candidates)
+    chosen = fastest(candidates)
     result.form[rival, name] = chosen
-    return functions[chosen]
+    if rival in (COMPILE, COMPILE_MAX) and chosen in seconds:
+        result.compile_seconds[rival, name] = seconds[chosen]
+    return found[chosen]
 
 
-def _add(result, case, rival, function, tensors, key, incoming, inference, select):
+def _add(result, case, form, tensors, key, incoming, inference, select):
     """A call for each incoming gradient, and one without gradient; `select`: this ISA before every call."""
-    loss = make_call(case, rival, function, tensors, replace(key, inference=True)).run()
+    loss = make_call(case, form, tensors, replace(key, inference=True)).run()
     for kind in incoming:
         grad_output = None if loss.dim() == 0 else torch.ones_like(loss)
         if kind == RANDOM:
             grad_output = torch.full_like(loss, 0.8372)
-        own = replace(key, incoming=kind)
-        result.calls.append(make_call(case, rival, function, tensors, own, grad_output, select))
+        result.calls.append(make_call(case, form, tensors, replace(key, incoming=kind), grad_output, select))
     if inference:
-        own = replace(key, inference=True)
-        result.calls.append(make_call(case, rival, function, tensors, own, None, select))
+        result.calls.append(make_call(case, form, tensors, replace(key, inference=True), None, select))
 
 
 def copy_call(floor_bytes: int, dtype: str, device) -> Call:

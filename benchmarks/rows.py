@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import os
 import re
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -43,18 +45,25 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
+SOURCES = ("csrc", "fused_losses", "setup.py")
+
+
 def commit() -> str:
-    """The commit measured, with "+" when the sources differ from it; empty outside a repository."""
+    """The commit measured, and a digest of the sources where they differ from it; empty outside a repository."""
     here = Path(__file__).resolve().parent.parent
+
+    def git(*arguments):
+        done = subprocess.run(["git", *arguments, "--", *SOURCES], cwd=here, capture_output=True)
+        return done.stdout
+
     try:
         head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno", "--", "csrc", "fused_losses", "setup.py"],
-            cwd=here, capture_output=True, text=True,
-        )  # fmt: skip
+        change = git("diff", "HEAD")
+        for name in git("ls-files", "--others", "--exclude-standard").decode().splitlines():
+            change += (here / name).read_bytes()
     except OSError:
         return ""
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return head.stdout.strip() + (f"+{hashlib.sha1(change).hexdigest()[:7]}" if change else "")
 
 
 def environment(device: torch.device) -> dict:
@@ -133,12 +142,17 @@ def append(path: Path, rows: list[dict]) -> None:
             writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
 
 
-def measured(path: Path, facts: dict) -> set[tuple[str, str]]:
-    """(loss, shape) of what a CSV file has of the same machine, torch and commit; nothing while the sources differ."""
-    same = ("machine", "device", "torch", "commit")
-    if not path.exists() or facts["commit"].endswith("+"):
-        return set()
-    return {(r["loss"], r["shape"]) for r in read(path) if all(r[name] == facts[name] for name in same)}
+def measured(path: Path, facts: dict, wanted: set[tuple]) -> Counter:
+    """How many runs of the same machine, torch and sources a CSV file has, by (loss, shape).
+
+    A run counts where it has all of `wanted`: (rival, dtype, mode).
+    """
+    same = ("machine", "device", "threads", "torch", "commit")
+    runs = {}
+    for r in read(path) if path.exists() else ():
+        if all(r[name] == facts[name] for name in same):
+            runs.setdefault((r["loss"], r["shape"], r["run"]), set()).add((r["rival"], r["dtype"], r["mode"]))
+    return Counter((loss, shape) for (loss, shape, _), found in runs.items() if wanted <= found)
 
 
 def read(path: Path) -> list[dict]:

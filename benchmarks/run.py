@@ -5,24 +5,28 @@ python -m benchmarks.run --suite full         default sizes, float32 and bfloat1
 python -m benchmarks.run --suite small        64 elements, against F.mse_loss
 python -m benchmarks.run --suite sweep        1 to 2^25 elements, fused and eager
 python -m benchmarks.run --suite full --check also says which bars of targets.py are met
+
+--repeat 3 gives the spread that the report states beside a ratio; --resume goes on where a run was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import math
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from . import memory, rivals, rows, targets, timing
 from .cases import QUICK, cases
+from .progress import Progress
 
 SWEEP = [1, 64, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 21, 1 << 23, 1 << 25]
 CPU_SUITES = {
@@ -76,7 +80,8 @@ def parse(argv=None) -> argparse.Namespace:
         "--append", type=Path, help="CSV file (default: benchmarks/results/<machine>.csv; not for --quick)"
     )
     parser.add_argument("--resume", action="store_true",
-                        help="leave out what the CSV has of this commit; exit status 75 if time runs out")  # fmt: skip
+                        help="leave out what the CSV has of these sources; status 75 if time runs out")  # fmt: skip
+    parser.add_argument("--repeat", type=int, default=1, help="measure everything so many times")
     parser.add_argument("--prepare", action="store_true", help="only fill torch.compile's cache for a later run")
     parser.add_argument("--check", action="store_true", help="compare with the bars of targets.py")
     arguments = parser.parse_args(argv)
@@ -215,63 +220,101 @@ def quick_table(found: list[dict]) -> str:
     return "\n".join(out)
 
 
+class Run:
+    """The measurements of one call of this program: what is left to do, and what was found."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.device = torch.device(arguments.device)
+        self.clock = timing.clock_of(self.device)
+        self.deadline = time.monotonic() + arguments.max_seconds
+        self.facts = rows.environment(self.device)
+        self.facts["torch_isa"] = (
+            torch.backends.cpu.get_cpu_capability().lower() if self.device.type == "cpu" else "cuda"
+        )
+        self.path = arguments.append or (None if arguments.quick else rows.RESULTS / f"{self.facts['machine']}.csv")
+        self.found, self.failures, self.unbuilt, self.out_of_time = [], {}, set(), False
+
+    def items(self) -> list[tuple]:
+        """(repetition, case, shape) of what is not measured yet."""
+        wanted = itertools.product({rivals.FUSED, rivals.EAGER} & {*self.arguments.rivals}, self.arguments.dtypes,
+                                   {*self.arguments.modes} - {timing.WALL})  # fmt: skip
+        done = rows.measured(self.path, self.facts, set(wanted)) if self.arguments.resume else {}
+        return [
+            (repetition, case, shape)
+            for repetition in range(self.arguments.repeat)
+            for case, shape in self.arguments.plan
+            if not self.arguments.resume or repetition >= done[case.key, "x".join(map(str, shape))]
+        ]
+
+    def measure(self) -> None:
+        items = self.items()
+        progress = Progress(len(items))
+        for repetition, case, shape in items:
+            name = "x".join(map(str, shape))
+            if time.monotonic() > self.deadline:
+                self.out_of_time = True
+                self.failures[case.key, "", name] = "not measured: out of time"
+                continue
+            progress.begin(f"{case.key} {name}" + (f", run {repetition + 1}" if self.arguments.repeat > 1 else ""))
+            facts = self.facts | {"run": f"{self.facts['run']}.{repetition}"}
+            try:
+                found, failed = measure(self.arguments, facts, self.clock, case, shape, self.deadline)
+            except Exception as error:  # one case must not cost the others' rows
+                found, failed = [], {("all", ""): f"{type(error).__name__}: {error}".splitlines()[0]}
+            progress.finish()
+            self.failures |= {(case.key, *key): text for key, text in failed.items()}
+            if found:
+                self.keep(case, found, progress)
+            gc.collect()
+
+    def keep(self, case, found: list[dict], progress: Progress) -> None:
+        if not self.arguments.quick:
+            progress.say(line(found))
+        if not rivals.has_kernel(case, self.device):
+            self.unbuilt.add(case.loss)
+            self.found += found if self.arguments.quick else []
+            return
+        self.found += found
+        if self.path:
+            rows.append(self.path, found)
+
+    def report(self) -> int:
+        """Prints what the rows do not say; the exit status."""
+        if self.arguments.quick and self.found:
+            print(quick_table(self.found))
+            print("cold caches: the three alternate call by call, each after a flush of the last cache")
+        for key, text in self.failures.items():
+            print(f"not measured or not agreeing: {' '.join(filter(None, key))}: {text}")
+        if self.unbuilt:
+            print(f"without a kernel in this build, not stored: {', '.join(sorted(self.unbuilt))}")
+        if self.arguments.check:
+            verdicts = targets.check(self.found)
+            print("\n".join(map(str, verdicts)))
+            print(f"{sum(v.met for v in verdicts)} of {len(verdicts)} bars met")
+            return 0 if all(v.met for v in verdicts) else 1
+        return 75 if self.arguments.resume and self.out_of_time else 0
+
+
 def main(argv=None) -> int:
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", module=r"torch\..*")
-    device = torch.device(arguments.device)
-    deadline = time.monotonic() + arguments.max_seconds
-    clock = timing.clock_of(device)
-    facts = rows.environment(device)
-    facts["torch_isa"] = torch.backends.cpu.get_cpu_capability().lower() if device.type == "cpu" else "cuda"
-    path = arguments.append or (None if arguments.quick else rows.RESULTS / f"{facts['machine']}.csv")
+    run = Run(arguments)
     print(
-        f"{facts['machine']}, {facts['threads']} threads, torch {facts['torch']}, fused kernels: "
-        f"{rivals.cpu_isa() if device.type == 'cpu' else 'CUDA'}; medians of forward + backward"
+        f"{run.facts['machine']}, {run.facts['threads']} threads, torch {run.facts['torch']}, fused kernels: "
+        f"{rivals.cpu_isa() if arguments.device == 'cpu' else 'CUDA'}; medians of forward + backward"
     )
-    if arguments.quick and not arguments.prepare:
-        compile_ahead(arguments)
-    everything, failures, unbuilt, out_of_time = [], {}, set(), False
-    known = rows.measured(path, facts) if arguments.resume else set()
-    bar = tqdm(arguments.plan, unit="case", disable=not sys.stderr.isatty())
-    for case, shape in bar:
-        if (case.key, "x".join(map(str, shape))) in known:
-            continue
-        if time.monotonic() > deadline:
-            out_of_time = True
-            failures[case.key, "", "x".join(map(str, shape))] = "not measured: out of time"
-            continue
-        bar.set_description(case.key)
+    # A run that only fills the cache does it for the one that started it.
+    with nullcontext() if arguments.prepare else rivals.private_compile_cache():
+        if arguments.quick and not arguments.prepare:
+            compile_ahead(arguments)
         try:
-            found, failed = measure(arguments, facts, clock, case, shape, deadline)
-        except Exception as error:  # one case must not cost the others' rows
-            found, failed = [], {("all", ""): f"{type(error).__name__}: {error}".splitlines()[0]}
-        failures |= {(case.key, *key): text for key, text in failed.items()}
-        if not found:
-            continue
-        if not arguments.quick:
-            tqdm.write(line(found))
-        if rivals.has_kernel(case, device):
-            everything += found
-            if path:
-                rows.append(path, found)
-        else:
-            unbuilt.add(case.loss)
-            everything += found if arguments.quick else []
-        gc.collect()
-    if arguments.quick and everything:
-        print(quick_table(everything))
-        print("cold caches: the three alternate call by call, each after a flush of the last cache")
-    for key, text in failures.items():
-        print(f"not measured or not agreeing: {' '.join(filter(None, key))}: {text}")
-    if unbuilt:
-        print(f"without a kernel in this build, not stored: {', '.join(sorted(unbuilt))}")
-    if arguments.check:
-        verdicts = targets.check(everything)
-        print("\n".join(map(str, verdicts)))
-        print(f"{sum(v.met for v in verdicts)} of {len(verdicts)} bars met")
-        return 0 if all(v.met for v in verdicts) else 1
-    return 75 if arguments.resume and out_of_time else 0
+            run.measure()
+        except KeyboardInterrupt:
+            print("\nInterrupted; what was measured is stored, and the same command with --resume goes on from there.")
+            return 130
+    return run.report()
 
 
 if __name__ == "__main__":

@@ -84,7 +84,8 @@ class Session:
         self.call = None  # the memory of the tensors before these is free to be used
         found = next(c for c in cases([case], self.device.type) if c.key == case)
         tensors = found.inputs(tuple(shape), getattr(torch, dtype), self.device, seed)
-        call = rivals.make_call(found, rivals.FUSED, found.fused, tensors, rivals.Key(rivals.FUSED, dtype))
+        form = rivals.forms(found, rivals.FUSED)[rivals.FUSED]
+        call = rivals.make_call(found, form, tensors, rivals.Key(rivals.FUSED, dtype))
         self.call = rivals.with_ones(call)
         for _ in range(3):
             loss = self.call.run()

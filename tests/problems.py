@@ -93,6 +93,7 @@ class Case:
     dims, more_dims: for drawn shapes, the least and largest of each dimension, and how many more may follow.
     tile: arguments that grow with dim 0 of `shape`.
     broadcast: options that broadcast to the input's shape; bad: (options, words of the message) refused.
+    ranges: of numeric options, for drawn ones; free: arguments beside the logits that may be of any magnitude.
     """
 
     name: str
@@ -115,6 +116,8 @@ class Case:
     reductions: tuple[str | None, ...] = ("none", "mean", "sum")
     broadcast: tuple[str, ...] = ()
     bad: tuple[tuple[dict, str], ...] = ()
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
 
     def __post_init__(self):
         unknown = set(self.groups) - set(GROUPS)
@@ -159,6 +162,15 @@ class Problem:
     @property
     def n_terms(self) -> int:
         return max(t.numel() for t in self.tensors.values())
+
+    def terms(self, name: str | None = None, reduction: str | None = "none") -> int:
+        """How many terms are summed in one element of the loss, or of the gradient of the argument `name`.
+
+        One where a result is of its own element alone: elementwise losses without reduction, and their gradients.
+        Elsewhere all of them: a bound, not the number.
+        """
+        alone = "elementwise" in self.case.groups and (reduction == "none" if name is None else name in self.case.fused)
+        return 1 if alone else self.n_terms
 
     def floating(self) -> list[str]:
         """Names of the floating tensors that may require a gradient."""

@@ -1,13 +1,16 @@
-"""The benchmark's own code, at tiny sizes: comparison of two builds, progress."""
+"""The benchmark's own code, at tiny sizes: rivals, rows of several runs, comparison of two builds, progress."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import fused_losses
 
@@ -16,8 +19,150 @@ if not (ROOT / "benchmarks").exists():
     pytest.skip("the installed package has no benchmarks", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import builds, compare  # noqa: E402
+from benchmarks import builds, cases, compare, measurements, report, rivals, rows, run, targets  # noqa: E402
 from benchmarks.progress import Progress  # noqa: E402
+
+CPU = torch.device("cpu")
+
+# ------------------------------------------------------------------------------------------------ rivals
+
+
+@pytest.mark.parametrize("case", cases.cases(), ids=lambda case: case.key)
+def test_every_eager_form_agrees_with_the_reference(case):
+    wanted = [rivals.FUSED, rivals.EAGER, rivals.TORCH]
+    field = rivals.field_of(case, case.shape_of(4096), [torch.float32], CPU, wanted)
+    assert not field.failures
+    assert {call.key.rival for call in field.calls} >= {rivals.FUSED, rivals.EAGER}
+
+
+def test_every_eager_form_is_compiled():
+    """Into a cache of the run's own; the fastest is named, and its loss and gradient are the reference's."""
+    case = cases.by_key("mse_loss")
+    assert set(rivals.forms(case, rivals.COMPILE)) == {"reference", "mse", "torch"}
+    outside = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    with rivals.private_compile_cache() as folder:
+        field = rivals.field_of(case, (100,), [torch.float32], CPU, [rivals.COMPILE])
+        assert not field.failures
+        assert list(folder.rglob("*.py")), "the generated code lies in the private folder"
+        chosen = field.form[rivals.COMPILE, "float32"]
+        assert chosen in {"reference", "mse", "torch"}
+        assert field.compile_seconds[rivals.COMPILE, "float32"] > 0, "not taken from another run's cache"
+    assert not folder.exists()
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == outside
+
+
+def off_by_a_percent(input, target):
+    return (input - target).square().mean() * 1.01
+
+
+def not_there(input, target):
+    raise NotImplementedError("no such thing")
+
+
+def test_a_form_that_disagrees_or_fails_is_no_rival():
+    case = replace(cases.by_key("mse_loss"), chains=(off_by_a_percent, not_there))
+    field = rivals.field_of(case, (64,), [torch.float32], CPU, [rivals.EAGER])
+    assert field.form == {(rivals.EAGER, "float32"): "reference"}
+    (text,) = field.failures.values()
+    assert "off_by_a_percent: loss differs from the reference by" in text
+    assert "not_there: NotImplementedError: no such thing" in text
+
+
+def test_the_fastest_form_is_the_rival():
+    def slow(input, target):
+        for _ in range(300):
+            torch.zeros(1)
+        return (input - target).square().mean()
+
+    def quick(input, target):
+        return torch.nn.functional.mse_loss(input, target)
+
+    case = replace(cases.by_key("mse_loss"), chains=(slow, quick))
+    calls = {
+        name: rivals.make_call(case, form, case.inputs((64,)), rivals.Key(rivals.EAGER, "float32"))
+        for name, form in rivals.forms(case, rivals.EAGER).items()
+        if name != "reference"
+    }
+    assert rivals.fastest(calls) == "quick"
+
+
+# ------------------------------------------------------------------------------------------------ runs and reports
+
+
+def measure_again(path, *more):
+    return run.main(
+        ["--losses", "mse_loss,l1_loss", "--sizes", "64", "--dtypes", "float32", "--modes", "hot", "--no-memory"]
+        + ["--rivals", "fused,eager", "--seconds", "0.01", "--repeat", "2", "--append", str(path), *more]
+    )
+
+
+def test_a_run_resumes_where_it_was_interrupted(tmp_path, monkeypatch, capsys):
+    path, measure = tmp_path / "rows.csv", run.measure
+
+    def interrupted(arguments, facts, clock, case, *rest):
+        if case.key == "l1_loss" and facts["run"].endswith(".1"):
+            raise KeyboardInterrupt
+        return measure(arguments, facts, clock, case, *rest)
+
+    monkeypatch.setattr(run, "measure", interrupted)
+    assert measure_again(path) == 130
+    assert "--resume" in capsys.readouterr().out
+    before = {(r["run"], r["loss"]) for r in rows.read(path)}
+    assert len(before) == 3, "mse_loss twice, l1_loss once"
+
+    monkeypatch.setattr(run, "measure", measure)
+    assert measure_again(path, "--resume") == 0
+    after = {(r["run"], r["loss"]) for r in rows.read(path)}
+    assert [loss for _, loss in after - before] == ["l1_loss"]
+    assert measure_again(path, "--resume") == 0
+    assert {(r["run"], r["loss"]) for r in rows.read(path)} == after, "nothing is left to measure"
+
+
+def row(rival, seconds, run_id, commit="abc", **more):
+    empty = dict.fromkeys(rows.COLUMNS, "")
+    return empty | {
+        "run": run_id, "machine": "m", "device": "cpu", "isa": "avx2", "threads": 2, "torch": "2.13", "commit": commit,
+        "loss": "mse_loss", "dtype": "float32", "shape": "4194304", "elements": 4194304, "rival": rival, "form": rival,
+        "mode": "cold", "phase": "both", "incoming": "one", "median_s": seconds, "q1_s": seconds, "q3_s": seconds,
+        "copy_percent": 50.0, "gradient_bytes": 1.0, "input_bytes": 1.0,
+    } | more  # fmt: skip
+
+
+@pytest.fixture
+def three_runs(tmp_path):
+    """Of the sources measured last, and one of older sources; torch.compile's time relative to fused is 2, 3, 7."""
+    rows.append(tmp_path / "m.csv", [row("fused", 1.0, "1", "old"), row("eager", 99.0, "1", "old")])
+    for run_id, fused, compiled in (("2.0", 1.0, 3.0), ("2.1", 2.0, 4.0), ("2.2", 1.0, 7.0)):
+        found = [row("fused", fused, run_id), row("eager", 10.0, run_id, form="mse")]
+        rows.append(tmp_path / "m.csv", [*found, row("compile", compiled, run_id, form="reference")])
+    return tmp_path
+
+
+def test_a_ratio_is_the_median_of_the_runs_of_the_last_sources(three_runs):
+    (line,) = measurements.compare(measurements.load(three_runs)).itertuples()
+    assert line.runs == 3
+    assert (line.compile_ratio, line.compile_ratio_low, line.compile_ratio_high) == (3.0, 2.0, 7.0)
+    assert (line.eager_ratio, line.eager_ratio_low, line.eager_ratio_high) == (10.0, 5.0, 10.0)
+
+
+def test_tables_state_the_spread_and_name_the_forms(three_runs):
+    table = report.cpu_table(measurements.compare(measurements.load(three_runs)))
+    assert "medians of 3 runs" in table
+    assert "| 10.0× (5.0–10.0) | 3.0× (2.0–7.0) | 50 % |" in table
+    assert table.endswith("| mse | reference |")
+
+
+def test_a_bar_is_held_against_the_median_of_the_runs(three_runs):
+    found = {v.what: v for v in targets.check(measurements.records(measurements.load(three_runs)))}
+    verdict = found["mse_loss, 4194304 elements: cold, compile / fused"]
+    assert (verdict.value, verdict.low, verdict.high, verdict.bar) == (3.0, 2.0, 7.0, 1.5)
+    assert verdict.met
+
+
+def test_every_bar_is_of_a_case():
+    assert {*targets.CPU, *targets.CUDA, *targets.COMPUTE_BOUND} <= {case.key for case in cases.ALL}
+    assert cases.unmeasured() == []
+
 
 # ------------------------------------------------------------------------------------------------ two builds
 
@@ -49,7 +194,7 @@ class Scripted:
         return self.answer if request == "prepare" else self.nanoseconds
 
 
-ITEM = compare.Item(compare.cases(["mse_loss"])[0], (1000,), "float32", "cold")
+ITEM = compare.Item(cases.by_key("mse_loss"), (1000,), "float32", "cold")
 
 
 def compared(*rounds):

@@ -53,6 +53,11 @@ def test_import_needs_no_cuda_library():
     assert blocked == "False -2.0"
 
 
+def test_import_needs_no_compiler_and_no_gpu():
+    compiler = "'torch.utils.cpp_extension' in sys.modules"
+    assert output(f"import sys, torch, fused_losses; print(torch.cuda.is_initialized(), {compiler})") == "False False"
+
+
 def test_version_is_stated_once():
     assert re.fullmatch(r"\d+\.\d+\.\d+", fused_losses.__version__)
     assert build_info()["version"] == fused_losses.__version__

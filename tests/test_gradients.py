@@ -49,22 +49,22 @@ def test_gradgradcheck(case, variant):
 
 
 @each_case
-def test_double_backward_keeps_the_graph(case, device):
-    """Second-order terms of the reference, in float32: the first gradient is no constant."""
+def test_double_backward(case, device):
+    """Second-order terms of the reference, in float32: the first gradient is no constant, whatever the reduction."""
     problem = case.problem(None, torch.float32, device)
     name = case.fused[0]
-    found = []
-    for function in (case.function, case.reference):
-        mine = problem.leaves([name])
-        leaf = mine.arguments[name]
-        (first,) = torch.autograd.grad(total(mine.call(function)), leaf, create_graph=True)
-        objective = first.square().sum() * 10
-        if objective.requires_grad:
-            (second,) = torch.autograd.grad(objective, leaf, allow_unused=True)
-        else:
-            second = None
-        found.append(torch.zeros_like(leaf) if second is None else second)
-    assert_agrees(found[0], found[1].double(), n_terms=64)
+    for reduction in case.reductions:
+        found = []
+        for mine, function in ((problem, case.function), (problem.double(), case.reference)):
+            mine = mine.leaves([name])
+            leaf = mine.arguments[name]
+            (first,) = torch.autograd.grad(total(mine.call(function, reduction)), leaf, create_graph=True)
+            weights = torch.linspace(-1, 1, first.numel(), dtype=first.dtype, device=first.device).view_as(first)
+            objective, second = (first.square() * weights).sum(), None
+            if objective.requires_grad:  # the gradient of a loss linear in the leaf is a constant
+                (second,) = torch.autograd.grad(objective, leaf, allow_unused=True)
+            found.append(torch.zeros_like(leaf) if second is None else second)
+        assert_agrees(*found, n_terms=problem.n_terms, label=f"reduction {reduction}")
 
 
 def backward_once(case, problem, reduction):
@@ -80,11 +80,12 @@ def test_repeated_backward(case, device):
         leaf, outputs = mine.arguments[name], differentiable(mine.call(None, reduction))
         ones = [torch.ones_like(o) for o in outputs]
         twos = [o * 2 for o in ones]
-        first = torch.autograd.grad(outputs, leaf, ones, retain_graph=True)[0].clone()
-        doubled = torch.autograd.grad(outputs, leaf, twos, retain_graph=True)[0].clone()
+        first = torch.autograd.grad(outputs, leaf, ones, retain_graph=True)[0]
+        doubled = torch.autograd.grad(outputs, leaf, twos, retain_graph=True)[0]
         last = torch.autograd.grad(outputs, leaf, ones)[0]
+        assert len({gradient.data_ptr() for gradient in (first, doubled, last)}) == 3, "each is the caller's own"
         for label, gradient, factor in (("first", first, 1), ("second", doubled, 2), ("last", last, 1)):
-            assert_agrees(gradient, want.double() * factor, label=f"{label} backward, reduction {reduction}")
+            assert torch.equal(gradient, want * factor), f"{label} backward, reduction {reduction}"
         with pytest.raises(RuntimeError, match="second time"):
             torch.autograd.grad(outputs, leaf, ones)
 

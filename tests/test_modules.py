@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import each_case, each_in, each_variant
 from problems import as_tuple
+from tolerances import assert_agrees
 
 import fused_losses
 from fused_losses import functional as F
@@ -193,15 +194,18 @@ def test_unknown_option(function):
 
 
 @each_case
-def test_script_of_training(case):
-    """A Module in a training step: the gradient of a layer before it arrives."""
+def test_training_step(case):
+    """A Module behind a layer: the layer's gradient is the one that the loss's own gradient gives by the chain rule."""
     problem = case.problem()
     module, tensors = make(problem)
     layer = torch.nn.Linear(1, 1, bias=False)
     tensors = list(tensors)
     position = list(type(module).tensors).index(case.fused[0])
+    values = tensors[position]
     with torch.no_grad():
         layer.weight.fill_(1.0)
-    tensors[position] = tensors[position] * layer.weight.view(())
+    tensors[position] = values * layer.weight.view(())
     sum(part.sum() for part in as_tuple(module(*tensors))).backward()
-    assert layer.weight.grad.isfinite().all()
+    leaf = tensors[position] = values.clone().requires_grad_()
+    sum(part.sum() for part in as_tuple(module(*tensors))).backward()
+    assert_agrees(layer.weight.grad.view(()), (leaf.grad.double() * values.double()).sum(), n_terms=values.numel())

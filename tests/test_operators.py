@@ -71,6 +71,45 @@ def test_the_kernel_is_used(case, dtype, device):
     assert quiet.seen[0][1][-1] == 0, "a forward that needs no gradient asks for none"
 
 
+class NoReading(TorchDispatchMode):
+    """Refuses what brings a tensor's value to Python: on a GPU each would wait for the device."""
+
+    READING = ("_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "unique")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().partition("::")[2].partition(".")[0]
+        assert name not in self.READING, f"{func.name()} reads a value"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_reading(monkeypatch):
+    """NoReading, and the readings that pass by the dispatcher."""
+
+    def refuse(*_):
+        raise AssertionError("a tensor's values are read in Python")
+
+    for name in ("tolist", "numpy", "__array__", "__iter__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    return NoReading()
+
+
+@each_variant
+def test_no_value_of_a_tensor_is_read_in_python(case, variant, no_reading):
+    """Checks, forward and backward of every reduction: what the kernel finds out, the kernel says."""
+    for reduction in case.reductions:
+        mine = case.problem(variant).leaves(case.fused)
+        with no_reading:
+            outputs = as_tuple(mine.call(None, reduction))
+            torch.autograd.backward(outputs, incoming(outputs, "one"))
+
+
+@pytest.mark.parametrize("how", ["__float__", "__bool__", "__int__", "item", "tolist", "numpy"])
+def test_reading_a_value_is_noticed(how, no_reading):
+    with no_reading, pytest.raises(AssertionError, match="read"):
+        getattr(torch.ones(()), how)()
+
+
 @pytest.mark.parametrize("name", F.__all__)
 def test_kernels_are_registered(name):
     for op in (f"fused_losses::{name}", f"fused_losses::{name}_backward"):

@@ -2,7 +2,8 @@
 
 A result is a formula of at most `OPERATIONS` correctly rounded steps, evaluated and summed in the accumulation dtype
 (float64 for float64, else float32) and rounded once to the dtype it is stored in. A sum of n terms of mixed order errs
-by about sqrt(n) roundings; `SUM_FACTOR` is the safety factor on that estimate.
+by about sqrt(n) roundings; `SUM_FACTOR` is the safety factor on that estimate. `Problem.terms` says how many terms
+there are: one for a result of a single element, whatever the size of the tensor.
 """
 
 from __future__ import annotations
@@ -20,26 +21,38 @@ def accumulation_eps(dtype: torch.dtype) -> float:
     return torch.finfo(torch.float64 if dtype is torch.float64 else torch.float32).eps
 
 
-def tolerance(dtype: torch.dtype, n_terms: int = 1) -> dict[str, float]:
+def tolerance(dtype: torch.dtype, n_terms: int = 1, magnitude: float = 0.0) -> dict[str, float]:
     """rtol and atol for values of order one in `dtype`, each a sum of `n_terms` terms.
 
-    A loss of half-precision input is returned in float32: ask for float32 there, for the input's dtype with gradients.
+    magnitude: of logits whose difference is rounded before its exponential, which multiplies that error by it. A loss
+    of half-precision input is returned in float32: ask for float32 there, for the input's dtype with gradients.
     """
-    rtol = torch.finfo(dtype).eps + accumulation_eps(dtype) * (OPERATIONS + SUM_FACTOR * math.sqrt(max(n_terms, 1)))
+    roundings = OPERATIONS + SUM_FACTOR * math.sqrt(max(n_terms, 1)) + 2 * magnitude
+    rtol = torch.finfo(dtype).eps + accumulation_eps(dtype) * roundings
     return {"rtol": rtol, "atol": rtol}
 
 
-def assert_agrees(actual: torch.Tensor, expected: torch.Tensor, dtype=None, n_terms: int = 1, label: str = "") -> None:
+def assert_agrees(
+    actual: torch.Tensor,
+    expected: torch.Tensor,
+    dtype=None,
+    n_terms: int = 1,
+    label: str = "",
+    *,
+    magnitude: float = 0.0,
+    at_least: float = 0.0,
+) -> None:
     """`actual` equals `expected` (same shape; any dtype, usually float64) within `tolerance`.
 
     The absolute part is scaled by the largest finite magnitude expected, so that cancelling terms are judged by the
-    size of what was summed and a gradient of order 1/N is not passed by an atol of order one. NaN equals NaN.
+    size of what was summed and a gradient of order 1/N is not passed by an atol of order one; `at_least` is a magnitude
+    known otherwise, where all of them may have cancelled. NaN equals NaN.
     """
     dtype = dtype or actual.dtype
     assert actual.shape == expected.shape, f"{label}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
-    limits = tolerance(dtype, n_terms)
+    limits = tolerance(dtype, n_terms, magnitude)
     finite = expected.detach()[expected.detach().isfinite()].double().abs()
-    scale = finite.max().item() if finite.numel() else 0.0
+    scale = max(at_least, finite.max().item() if finite.numel() else 0.0)
     atol = limits["atol"] * scale + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     torch.testing.assert_close(
         actual.detach().double().cpu(),

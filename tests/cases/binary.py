@@ -91,6 +91,7 @@ CASES = [
             ({"label_smoothing": -0.1}, "label_smoothing"),
             ({"label_smoothing": 1.5}, "label_smoothing"),
         ),
+        ranges={"label_smoothing": (0.0, 1.0)},
         **POINTS,
     ),
     Case(
@@ -109,6 +110,7 @@ CASES = [
             ({"alpha": -0.5}, "alpha"),
             ({"gamma": -1.0}, "gamma"),
         ),
+        ranges={"alpha": (0.0, 1.0), "gamma": (0.0, 5.0)},
         **POINTS | {"groups": ("elementwise", "focal", "representative")},
     ),
     Case(
@@ -116,6 +118,7 @@ CASES = [
         signs,
         constant=("target",),
         variants=(variant("squared", squared=True), variant("margin", margin=0.3)),
+        ranges={"margin": (0.1, 3.0)},
         **POINTS | {"groups": ("elementwise", "floating_target")},
     ),
 ]

@@ -48,6 +48,7 @@ CASES = [
             ({"label_smoothing": -0.1}, "label_smoothing"),
             ({"label_smoothing": 1.1}, "label_smoothing"),
         ),
+        ranges={"label_smoothing": (0.0, 1.0)},
         **ROWS | {"groups": ("classes", "representative")},
     ),
     Case(
@@ -60,6 +61,7 @@ CASES = [
             variant("smooth", label_smoothing=0.1, gamma=1.5),
         ),
         bad=(({"gamma": -1.0}, "gamma"), ({"label_smoothing": 1.1}, "label_smoothing")),
+        ranges={"label_smoothing": (0.0, 1.0), "gamma": (0.0, 5.0)},
         **ROWS | {"groups": ("classes", "focal")},
     ),
 ]

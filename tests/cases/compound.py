@@ -38,6 +38,7 @@ CASES = [
             *COMPOUND_OPTIONS,
             variant("weights", dice_weight=0.3, ce_weight=2.0),
         ),
+        ranges={"smooth_dr": (0.0, 2.0), "dice_weight": (0.0, 2.0), "ce_weight": (0.0, 2.0)},
         **COMPOUND,
     ),
     Case(
@@ -53,6 +54,7 @@ CASES = [
                 alpha=0.25,
             ),
         ),
+        ranges={"dice_weight": (0.0, 2.0), "focal_weight": (0.0, 2.0), "gamma": (0.0, 5.0)},
         **COMPOUND | {"groups": ("compound", "focal")},
     ),
 ]

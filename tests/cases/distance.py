@@ -58,6 +58,7 @@ CASES = [
         variants=(variant("margin", margin=0.4),),
         bad=(({"margin": -1.0}, "margin"),),
         groups=("representative",),
+        ranges={"margin": (0.1, 3.0)},
         **PAIRS,
     ),
     Case(
@@ -67,6 +68,7 @@ CASES = [
         tile=("distance", "target"),
         variants=(variant("margin", margin=0.4),),
         bad=(({"margin": -1.0}, "margin"),),
+        ranges={"margin": (0.1, 3.0)},
         **POINTS | dict(shape=(12,), tiny=(5,), one=(1,), big=(80000,), hollow=None, dims=((1, 300),)),
     ),
     Case(
@@ -82,6 +84,7 @@ CASES = [
         labelled_point,
         variants=(variant("margin", margin=0.6),),
         bad=(({"margin": -1.0}, "margin"),),
+        ranges={"margin": (0.1, 3.0)},
         **GAUSSIAN,
     ),
 ]

@@ -36,6 +36,7 @@ CASES = [
         bad=(({"temperature": 0.0}, "temperature"), ({"dim": 7}, "dim")),
         groups=("floating_target",),
         logits=("input", "target"),
+        ranges={"temperature": (0.3, 4.0)},
         **LAST_DIM,
     ),
     Case(
@@ -47,6 +48,7 @@ CASES = [
         bad=(({"beta": 0.0}, "beta"), ({"beta": 1.0}, "beta"), ({"dim": -5}, "dim")),
         groups=("floating_target",),
         logits=("input", "target"),
+        ranges={"beta": (0.05, 0.95)},
         **LAST_DIM,
     ),
     Case(

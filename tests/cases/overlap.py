@@ -67,6 +67,7 @@ CASES = [
         regions,
         variants=OVERLAP_OPTIONS + SQUARED,
         bad=OVERLAP_BAD,
+        ranges={"smooth_nr": (0.0, 2.0), "smooth_dr": (0.0, 2.0)},
         **REGIONS | {"groups": ("overlap", "representative")},
     ),
     Case(
@@ -74,6 +75,7 @@ CASES = [
         regions,
         variants=OVERLAP_OPTIONS + SQUARED,
         bad=OVERLAP_BAD,
+        ranges={"smooth_nr": (0.0, 2.0), "smooth_dr": (0.0, 2.0)},
         **REGIONS,
     ),
     Case(
@@ -91,6 +93,7 @@ CASES = [
             ({"gamma": -1.0}, "gamma"),
             ({"alpha": -0.1}, "alpha"),
         ),
+        ranges={"alpha": (0.05, 1.5), "beta": (0.05, 1.5), "smooth_nr": (0.0, 2.0), "smooth_dr": (0.0, 2.0)},
         **REGIONS,
     ),
 ]

@@ -54,12 +54,14 @@ CASES = [
             variant("mask", mask=padding, k=3),
         ),
         bad=(({"temperature": 0.0}, "temperature"), ({"k": 0}, "k")),
+        ranges={"temperature": (0.1, 3.0)},
         **LISTS,
     ),
     Case(
         "lambda_ndcg_loss",
         variants=(variant("sigma", sigma=2.0), variant("k", k=2), variant("mask", mask=padding, k=3)),
         bad=(({"sigma": 0.0}, "sigma"), ({"k": 0}, "k")),
+        ranges={"sigma": (0.2, 3.0)},
         **LISTS,
     ),
 ]

@@ -7,7 +7,7 @@ from problems import Case, variant
 from .shapes import POINTS, numbers, per_channel
 
 WEIGHT = (variant("weight", weight=per_channel),)
-REGRESSION = dict(make=numbers, fused=("input", "target"), broadcast=("weight",), **POINTS)
+REGRESSION = dict(make=numbers, free=("input", "target"), fused=("input", "target"), broadcast=("weight",), **POINTS)
 
 
 CASES = [
@@ -17,12 +17,14 @@ CASES = [
         "huber_loss",
         variants=(*WEIGHT, variant("delta", delta=2.5)),
         bad=(({"delta": 0.0}, "delta"), ({"delta": -1.0}, "delta")),
+        ranges={"delta": (0.05, 5.0)},
         **REGRESSION,
     ),
     Case(
         "smooth_l1_loss",
         variants=(*WEIGHT, variant("beta", beta=2.5), variant("beta0", beta=0.0)),
         bad=(({"beta": -1.0}, "beta"),),
+        ranges={"beta": (0.05, 5.0)},
         **REGRESSION,
     ),
 ]

@@ -38,5 +38,6 @@ CASES = [
         hollow=None,
         dims=((1, 9), (2, 9), (2, 40)),
         logits=("logits",),
+        ranges={"smooth": (0.1, 2.0)},
     ),
 ]

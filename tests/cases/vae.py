@@ -31,6 +31,7 @@ CASES = [
         ),
         bad=(({"likelihood": "poisson"}, "likelihood"),),
         groups=("floating_target", "representative"),
+        ranges={"beta": (0.0, 4.0)},
         **LAST_DIM | {"hollow": (3, 0)},
     ),
 ]

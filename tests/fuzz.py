@@ -1,0 +1,312 @@
+"""Random calls of every loss against its reference in float64, for a time: python tests/fuzz.py --seconds 60 --seed 1
+
+A call draws a loss, its options, a shape, a dtype, magnitudes, layouts and a context from the seed and its own number:
+the line printed for a difference runs that one call again. The loop is a process of its own, so that a crash or a hang
+is a finding, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import inspect
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+import torch
+from cases import CASES, DTYPES
+from layouts import LAYOUTS
+from problems import Case, Problem, Variant, as_tuple, differentiable, expected, incoming
+from tolerances import assert_agrees
+
+from fused_losses import _C
+
+HANGING = 60  # seconds that no call takes
+LARGEST = 20_000  # elements of a tensor: threads and chunk borders, thousands of calls a minute
+EXPANDED = "expanded"  # the one layout that changes values
+
+
+# ------------------------------------------------------------------------------------------------ one call
+
+
+@dataclass
+class Call:
+    """What is called, and how."""
+
+    problem: Problem
+    reduction: str | None
+    kind: str  # of the incoming gradient
+    context: str
+    words: str  # all of it for a reader
+    magnitude: float  # of the logits, relative to a temperature below 1
+    at_least: float  # of results whose terms may all have cancelled
+    isa: str
+
+    @property
+    def names(self) -> list[str]:
+        return [n for n in self.problem.floating() if n in self.problem.case.fused]
+
+
+def draw_shape(rng: random.Random, case: Case) -> tuple[int, ...]:
+    which = rng.random()
+    if which < 0.05:
+        return case.one
+    if which < 0.08:
+        return (0, *case.shape[1:])
+    if which < 0.15:
+        sizes = [shape for shape in case.sizes if torch.Size(shape).numel() <= LARGEST]
+        return rng.choice(sizes)
+    more = [rng.randint(1, 9) for _ in range(rng.randint(0, case.more_dims))]
+    return (*(rng.randint(*bounds) for bounds in case.dims), *more)
+
+
+def draw_options(rng: random.Random, case: Case) -> Variant:
+    """A variant of the case, some of its numbers and flags drawn anew."""
+    variant = rng.choice(case.all_variants)
+    options = dict(variant.options)
+    for name, (low, high) in case.ranges.items():
+        if rng.random() < 0.4 and not callable(options.get(name)):
+            options[name] = rng.uniform(low, high)
+    if not any(map(callable, options.values())):  # a drawn tensor has the shape that the variant's flags ask for
+        for name, parameter in inspect.signature(case.function).parameters.items():
+            if isinstance(parameter.default, bool) and rng.random() < 0.2:
+                options[name] = rng.random() < 0.5
+    return Variant(variant.name, options, variant.how)
+
+
+def draw(seed: int, number: int) -> Call:
+    rng = random.Random(f"{seed} {number}")
+    case, dtype = rng.choice(CASES), rng.choice(DTYPES)
+    variant, shape = draw_options(rng, case), draw_shape(rng, case)
+    if variant.options.get("dim") == 0 and shape[0] == 0:
+        shape = (1, *shape[1:])
+    if not variant.options.get("include_background", True) and shape[1] < 2:
+        shape = (shape[0], 2, *shape[2:])
+    reduction = rng.choice(case.reductions)
+    scale = 1.0
+    if rng.random() < 0.3 and (case.logits or case.free):
+        scale = 10 ** rng.uniform(-3, 3)
+        reduction = next((r for r in ("none", "sum") if r in case.reductions), reduction)  # gradients of order one
+    problem = case.problem(variant, dtype, shape=shape, seed=rng.randrange(1 << 30))
+    scaled = (*case.logits, *case.free)
+    if scale != 1.0:
+        problem = problem.map(lambda n, t: (t * scale).clamp(-1e4, 1e4) if n in scaled else t)
+    layouts = {n: rng.choice(["contiguous", *LAYOUTS]) for n, v in problem.arguments.items() if torch.is_tensor(v)}
+    layouts = {n: "contiguous" if how == EXPANDED and n not in case.tile else how for n, how in layouts.items()}
+    problem = problem.map(lambda n, t: LAYOUTS.get(layouts[n], lambda t: t)(t))
+    sharpness = min(1.0, problem.options.get("temperature", 1.0))
+    magnitudes = [problem.tensors[n].double().abs() for n in case.logits if problem.tensors[n].numel()]
+    context = rng.choice(list(CONTEXTS))
+    kind = rng.choice(["one", "scalar", "tensor"])
+    options = {n: v for n, v in problem.options.items() if not torch.is_tensor(v)}
+    words = (
+        f"{case.name} {variant.name} {options} {shape} {str(dtype)[6:]} reduction={reduction} scale={scale:.3g} "
+        f"{layouts} {context} incoming={kind}"
+    )
+    magnitude = max((m.max().item() for m in magnitudes), default=0.0) / sharpness
+    at_least = 1.0 if case.logits and scale != 1.0 else 0.0
+    return Call(problem, reduction, kind, context, words, magnitude, at_least, rng.choice(_C.cpu_isas()))
+
+
+# ------------------------------------------------------------------------------------------------ contexts
+# Each gives the outputs and the gradients by name (none where the context has none) of a call.
+
+
+def eager(call: Call):
+    """The leaves keep the layout that was drawn: `problem.leaves` would clone it away."""
+    problem = call.problem
+    mine = problem.map(lambda n, t: t.detach().requires_grad_(n in call.names))
+    outputs = as_tuple(mine.call(None, call.reduction))
+    parts = differentiable(outputs)
+    grad_outputs = [g for out, g in zip(outputs, incoming(outputs, call.kind)) if out.requires_grad]
+    found = torch.autograd.grad(parts, [mine.arguments[n] for n in call.names], grad_outputs)
+    return [out.detach() for out in outputs], dict(zip(call.names, found, strict=True))
+
+
+def without_gradient(call: Call):
+    with torch.no_grad():
+        return as_tuple(call.problem.call(None, call.reduction)), {}
+
+
+def inference(call: Call):
+    with torch.inference_mode():
+        return as_tuple(call.problem.call(None, call.reduction)), {}
+
+
+def autocast(call: Call):
+    with torch.autocast("cpu", torch.bfloat16):
+        return eager(call)
+
+
+def instruction_set(call: Call):
+    _C.set_cpu_isa(call.isa)
+    try:
+        return eager(call)
+    finally:
+        _C.set_cpu_isa("")
+
+
+def streamed(call: Call):
+    _C.set_stream_above(0)
+    try:
+        return eager(call)
+    finally:
+        _C.set_stream_above(-1)
+
+
+def threads(call: Call):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        return eager(call)
+    finally:
+        torch.set_num_threads(before)
+
+
+def twice(call: Call):
+    """Two backwards of one graph: the second gradient, and the first must be the same still."""
+    mine = call.problem.leaves(call.names)
+    outputs = as_tuple(mine.call(None, call.reduction))
+    given = [mine.arguments[n] for n in call.names]
+    first = torch.autograd.grad(outputs, given, incoming(outputs, call.kind), retain_graph=True)
+    second = torch.autograd.grad(outputs, given, incoming(outputs, call.kind))
+    for a, b in zip(first, second):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    return [out.detach() for out in outputs], dict(zip(call.names, second))
+
+
+def kept_graph(call: Call):
+    """As for a second derivative."""
+    mine = call.problem.leaves(call.names)
+    outputs = as_tuple(mine.call(None, call.reduction))
+    found = torch.autograd.grad(
+        outputs, [mine.arguments[n] for n in call.names], incoming(outputs, call.kind), create_graph=True
+    )
+    return [out.detach() for out in outputs], {n: g.detach() for n, g in zip(call.names, found)}
+
+
+def functional(call: Call):
+    def loss(*values):
+        return as_tuple(call.problem.call(None, call.reduction, **dict(zip(call.names, values))))
+
+    outputs, backward = torch.func.vjp(loss, *(call.problem.arguments[n] for n in call.names))
+    return outputs, dict(zip(call.names, backward(tuple(incoming(outputs, call.kind)))))
+
+
+def mapped(call: Call):
+    """Two copies of the call under vmap; the first of the results."""
+
+    def loss(*values):
+        return as_tuple(call.problem.call(None, call.reduction, **dict(zip(call.names, values))))
+
+    stacked = [torch.stack([call.problem.arguments[n]] * 2) for n in call.names]
+    return [out[0] for out in torch.func.vmap(loss)(*stacked)], {}
+
+
+CONTEXTS = {
+    function.__name__: function
+    for function in (
+        eager, without_gradient, inference, autocast, instruction_set, streamed, threads, twice, kept_graph, functional,
+        mapped,
+    )
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ judgement
+
+
+def within_range(want: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What `dtype` holds of exact values: beyond its largest number they are infinite."""
+    largest = torch.finfo(dtype).max
+    return torch.where(want.abs() > largest, want.sign() * torch.inf, want)
+
+
+def difference(call: Call) -> str:
+    """Empty if the call is right, else what differs or what was raised."""
+    problem = call.problem
+    logits = dict(magnitude=call.magnitude, at_least=call.at_least)
+    try:
+        outputs, found = CONTEXTS[call.context](call)
+        want, want_gradients = expected(problem, call.names, call.reduction, call.kind)
+        for i, (a, b) in enumerate(zip(outputs, want, strict=True)):
+            assert_agrees(a, b, n_terms=problem.terms(None, call.reduction), label=f"loss {i}", **logits)
+        for name, gradient in found.items():
+            exact = within_range(want_gradients[name], gradient.dtype)
+            assert_agrees(gradient, exact, n_terms=problem.terms(name), label=f"gradient of {name}", **logits)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+def reproducer(seed: int, number: int) -> str:
+    return f"PYTHONPATH=. python tests/fuzz.py --seed {seed} --call {number}"
+
+
+def loop(seed: int, first: int, until: float, note: str) -> int:
+    """Calls from number `first` on; their number goes to the file `note` before each. How many differ."""
+    number, different = first, 0
+    with open(note, "r+b", buffering=0) as file:
+        while time.time() < until:
+            os.pwrite(file.fileno(), f"{number} {different}\n".encode().ljust(32), 0)
+            faulthandler.dump_traceback_later(HANGING, exit=True)
+            call = draw(seed, number)
+            text = difference(call)
+            if text:
+                different += 1
+                print(f"{call.words}\n  {text}\n  {reproducer(seed, number)}", flush=True)
+            number += 1
+        os.pwrite(file.fileno(), f"{number} {different}\n".encode().ljust(32), 0)
+    return different
+
+
+def watch(seed: int, seconds: float) -> int:
+    """Runs the loop in a process, again from the next call where it died; prints what was found."""
+    until, first, different, died = time.time() + seconds, 0, 0, 0
+    with tempfile.NamedTemporaryFile() as note:
+        while time.time() < until:
+            note.seek(0)
+            command = [sys.executable, __file__, "--seed", str(seed), "--from", str(first), str(until), note.name]
+            status = subprocess.run(command).returncode
+            number, found = map(int, open(note.name).read().split())
+            different += found
+            first = number
+            if status:
+                died += 1
+                print(f"a crash or a hang (status {status})\n  {reproducer(seed, number)}", flush=True)
+                first = number + 1
+    print(f"{first} calls, seed {seed}: {different} differ, {died} crashed or hung")
+    return 1 if different or died else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
+    parser.add_argument("--call", type=int, help="only this call, with the whole traceback of a difference")
+    parser.add_argument("--from", nargs=3, dest="start", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    seed = random.SystemRandom().randrange(1 << 31) if arguments.seed is None else arguments.seed
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    if arguments.call is not None:
+        call = draw(seed, arguments.call)
+        print(call.words)
+        text = difference(call)
+        print(text or "no difference")
+        return 1 if text else 0
+    if arguments.start:
+        first, until, note = arguments.start
+        loop(seed, int(first), float(until), note)
+        return 0
+    return watch(seed, arguments.seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
