@@ -1,326 +1,270 @@
-// The tensor side of the overlap family and its compounds: sums of every class, a ratio of each, then the gradient
-// while the sample is still in the cache.
+// The CPU driver of the overlap family and its compounds: sums of every region, a ratio of each, then the gradient,
+// while the sample is still in the cache where that is possible.
 #include "cpu/overlap.h"
 
+#include <atomic>
 #include <cmath>
+#include <optional>
+#include <vector>
 
-#include "host/check.h"
-#include "losses.h"
-#include "cpu/isa.h"
-#include "cpu/legacy.h"
-#include "cpu/loop_headers.h"
-#include "cpu/memory.h"
+#include "cpu/device.h"
+#include "host/overlap.h"
+#include "math/platform.h"
 
 namespace fused_losses {
 namespace {
 
+#include "cpu/lowest.h"
 using std::pow;
 #include "formulas/overlap.h"
 
-constexpr int64_t kOverlapChunk = 64 * 1024;  // elements whose sums are kept together
+// The loss of a region from its sums.
+using RegionLoss = OverlapLoss (*)(const Options&, double I, double P, double G, bool ignoring);
 
-// One call. Groups are what has sums of its own and can be worked on alone: a sample, or a class of a sample where
-// neither the activation nor the target ties the classes together.
 template <class F>
-struct Call {
-  const F ratio;
-  const char* name;
-  const Tensor& input;
-  OverlapTask task;
-  int64_t samples, kept, classes_of_group, groups, chunk, chunks;
-  bool batch;
-  const OverlapLoops& loops;
-  int wide;
-  std::vector<double> sums, by_I, by_P, losses;  // [samples, C, 3], [samples, C] (one sample with batch)
-  double second_sum = 0, second_count = 0;       // the second terms, and what their mean divides by
-  std::atomic<int64_t> invalid{-1};
+OverlapLoss region_loss(const Options& options, double I, double P, double G, bool ignoring) {
+  return overlap_loss(F(options), I, P, G, ignoring);
+}
 
-  Call(const char* name, const Tensor& input, const Tensor& target, const Options& given, SecondTerm second)
-      : ratio(given),
-        name(name),
-        input(input),
-        task{.options = OverlapOptions(given, second)},
-        batch(task.options.batch),
-        loops(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
-        wide(dtype_of(input) == Dtype::kFloat64) {
-    task.input = input.const_data_ptr();
-    task.target = target.const_data_ptr();
-    task.input_dtype = dtype_of(input);
-    task.target_dtype = dtype_of(target);
-    task.classes = input.size(1);
-    samples = input.size(0);
-    task.positions = 1;
-    for (int64_t d = 2; d < input.dim(); ++d) task.positions *= input.size(d);
-    task.indexed = target.dim() < input.dim();
-    kept = task.classes - (task.options.background ? 0 : 1);
-    const bool apart = task.options.activation != Activation::kSoftmax && !task.indexed;
-    classes_of_group = apart ? 1 : task.classes;
-    groups = apart ? samples * task.classes : samples;
-    chunk = kOverlapChunk / (classes_of_group > 0 ? classes_of_group : 1);
-    if (chunk < 1024) chunk = 1024;
-    chunks = task.positions > 0 ? (task.positions + chunk - 1) / chunk : 1;
-    sums.assign((batch ? 1 : samples) * task.classes * 3, 0.0);
+constexpr RegionLoss kRegionLosses[] = {// in the order of the table of losses
+#define FL_ENTRY(op, Functor, ...) region_loss<Functor>,
+                                        FL_OVERLAP_LOSSES(FL_ENTRY)
+#undef FL_ENTRY
+#define FL_ENTRY(...) region_loss<Dice>,
+                                            FL_COMPOUND_LOSSES(FL_ENTRY)
+#undef FL_ENTRY
+};
+
+// How a problem is cut. A group has sums of its own and can be worked on alone: a sample, or a class of a sample where
+// neither the activation nor the target ties the classes together. Its positions are cut into chunks.
+struct OverlapGroups {
+  int64_t of_problem, classes, positions;  // C, classes of a group, S
+  int64_t count, chunk, chunks;            // groups; positions of a chunk, chunks of a group
+
+  OverlapGroups(const OverlapProblem& problem, const OverlapOptions& options)
+      : of_problem(problem.classes), positions(problem.positions) {
+    constexpr int64_t kElements = 64 * 1024, kFewestPositions = 1024;  // of a chunk
+    const bool apart = !options.softmax() && !problem.class_index;
+    classes = apart ? 1 : of_problem;
+    count = apart ? problem.samples * of_problem : problem.samples;
+    chunk = kElements / (classes > 0 ? classes : 1);
+    if (chunk < kFewestPositions) chunk = kFewestPositions;
+    chunks = positions > 0 ? (positions + chunk - 1) / chunk : 1;
   }
 
-  int64_t end(int64_t c) const { return c + 1 < chunks ? (c + 1) * chunk : task.positions; }
-  int64_t first(int64_t group) const { return classes_of_group == 1 ? group % task.classes : 0; }
-  int64_t sample(int64_t group) const { return classes_of_group == 1 ? group / task.classes : group; }
+  int64_t sample(int64_t group) const { return classes == 1 ? group / of_problem : group; }
+  int64_t first(int64_t group) const { return classes == 1 ? group % of_problem : 0; }
+  int64_t end(int64_t c) const { return c + 1 < chunks ? (c + 1) * chunk : positions; }
+};
 
-  // Sums of chunk c of a group into part [classes_of_group, 3], then the two of the second term.
-  void add_chunk(int64_t group, int64_t c, double* part) {
-    const int64_t from = first(group), bad = loops.sums[wide](task, sample(group), from, from + classes_of_group,
-                                                              c * chunk, end(c), part, part + 3 * classes_of_group);
-    if (bad >= 0) {
-      int64_t at = sample(group) * task.positions + bad, known = invalid.load();
-      while ((known < 0 || at < known) && !invalid.compare_exchange_weak(known, at)) {
-      }
+// One call, forward or backward. Every class of every row has sums and coefficients, the background too.
+class OverlapRun {
+ public:
+  OverlapRun(LossId id, const Options& options, const OverlapProblem& problem)
+      : id_(id),
+        options_(options),
+        task_{problem, OverlapOptions(id, options)},
+        groups_(problem, task_.options),
+        loops_(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
+        dtype_(accumulation_dtype(problem.input_dtype)),
+        wide_(dtype_ == Dtype::kFloat64),
+        sums_(problem.rows * problem.classes * 3),
+        losses_(problem.rows * problem.classes),
+        by_I_(losses_),
+        by_P_(losses_) {
+    if (task_.weight) {
+      weights_.resize(task_.kept);
+      read_values(task_.weight, task_.weight_dtype, 0, task_.kept, weights_.data());
     }
   }
 
-  double* sums_of(int64_t group) { return &sums[((batch ? 0 : sample(group)) * task.classes + first(group)) * 3]; }
-
-  // What counts for the second term's mean where nothing is ignored.
-  double all_count() const {
-    const int64_t classes = task.options.activation == Activation::kSoftmax ? 1 : task.classes;
-    return static_cast<double>(samples * classes * task.positions);
-  }
-
-  // incoming: gradient of the result; needs second_count.
-  void set_second_scale(Reduction reduction, double incoming) {
-    task.second_scale = task.options.second_weight * incoming * reduction_factor(reduction, second_count);
-  }
-
-  void write_gradient(int64_t group, int64_t c) {
-    const int64_t at = (batch ? 0 : sample(group)) * task.classes + first(group);
-    loops.gradient[wide](task, sample(group), first(group), first(group) + classes_of_group, c * chunk, end(c),
-                         &by_I[at], &by_P[at]);
-  }
-
-  // Factor of class c's loss: its weight, 0 for the background where that is left out.
-  double weight_of(const std::vector<double>& weights, int64_t c) const {
-    const int64_t k = c - (task.classes - kept);
-    return k < 0 ? 0.0 : weights.empty() ? 1.0 : weights[k];
-  }
-
-  // Loss and coefficients of classes [from, to) of row r of `sums`; incoming(r, k): gradient of the loss of kept class
-  // k.
-  template <class Incoming>
-  void finish(int64_t r, int64_t from, int64_t to, const std::vector<double>& weights, const Incoming& incoming) {
-    for (int64_t c = from; c < to; ++c) {
-      const int64_t at = r * task.classes + c, k = c - (task.classes - kept);
-      const double* s = &sums[at * 3];
-      const double w = weight_of(weights, c);
-      if (k < 0) {  // the background: no loss, and no gradient even where its sums are NaN
-        losses[at] = by_I[at] = by_P[at] = 0;
-        continue;
-      }
-      const OverlapLoss result = overlap_loss(ratio, s[0], s[1], s[2], task.options.ignoring);
-      const double factor = task.options.overlap_weight * w * incoming(r, k);
-      losses[at] = w * result.loss;
-      by_I[at] = factor * result.by_I;
-      by_P[at] = factor * result.by_P;
-    }
-  }
-
-  void check() const {
-    const int64_t at = invalid.load();
-    if (at < 0) return;
-    double given = 0;
-    read_values(task.target, task.target_dtype, at, 1, &given);
-    refuse_value(name, given, at, "class index in [0, ", task.classes, ")");
-  }
-
-  // All sums; where the samples are apart and there is a gradient to write, also coefficients and gradient of each.
-  template <class Incoming>
-  void run(const std::vector<double>& weights, Reduction reduction, const Incoming& incoming) {
-    const int64_t rows = batch ? 1 : samples, per_group = classes_of_group * 3 + 2;
-    const bool second = task.options.second != SecondTerm::kNone;
-    losses.assign(rows * task.classes, 0.0);
-    by_I = by_P = losses;
-    const int64_t cost = classes_of_group * task.positions;
-    const bool counted = !second || !task.options.ignoring;  // the second term's mean needs no sum over the targets
-    const bool whole_groups =
-        !batch && task.gradient && counted && (chunks == 1 || groups >= 2 * torch::stable::get_num_threads());
-    second_count = all_count();
-    set_second_scale(reduction, 1);
-    task.keeps = keeps_probabilities();
-    std::vector<double> parts(groups * chunks * per_group), seconds(2);
-    const auto add_parts = [&](int64_t g) {
-      for (int64_t c = 0; c < chunks; ++c) {
-        const double* part = &parts[(g * chunks + c) * per_group];
-        for (int64_t k = 0; k < per_group - 2; ++k) sums_of(g)[k] += part[k];
-      }
-    };
-    if (whole_groups) {
-      parallel(groups, cost, [&](int64_t begin, int64_t end_) {
-        for (int64_t g = begin; g < end_; ++g) {
-          for (int64_t c = 0; c < chunks; ++c) add_chunk(g, c, &parts[(g * chunks + c) * per_group]);
-          if (invalid.load() >= 0) continue;
-          add_parts(g);
-          finish(sample(g), first(g), first(g) + classes_of_group, weights, incoming);
-          for (int64_t c = 0; c < chunks; ++c) write_gradient(g, c);
-        }
+  void forward() {
+    second_count_ = countable();
+    set_second_scale();
+    task_.keeps = keeps_probabilities();
+    parts_.resize(groups_.count * groups_.chunks * part_size());
+    const bool at_once = works_on_groups_at_once();
+    if (at_once) {
+      parallel(groups_.count, groups_.classes * groups_.positions, [&](int64_t begin, int64_t end) {
+        for (int64_t g = begin; g < end; ++g) run_group(g);
       });
     } else {
-      parallel(groups * chunks, cost / chunks, [&](int64_t begin, int64_t end_) {
-        for (int64_t i = begin; i < end_; ++i) add_chunk(i / chunks, i % chunks, &parts[i * per_group]);
-      });
+      each_chunk([&](int64_t g, int64_t c) { sum_chunk(g, c); });
     }
-    check();
-    for (int64_t i = 0; i < groups * chunks; ++i) {
-      for (int64_t k = 0; k < 2; ++k) seconds[k] += parts[(i + 1) * per_group - 2 + k];
+    check_classes();
+    add_seconds();
+    if (!at_once) {
+      for (int64_t g = 0; g < groups_.count; ++g) add_parts(g);
+      for (int64_t r = 0; r < task_.rows; ++r) finish(r, 0, task_.classes);
+      set_second_scale();
+      if (task_.gradient) each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
     }
-    second_sum = seconds[0];
-    second_count = seconds[1] > 1 ? seconds[1] : 1;
-    if (whole_groups) return;
-    for (int64_t g = 0; g < groups; ++g) add_parts(g);
-    for (int64_t r = 0; r < rows; ++r) finish(r, 0, task.classes, weights, incoming);
-    if (!task.gradient) return;
-    set_second_scale(reduction, 1);
-    write_gradients();
+    store_results();
+  }
+
+  // Starts from the sums that the forward saved.
+  void backward() {
+    read_values(task_.saved_sums, dtype_, 0, static_cast<int64_t>(sums_.size()), sums_.data());
+    if (task_.saved_count) second_count_ = load_scalar(task_.saved_count, dtype_);
+    for (int64_t r = 0; r < task_.rows; ++r) finish(r, 0, task_.classes);
+    set_second_scale();
+    each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
+  }
+
+ private:
+  const LossId id_;
+  const Options& options_;
+  OverlapTask task_;
+  const OverlapGroups groups_;
+  const OverlapLoops& loops_;
+  const Dtype dtype_;  // of sums and losses
+  const bool wide_;
+  std::vector<double> sums_;                  // [rows, C, 3]: I, P, G
+  std::vector<double> losses_, by_I_, by_P_;  // [rows, C]: weighted; coefficients of the gradient
+  std::vector<double> weights_;               // [kept], or empty
+  std::vector<double> parts_;                 // [groups, chunks, part_size()]: sums, then the two of the second term
+  double second_sum_ = 0, second_count_ = 1;  // the second terms, and what their mean divides by
+  std::atomic<int64_t> invalid_{INT64_MAX};   // lowest index in [B, S] of what is not a class
+
+  int64_t part_size() const { return groups_.classes * 3 + 2; }
+  int64_t row(int64_t group) const { return task_.options.batch ? 0 : groups_.sample(group); }
+  int64_t region(int64_t group) const { return row(group) * task_.classes + groups_.first(group); }
+
+  // What the second term's mean divides by where nothing is ignored.
+  double countable() const {
+    return static_cast<double>(task_.samples * (task_.options.softmax() ? 1 : task_.classes) * task_.positions);
   }
 
   // They are kept where there is a gradient of their dtype to keep them in; a second term after softmax needs more, but
   // for the cross-entropy of class indices, whose slope is 1 whatever the logits.
   bool keeps_probabilities() const {
-    const Activation activation = task.options.activation;
-    return task.gradient && activation != Activation::kNone &&
-           task.input_dtype == accumulation_dtype(task.input_dtype) &&
-           (activation != Activation::kSoftmax || task.options.second == SecondTerm::kNone ||
-            (task.options.second == SecondTerm::kCrossEntropy && task.indexed));
+    const OverlapOptions& options = task_.options;
+    return task_.gradient && task_.gradient != task_.input && options.activation != Activation::kNone &&
+           task_.input_dtype == dtype_ &&
+           (!options.softmax() || !options.has_second() ||
+            (options.second == SecondTerm::kCrossEntropy && task_.class_index));
   }
 
-  void write_gradients() {
-    parallel(groups * chunks, classes_of_group * task.positions / chunks, [&](int64_t begin, int64_t end_) {
-      for (int64_t i = begin; i < end_; ++i) write_gradient(i / chunks, i % chunks);
+  // Whether a group's gradient follows its sums: nothing but them is needed, and there are groups for all threads.
+  bool works_on_groups_at_once() const {
+    const bool counted = !task_.options.has_second() || !task_.options.ignoring;  // before any sum
+    return !task_.options.batch && task_.gradient && counted &&
+           (groups_.chunks == 1 || groups_.count >= 2 * torch::stable::get_num_threads());
+  }
+
+  void set_second_scale() {
+    const Results& results = task_.results;
+    const double incoming = results.incoming && !results.per_item ? load_scalar(results.incoming, dtype_) : 1;
+    task_.second_scale = task_.options.second_weight * results.factor * incoming / second_denominator();
+  }
+
+  double second_denominator() const { return task_.results.counts ? second_count_ : 1; }
+
+  template <class Run>
+  void each_chunk(const Run& run) {
+    const int64_t chunks = groups_.chunks, cost = groups_.classes * groups_.positions / chunks;
+    parallel(groups_.count * chunks, cost, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) run(i / chunks, i % chunks);
     });
   }
 
-  double denominator(Reduction reduction) const {
-    return reduction == Reduction::kMean ? static_cast<double>((batch ? 1 : samples) * kept) : 1.0;
+  void run_group(int64_t g) {
+    for (int64_t c = 0; c < groups_.chunks; ++c) sum_chunk(g, c);
+    if (invalid_ != INT64_MAX) return;
+    add_parts(g);
+    finish(row(g), groups_.first(g), groups_.first(g) + groups_.classes);
+    for (int64_t c = 0; c < groups_.chunks; ++c) write_gradient(g, c);
+  }
+
+  void sum_chunk(int64_t g, int64_t c) {
+    double* part = &parts_[(g * groups_.chunks + c) * part_size()];
+    const int64_t first = groups_.first(g), sample = groups_.sample(g);
+    const int64_t wrong = loops_.sums[wide_](task_, sample, first, first + groups_.classes, c * groups_.chunk,
+                                             groups_.end(c), part, part + 3 * groups_.classes);
+    if (wrong >= 0) note_lowest(&invalid_, sample * task_.positions + wrong);
+  }
+
+  void write_gradient(int64_t g, int64_t c) {
+    const int64_t first = groups_.first(g), at = region(g);
+    loops_.gradient[wide_](task_, groups_.sample(g), first, first + groups_.classes, c * groups_.chunk, groups_.end(c),
+                           &by_I_[at], &by_P_[at]);
+  }
+
+  // Adds the sums of the chunks of a group, in order.
+  void add_parts(int64_t g) {
+    double* sums = &sums_[region(g) * 3];
+    for (int64_t c = 0; c < groups_.chunks; ++c) {
+      const double* part = &parts_[(g * groups_.chunks + c) * part_size()];
+      for (int64_t k = 0; k < groups_.classes * 3; ++k) sums[k] += part[k];
+    }
+  }
+
+  void add_seconds() {
+    double count = 0;
+    for (size_t end = part_size(); end <= parts_.size(); end += part_size()) {
+      second_sum_ += parts_[end - 2];
+      count += parts_[end - 1];
+    }
+    second_count_ = count > 1 ? count : 1;
+  }
+
+  void check_classes() const {
+    const int64_t at = invalid_;
+    if (at == INT64_MAX) return;
+    const OverlapOptions& options = task_.options;
+    const auto ignored = options.ignoring ? std::optional(static_cast<int64_t>(options.ignore_index)) : std::nullopt;
+    refuse_class_index(loss_of(id_).name, task_.target, task_.target_dtype, at, task_.classes, ignored);
+  }
+
+  // Loss and coefficients of classes [from, to) of row r, from their sums. The background left out has no loss, and no
+  // gradient even where its sums are NaN.
+  void finish(int64_t r, int64_t from, int64_t to) {
+    const Results& results = task_.results;
+    const double scale = gradient_scale(results, dtype_) * task_.options.overlap_weight;
+    const int64_t dropped = task_.classes - task_.kept;
+    for (int64_t c = from > dropped ? from : dropped; c < to; ++c) {
+      const int64_t at = r * task_.classes + c, k = c - dropped;
+      const double* s = &sums_[at * 3];
+      const OverlapLoss found = kRegionLosses[loss_of(id_).place](options_, s[0], s[1], s[2], task_.options.ignoring);
+      const double weight = weights_.empty() ? 1 : weights_[k];
+      const double incoming = results.per_item ? load_scalar(results.incoming, dtype_, r * task_.kept + k) : 1;
+      losses_[at] = weight * found.loss;
+      by_I_[at] = scale * incoming * weight * found.by_I;
+      by_P_[at] = scale * incoming * weight * found.by_P;
+    }
+  }
+
+  void store_results() const {
+    const Results& results = task_.results;
+    double sum = 0;
+    for (int64_t r = 0; r < task_.rows; ++r) {
+      for (int64_t k = 0; k < task_.kept; ++k) {
+        const double loss = losses_[(r + 1) * task_.classes - task_.kept + k];
+        sum += loss;
+        if (results.losses) store_scalar(loss, results.losses, dtype_, r * task_.kept + k);
+      }
+    }
+    for (size_t i = 0; i < sums_.size(); ++i) store_scalar(sums_[i], task_.sums, dtype_, static_cast<int64_t>(i));
+    if (task_.count) store_scalar(second_count_, task_.count, dtype_);
+    if (!results.total) return;
+    double total = sum * task_.options.overlap_weight / results.denominator;
+    if (task_.options.has_second()) total += task_.options.second_weight * second_sum_ / second_denominator();
+    store_scalar(results.factor * total, results.total, dtype_);
   }
 };
 
-std::vector<double> read_weights(const OptionalTensor& weight) {
-  std::vector<double> values(weight ? weight->numel() : 0);
-  if (weight) read_values(weight->const_data_ptr(), dtype_of(*weight), 0, weight->numel(), values.data());
-  return values;
-}
-
-void store(Tensor& to, int64_t i, double value) {
-  if (dtype_of(to) == Dtype::kFloat64) {
-    static_cast<double*>(to.mutable_data_ptr())[i] = value;
-  } else {
-    static_cast<float*>(to.mutable_data_ptr())[i] = static_cast<float>(value);
+struct CpuOverlap : CpuDevice {
+  static void run(LossId id, const Options& options, const OverlapProblem& problem, const Tensor&) {
+    OverlapRun call(id, options, problem);
+    if (problem.backward) return call.backward();
+    call.forward();
   }
-}
-
-template <class F>
-std::vector<Tensor> forward(const char* name, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-                            const Options& options, int64_t reduction, int64_t gradients,
-                            SecondTerm second = SecondTerm::kNone) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Call<F> call(name, input, target, options, second);
-  const int64_t rows = call.batch ? 1 : call.samples, C = call.task.classes;
-  const Dtype dtype = accumulation_dtype(dtype_of(input));
-  const double denominator = call.denominator(reduce);
-  std::vector<Tensor> out;
-  if (reduce != Reduction::kNone) {
-    out.push_back(new_scalar(input));
-  } else {
-    out.push_back(call.batch ? new_tensor(input, {call.kept}, dtype) : new_tensor(input, {rows, call.kept}, dtype));
-  }
-  out.push_back(new_tensor(input, {rows, C, 3}, dtype));
-  if (second != SecondTerm::kNone) out.push_back(new_tensor(input, {1}, dtype));
-  if (wants(gradients, 0)) {
-    out.push_back(new_output(input));
-    call.task.gradient = out.back().mutable_data_ptr();
-  }
-  const double factor = reduction_factor(reduce, denominator);
-  call.run(read_weights(weight), reduce, [&](int64_t, int64_t) { return factor; });
-  double total = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = C - call.kept; c < C; ++c) {
-      const double loss = call.losses[r * C + c];
-      total += loss;
-      if (reduce == Reduction::kNone) store(out[0], r * call.kept + c - (C - call.kept), loss);
-    }
-  }
-  total *= call.task.options.overlap_weight / denominator;
-  if (second != SecondTerm::kNone) {
-    store(out[2], 0, call.second_count);
-    total += call.task.options.second_weight * call.second_sum * reduction_factor(reduce, call.second_count);
-  }
-  if (reduce != Reduction::kNone) set_scalar(out[0], total);
-  for (size_t i = 0; i < call.sums.size(); ++i) store(out[1], static_cast<int64_t>(i), call.sums[i]);
-  return out;
-}
-
-template <class F>
-std::vector<Tensor> backward(const char* name, const Tensor& grad_output, const Tensor& saved, const Tensor& input,
-                             const Tensor& target, const OptionalTensor& weight, const Options& options,
-                             int64_t reduction, int64_t gradients, const Tensor* count = nullptr,
-                             SecondTerm second = SecondTerm::kNone) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Call<F> call(name, input, target, options, second);
-  if (!wants(gradients, 0)) return {};
-  Tensor gradient = new_output(input);
-  call.task.gradient = gradient.mutable_data_ptr();
-  const int64_t rows = call.batch ? 1 : call.samples, C = call.task.classes;
-  read_values(saved.const_data_ptr(), dtype_of(saved), 0, saved.numel(), call.sums.data());
-  call.losses.assign(rows * C, 0.0);
-  call.by_I = call.by_P = call.losses;
-  std::vector<double> incoming(grad_output.numel());
-  read_values(grad_output.const_data_ptr(), dtype_of(grad_output), 0, grad_output.numel(), incoming.data());
-  const double factor = reduction_factor(reduce, call.denominator(reduce));
-  const std::vector<double> weights = read_weights(weight);
-  for (int64_t r = 0; r < rows; ++r) {
-    call.finish(r, 0, C, weights, [&](int64_t row, int64_t k) {
-      return factor * incoming[reduce == Reduction::kNone ? row * call.kept + k : 0];
-    });
-  }
-  if (count) {
-    call.second_count = scalar_value(*count);
-    call.set_second_scale(reduce, incoming[0]);
-  }
-  call.write_gradients();
-  return {gradient};
-}
+};
 
 }  // namespace
 
-// The boxed entry points of one loss.
-#define FL_DEFINE(op, Functor, ...)                                                                                    \
-  std::vector<Tensor> op##_cpu(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction, \
-                               int64_t gradients) {                                                                    \
-    return forward<Functor>(#op, input, target, weight, options, reduction, gradients);                                \
-  }                                                                                                                    \
-  std::vector<Tensor> op##_backward_cpu(Tensor grad_output, Tensor sums, Tensor input, Tensor target,                  \
-                                        OptionalTensor weight, Options options, int64_t reduction,                     \
-                                        int64_t gradients) {                                                           \
-    return backward<Functor>(#op, grad_output, sums, input, target, weight, options, reduction, gradients);            \
-  }
-FL_OVERLAP_LOSSES(FL_DEFINE)
-#undef FL_DEFINE
-
-#define FL_DEFINE(op, kSecond, ...)                                                                                    \
-  std::vector<Tensor> op##_cpu(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction, \
-                               int64_t gradients) {                                                                    \
-    return forward<Dice>(#op, input, target, weight, options, reduction, gradients, SecondTerm::kSecond);              \
-  }                                                                                                                    \
-  std::vector<Tensor> op##_backward_cpu(Tensor grad_output, Tensor sums, Tensor count, Tensor input, Tensor target,    \
-                                        OptionalTensor weight, Options options, int64_t reduction,                     \
-                                        int64_t gradients) {                                                           \
-    return backward<Dice>(#op, grad_output, sums, input, target, weight, options, reduction, gradients, &count,        \
-                          SecondTerm::kSecond);                                                                        \
-  }
-FL_COMPOUND_LOSSES(FL_DEFINE)
-#undef FL_DEFINE
-
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor, ...)                            \
-  m.impl(#op, TORCH_BOX((&Named<LossId::op, &op##_cpu>::call))); \
-  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &op##_backward_cpu>::call)));
+#define FL_REGISTER(op, ...) register_loss<OverlapCall<CpuOverlap>, LossId::op>(m);
   FL_OVERLAP_LOSSES(FL_REGISTER)
   FL_COMPOUND_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

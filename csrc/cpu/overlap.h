@@ -1,23 +1,18 @@
-// What the tensor side of the overlap family hands to the hot loops: input [B, C, S], the sums of a class over S.
+// What the driver of the overlap family hands to its hot loops, and their table, one for each instruction set.
 #pragma once
 
 #include <cstdint>
 
-#include "math/dtype.h"
 #include "host/overlap_options.h"
+#include "host/problems.h"
 
 namespace fused_losses {
 
-struct OverlapTask {
-  const void* input = nullptr;   // [B, C, S]
-  const void* target = nullptr;  // [B, C, S] of any dense dtype, or class indices [B, S] with `indexed`
-  Dtype input_dtype, target_dtype;
-  int64_t classes = 0, positions = 0;  // C, S
-  bool indexed = false;
+// A Problem with what one call adds to it.
+struct OverlapTask : OverlapProblem {
   OverlapOptions options;
-  void* gradient = nullptr;  // [B, C, S] dtype of input
-  bool keeps = false;        // the sums leave the probabilities in the gradient, which is computed from them
-  double second_scale = 0;   // factor of the second term's gradient
+  bool keeps = false;       // the sums leave the probabilities in the gradient, which is computed from them
+  double second_scale = 0;  // factor of the second term's gradient
 };
 
 // Sums over positions [begin, end) of one sample: sums[3 * c + {0, 1, 2}] = I, P, G of class c in [first, last);

@@ -70,16 +70,17 @@ Rows<A> read_rows(const OverlapTask& task, const void* data, Dtype dtype, int64_
   return {buffer, width};
 }
 
-// Where a row of gradients is computed, and where task.keeps its probabilities before: in place, or in `buffer`, from
-// which `write_row` stores it.
+// Where a row of gradients is computed, and where task.keeps its probabilities before: at its place, or in `buffer`,
+// from which `write_row` stores it, where that place has another dtype or is the input's.
 template <class A>
 A* gradient_row(const OverlapTask& task, int64_t offset, A* buffer) {
-  return task.gradient && task.input_dtype == kTileDtype<A> ? static_cast<A*>(task.gradient) + offset : buffer;
+  const bool fits = task.gradient && task.gradient != task.input && task.input_dtype == kTileDtype<A>;
+  return fits ? static_cast<A*>(task.gradient) + offset : buffer;
 }
 
 template <class A>
-void write_row(const OverlapTask& task, const A* d, int64_t offset, int64_t n) {
-  if (task.input_dtype != kTileDtype<A>) store_block(d, task.gradient, task.input_dtype, offset, n);
+void write_row(const OverlapTask& task, const A* d, const A* buffer, int64_t offset, int64_t n) {
+  if (d == buffer) store_block(d, task.gradient, task.input_dtype, offset, n);
 }
 
 // Class numbers of n positions, -1 where ignored; returns the first that is not a class, or -1.
@@ -147,7 +148,7 @@ void with_region(const OverlapTask& task, int64_t c, const Run& run) {
     if (task.options.squared) return run(region, std::true_type{});
     run(region, std::false_type{});
   };
-  if (task.indexed) return with_squared(Region<A, true>{number, ignore});
+  if (task.class_index) return with_squared(Region<A, true>{number, ignore});
   with_squared(Region<A, false>{number, ignore});
 }
 
@@ -192,13 +193,13 @@ struct SoftmaxTile {
     for (int64_t c = 0; c < C; ++c) {
       load_block(from, task.input_dtype, offset + c * task.positions, n, x + c * tile.width);
     }
-    if (task.indexed) {
+    if (task.class_index) {
       t = {tile.classes, 0};
     } else {
       t = read_rows(task, task.target, task.target_dtype, sample, 0, C, at, n, tile.targets, tile.width);
     }
     if (!kept) probabilities(offset);
-    if (task.indexed) return;
+    if (task.class_index) return;
     fill_row(task.options.ignoring ? A(-1) : A(0), tile.keep, n);
     for (int64_t c = 0; task.options.ignoring && c < C; ++c) {
       keep_row(Region<A, false>{A(0), static_cast<A>(task.options.ignore_index)}, t.row(c), tile.keep, n);
@@ -207,7 +208,7 @@ struct SoftmaxTile {
 
   bool has_second() const { return task.options.second != SecondTerm::kNone; }
   A* row(A* of, int64_t c) const { return of + c * tile.width; }
-  const A* keep() const { return task.indexed ? tile.classes : tile.keep; }
+  const A* keep() const { return task.class_index ? tile.classes : tile.keep; }
 
   void probabilities(int64_t offset) const {
     const int64_t C = task.classes;
@@ -242,7 +243,7 @@ struct SoftmaxTile {
   void add_sums(double* sums) const {
     const int64_t C = task.classes;
     const auto add = [&](auto squared) {
-      if (task.indexed) {
+      if (task.class_index) {
         int64_t c = 0;
         for (; c + 4 <= C; c += 4)
           softmax_class_sums4<A, squared()>(static_cast<A>(c), row(p, c), tile.width, tile.classes, n, sums + 3 * c);
@@ -259,7 +260,7 @@ struct SoftmaxTile {
 
   void add_terms(double* second) const {
     with_class_term<A>(task, [&](auto term) {
-      if (task.indexed) {
+      if (task.class_index) {
         own_class();
         return term_row(term, tile.log, tile.share, keep(), n, second);
       }
@@ -282,7 +283,7 @@ struct SoftmaxTile {
     const int64_t C = task.classes;
     const bool second = has_second();
     fill_row(A(0), tile.inner, n);
-    if (second && task.indexed) {
+    if (second && task.class_index) {
       own_class();
       term_slopes();
       add_to_row(tile.u, tile.inner, n);
@@ -292,7 +293,7 @@ struct SoftmaxTile {
         softmax_inner_row<A, squared()>(region, row(p, c), t.row(c), static_cast<A>(by_I[c]), static_cast<A>(by_P[c]),
                                         tile.inner, n);
       });
-      if (second && !task.indexed) {
+      if (second && !task.class_index) {
         one_class(c);
         term_slopes();
         add_to_row(tile.u, tile.inner, n);
@@ -301,7 +302,7 @@ struct SoftmaxTile {
     for (int64_t c = 0; c < C; ++c) {
       const int64_t to = offset + c * task.positions;
       A* d = gradient_row(task, to, tile.share);
-      if (second && !task.indexed) {
+      if (second && !task.class_index) {
         one_class(c);
         term_slopes();
       }
@@ -313,7 +314,7 @@ struct SoftmaxTile {
         if (second) return write(std::true_type{});
         write(std::false_type{});
       });
-      write_row(task, d, to, n);
+      write_row(task, d, tile.share, to, n);
     }
   }
 };
@@ -327,7 +328,7 @@ int64_t overlap_sums(const OverlapTask& task, int64_t sample, int64_t first, int
   second[0] = second[1] = 0;
   for (int64_t at = begin; at < end; at += tile.width) {
     const int64_t n = tile.width < end - at ? tile.width : end - at;
-    if (task.indexed) {
+    if (task.class_index) {
       const int64_t bad = load_classes(task, sample * task.positions + at, n, tile.classes);
       if (bad >= 0) return at + bad;
     }
@@ -340,7 +341,7 @@ int64_t overlap_sums(const OverlapTask& task, int64_t sample, int64_t first, int
     for (int64_t c = first; c < last; ++c) {
       const A* x = read_rows(task, task.input, task.input_dtype, sample, c, c + 1, at, n, tile.values, 0).data;
       const A* t = tile.classes;
-      if (!task.indexed) {
+      if (!task.class_index) {
         t = read_rows(task, task.target, task.target_dtype, sample, c, c + 1, at, n, tile.targets, 0).data;
       }
       const int64_t offset = (sample * task.classes + c) * task.positions + at;
@@ -363,7 +364,7 @@ void overlap_gradient(const OverlapTask& task, int64_t sample, int64_t first, in
   Tile<A> tile(softmax ? task.classes : 1, end - begin);
   for (int64_t at = begin; at < end; at += tile.width) {
     const int64_t n = tile.width < end - at ? tile.width : end - at;
-    if (task.indexed) load_classes(task, sample * task.positions + at, n, tile.classes);
+    if (task.class_index) load_classes(task, sample * task.positions + at, n, tile.classes);
     if (softmax) {
       const int64_t offset = sample * task.classes * task.positions + at;
       SoftmaxTile<A>(task, sample, at, n, task.keeps, &tile).write_gradient(offset, by_I, by_P);
@@ -373,7 +374,7 @@ void overlap_gradient(const OverlapTask& task, int64_t sample, int64_t first, in
       const int64_t offset = (sample * task.classes + c) * task.positions + at;
       const A* x = read_rows(task, task.input, task.input_dtype, sample, c, c + 1, at, n, tile.values, 0).data;
       const A* t = tile.classes;
-      if (!task.indexed) {
+      if (!task.class_index) {
         t = read_rows(task, task.target, task.target_dtype, sample, c, c + 1, at, n, tile.targets, 0).data;
       }
       A* d = gradient_row(task, offset, tile.probabilities);
@@ -386,7 +387,7 @@ void overlap_gradient(const OverlapTask& task, int64_t sample, int64_t first, in
                                                         static_cast<A>(task.second_scale), d, n);
         });
       });
-      write_row(task, d, offset, n);
+      write_row(task, d, tile.probabilities, offset, n);
     }
   }
 }

@@ -2,7 +2,7 @@
 //
 // - Sums of each class by chunk of positions (double, in fixed order), then the gradient from the class's coefficients.
 // - Softmax against class indices: a thread takes all classes of a position into registers, one read in each pass.
-// - Any other softmax: the peak and the sum of each position first, 8 bytes that the other passes read.
+// - Any other softmax: the row_max and the sum of each position first, 8 bytes that the other passes read.
 // - A compound's second term rides along: its sum and the number of what counts, its gradient added.
 // Included inside the anonymous namespace of overlap.cu, after the formulas.
 
@@ -13,10 +13,10 @@ constexpr int kMostCounted = 255;     // positions of a class that a thread coun
 template <class T>
 using ExpPolicy = std::conditional_t<sizeof(T) == 2, Fast, Precise>;  // half precision needs no more
 
-// exp(x - peak) * inverse is a softmax's probability.
+// exp(x - row_max) * inverse is the probability of a class at a position.
 template <class A>
-struct alignas(2 * sizeof(A)) Peak {
-  A peak, inverse;
+struct alignas(2 * sizeof(A)) SoftmaxRow {
+  A row_max, inverse;
 };
 
 // d loss / d p = by_I g + by_P (2 by_P p with `squared`).
@@ -25,29 +25,25 @@ struct alignas(2 * sizeof(A)) Coefficients {
   A by_I, by_P;
 };
 
-// Pointers and sizes of one call. A row is one class of one sample; an item is one chunk of its positions.
-struct Operands {
-  int64_t samples, classes, positions;  // B, C, S
-  int64_t chunk, chunks;                // positions of a chunk, chunks of a row
-  const void *input, *target;           // [B, C, S]; the same or with `indexed` [B, S]
-  Dtype target_dtype;
-  bool indexed, squared, batch, ignoring, packed;
+// A Problem with what its launches add to it. A row is one class of one sample; an item is one chunk of its positions.
+struct OverlapOperands : OverlapProblem {
+  bool squared, batch, ignoring;
   Activation activation;
-  int team;              // threads that share an item: 1, 32 or kThreads
   double ignored_value;  // of a dense target, NaN: none
   int64_t ignored_class;
-  double* partial;           // [B, C, chunks, 3]
-  void* peaks;               // [B, S] Peak, for the softmax that is not in registers
-  const void* coefficients;  // [B, C] Coefficients, [C] with `batch`
-  void* gradient;            // [B, C, S] dtype of input
-  double* second_partial;    // [blocks, 2]: second terms, number of what counts
-  const void* count;         // [1] accumulation dtype, for the gradient of a mean
-  const void* incoming;      // [1] accumulation dtype, or null for 1
-  double second_weight;
+  double overlap_weight, second_weight;  // of the two terms
+  int64_t chunk, chunks;                 // positions of a chunk, chunks of a row
+  int team;                              // threads that share an item: 1, 32 or kThreads
+  bool packed;                           // packs of the input may be read, and written to the gradient
+  double* partial;                       // [B, C, chunks, 3], in the forward
+  void* softmax_rows;                    // [B, S] SoftmaxRow, for the softmax that is not in registers
+  void* coefficients;                    // [rows, C] Coefficients
+  double* second_partial;                // [blocks, 2]: second terms, number of what counts
+  double* second;                        // [2]: the sum of both
 };
 
 // The class at a position, -1 where it is ignored. at: index in [B, S].
-__device__ __forceinline__ int64_t class_of(const Operands& o, int64_t at) {
+__device__ __forceinline__ int64_t class_at(const OverlapOperands& o, int64_t at) {
   const int64_t y = load_index(o.target, o.target_dtype, at);
   if (o.ignoring && y == o.ignored_class) return -1;
   CUDA_KERNEL_ASSERT(y >= 0 && y < o.classes && "class index in [0, C) or ignore_index");
@@ -56,35 +52,35 @@ __device__ __forceinline__ int64_t class_of(const Operands& o, int64_t at) {
 
 // The target of one element and whether it counts.
 template <class A>
-struct Region {
+struct TargetValue {
   A g;
   bool counts;
 };
 
 template <class A>
-__device__ __forceinline__ Region<A> dense_region(const Operands& o, A t) {
+__device__ __forceinline__ TargetValue<A> dense_target(const OverlapOperands& o, A t) {
   const bool counts = t != static_cast<A>(o.ignored_value);
   return {counts ? t : A(0), counts};
 }
 
-// at: index in [B, C, S]; y: class of the position with `indexed`.
+// at: index in [B, C, S]; y: class of the position with `class_index`.
 template <class A>
-__device__ __forceinline__ Region<A> region_of(const Operands& o, int64_t at, int64_t c, int64_t y) {
-  if (o.indexed) return {A(c == y), y >= 0};
-  return dense_region(o, load_any<A>(o.target, o.target_dtype, at));
+__device__ __forceinline__ TargetValue<A> target_of(const OverlapOperands& o, int64_t at, int64_t c, int64_t y) {
+  if (o.class_index) return {A(c == y), y >= 0};
+  return dense_target(o, load_any<A>(o.target, o.target_dtype, at));
 }
 
 // The factor of the second term's gradient.
 template <class A>
-__device__ __forceinline__ A second_scale(const Operands& o) {
-  double scale = o.second_weight;
-  if (o.count) scale /= *static_cast<const A*>(o.count);
-  if (o.incoming) scale *= *static_cast<const A*>(o.incoming);
+__device__ __forceinline__ A second_scale(const OverlapOperands& o) {
+  double scale = o.second_weight * o.results.factor;
+  if (o.results.counts) scale /= *static_cast<const A*>(o.backward ? o.saved_count : o.count);
+  if (o.results.incoming) scale *= *static_cast<const A*>(o.results.incoming);
   return static_cast<A>(scale);
 }
 
 template <class A>
-__device__ __forceinline__ A by_p(const Operands& o, const Coefficients<A>& k, const Region<A>& r, A p) {
+__device__ __forceinline__ A by_p(const OverlapOperands& o, const Coefficients<A>& k, const TargetValue<A>& r, A p) {
   const A slope = k.by_I * r.g + (o.squared ? 2 * k.by_P * p : k.by_P);
   return r.counts ? slope : A(0);
 }
@@ -97,7 +93,7 @@ __device__ __forceinline__ A team_sum(A x, int team, A* shared) {
 }
 
 // This block's part of the second term and of its count.
-__device__ __forceinline__ void write_second(const Operands& o, double second, double count) {
+__device__ __forceinline__ void write_second(const OverlapOperands& o, double second, double count) {
   FL_SHARED(double, shared, [32]);
   second = block_sum(second, shared);
   count = block_sum(count, shared);
@@ -107,13 +103,14 @@ __device__ __forceinline__ void write_second(const Operands& o, double second, d
   }
 }
 
-// ---- Element by element: any activation for the sums (softmax from its peaks), none and sigmoid for the gradient.
+// ---- Element by element: any activation for the sums (softmax from its SoftmaxRow), none and sigmoid for the
+// gradient.
 // ----
 
 // The chunk of one row that a team works on, by packs (kSame: of the target too, which has the input's dtype) or by
 // elements: run.element gives each one's result, run.pack and run.single store it.
 template <class T, bool kSame, class Run>
-__device__ __forceinline__ void each_element(const Operands& o, int64_t item, const Run& run) {
+__device__ __forceinline__ void each_element(const OverlapOperands& o, int64_t item, const Run& run) {
   using A = Accumulation<T>;
   constexpr int kPack = Pack<T>::kSize;
   const int64_t row = item / o.chunks, sample = row / o.classes, c = row % o.classes;
@@ -128,19 +125,19 @@ __device__ __forceinline__ void each_element(const Operands& o, int64_t item, co
         const Pack<T> t = load_pack(static_cast<const T*>(o.target) + base + s);
         run.pack(base + s, [&](int k) {
           return run.element(sample * o.positions + s + k, widen<A>(x.values[k]),
-                             dense_region(o, widen<A>(t.values[k])));
+                             dense_target(o, widen<A>(t.values[k])));
         });
       } else {
         run.pack(base + s, [&](int k) {
-          const int64_t at = sample * o.positions + s + k, y = o.indexed ? class_of(o, at) : int64_t{-1};
-          return run.element(at, widen<A>(x.values[k]), region_of<A>(o, base + s + k, c, y));
+          const int64_t at = sample * o.positions + s + k, y = o.class_index ? class_at(o, at) : int64_t{-1};
+          return run.element(at, widen<A>(x.values[k]), target_of<A>(o, base + s + k, c, y));
         });
       }
     }
   } else {
     for (int64_t s = begin + lane; s < end; s += o.team) {
-      const int64_t at = sample * o.positions + s, y = o.indexed ? class_of(o, at) : int64_t{-1};
-      run.single(base + s, run.element(at, widen<A>(input[base + s]), region_of<A>(o, base + s, c, y)));
+      const int64_t at = sample * o.positions + s, y = o.class_index ? class_at(o, at) : int64_t{-1};
+      run.single(base + s, run.element(at, widen<A>(input[base + s]), target_of<A>(o, base + s, c, y)));
     }
   }
 }
@@ -150,20 +147,21 @@ template <class T, bool kSecond>
 struct ElementSums {
   using A = Accumulation<T>;
   using Policy = std::conditional_t<kSecond, Precise, ExpPolicy<T>>;  // the second term's, so that both share one exp
-  const Operands& o;
+  const OverlapOperands& o;
   const AnySecondTerm<A>& second;
   mutable A I = 0, P = 0, G = 0, second_sum = 0;
   mutable int64_t count = 0;
 
-  __device__ __forceinline__ ElementSums(const Operands& o, const AnySecondTerm<A>& second) : o(o), second(second) {}
+  __device__ __forceinline__ ElementSums(const OverlapOperands& o, const AnySecondTerm<A>& second)
+      : o(o), second(second) {}
 
   // at: index in [B, S]
-  __device__ __forceinline__ A element(int64_t at, A x, const Region<A>& r) const {
+  __device__ __forceinline__ A element(int64_t at, A x, const TargetValue<A>& r) const {
     A p = x;
     if (o.activation == Activation::kSigmoid) p = sigmoid_terms<Policy>(x).p;
     if (o.activation == Activation::kSoftmax) {
-      const Peak<A> s = static_cast<const Peak<A>*>(o.peaks)[at];
-      p = exp_<Policy>(x - s.peak) * s.inverse;
+      const SoftmaxRow<A> s = static_cast<const SoftmaxRow<A>*>(o.softmax_rows)[at];
+      p = exp_<Policy>(x - s.row_max) * s.inverse;
     }
     const A q = r.counts ? p : A(0);
     I += q * r.g;
@@ -186,7 +184,7 @@ struct ElementSums {
 
 template <class T, bool kSame, bool kSecond>
 __global__ void __launch_bounds__(kThreads)
-    element_sums_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+    element_sums_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   FL_SHARED(A, shared, [32]);
   const int teams = kThreads / o.team;
@@ -215,12 +213,12 @@ template <class T, bool kSecond>
 struct ElementGradient {
   using A = Accumulation<T>;
   using Policy = std::conditional_t<kSecond, Precise, ExpPolicy<T>>;
-  const Operands& o;
+  const OverlapOperands& o;
   const AnySecondTerm<A>& second;
   Coefficients<A> k;
   A scale;
 
-  __device__ __forceinline__ A element(int64_t, A x, const Region<A>& r) const {
+  __device__ __forceinline__ A element(int64_t, A x, const TargetValue<A>& r) const {
     A g;
     if (o.activation == Activation::kSigmoid) {
       const Sigmoid<A> s = sigmoid_terms<Policy>(x);
@@ -244,7 +242,7 @@ struct ElementGradient {
 
 template <class T, bool kSame, bool kSecond>
 __global__ void __launch_bounds__(kThreads)
-    element_gradient_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+    element_gradient_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   const int teams = kThreads / o.team;
   const int64_t items = o.samples * o.classes * o.chunks;

@@ -3,10 +3,10 @@
 
 // ---- Softmax, any number of classes and any target: a thread per position. ----
 
-// The peak of each position; with a compound also its second term, which reads the position again.
+// The SoftmaxRow of each position; with a compound also its second term, which reads the position again.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    softmax_peak_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+    softmax_rows_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   using Policy = ExpPolicy<T>;
   const int64_t C = o.classes, S = o.positions;
@@ -15,32 +15,32 @@ __global__ void __launch_bounds__(kThreads)
        at += int64_t{gridDim.x} * blockDim.x) {
     const int64_t base = at / S * C * S + at % S;
     const T* x = static_cast<const T*>(o.input) + base;
-    A peak = -infinity_<A>(), sum = 0;
+    A row_max = -infinity_<A>(), sum = 0;
 #pragma unroll 4
     for (int64_t c = 0; c < C; ++c) {
-      const A v = widen<A>(x[c * S]), high = v > peak ? v : peak;
-      if (high > peak) sum *= peak == -infinity_<A>() ? A(0) : exp_<Policy>(peak - high);
-      peak = high;
-      sum += exp_<Policy>(v - (peak == -infinity_<A>() ? A(0) : peak));
+      const A v = widen<A>(x[c * S]), larger = v > row_max ? v : row_max;
+      if (larger > row_max) sum *= row_max == -infinity_<A>() ? A(0) : exp_<Policy>(row_max - larger);
+      row_max = larger;
+      sum += exp_<Policy>(v - (row_max == -infinity_<A>() ? A(0) : row_max));
     }
     if (sum == A(0)) sum = nan_<A>();  // every logit is -inf: NaN, as torch
-    const Peak<A> s = {peak, A(1) / sum};
-    static_cast<Peak<A>*>(o.peaks)[at] = s;
+    const SoftmaxRow<A> s = {row_max, A(1) / sum};
+    static_cast<SoftmaxRow<A>*>(o.softmax_rows)[at] = s;
     if (second.kind == SecondTerm::kNone) continue;
     const A log_inverse = log_(s.inverse);
     A loss = 0;
     bool any = false;
-    if (o.indexed) {
-      const int64_t y = class_of(o, at);
+    if (o.class_index) {
+      const int64_t y = class_at(o, at);
       any = y >= 0;
       if (any) {
-        const A u = (widen<A>(x[y * S]) - peak) + log_inverse;
+        const A u = (widen<A>(x[y * S]) - row_max) + log_inverse;
         loss = second.of_class(u, exp_(u)).loss;
       }
     } else {
       for (int64_t c = 0; c < C; ++c) {
-        const Region<A> r = region_of<A>(o, base + c * S, c, -1);
-        const A u = (widen<A>(x[c * S]) - peak) + log_inverse;
+        const TargetValue<A> r = target_of<A>(o, base + c * S, c, -1);
+        const A u = (widen<A>(x[c * S]) - row_max) + log_inverse;
         loss += r.g == A(0) ? A(0) : r.g * second.of_class(u, exp_(u)).loss;
         any = any || r.counts;
       }
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    softmax_gradient_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+    softmax_gradient_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   using Policy = ExpPolicy<T>;
   const int64_t C = o.classes, S = o.positions;
@@ -65,14 +65,14 @@ __global__ void __launch_bounds__(kThreads)
     const T* x = static_cast<const T*>(o.input) + base;
     T* to = static_cast<T*>(o.gradient) + base;
     const auto* k = static_cast<const Coefficients<A>*>(o.coefficients) + (o.batch ? 0 : sample * C);
-    const int64_t y = o.indexed ? class_of(o, at) : int64_t{-1};
-    const Peak<A> s = static_cast<const Peak<A>*>(o.peaks)[at];
+    const int64_t y = o.class_index ? class_at(o, at) : int64_t{-1};
+    const SoftmaxRow<A> s = static_cast<const SoftmaxRow<A>*>(o.softmax_rows)[at];
     const A log_inverse = both ? log_(s.inverse) : A(0);
     // d loss / d p and d loss / d log p of one class.
     const auto slopes = [&](int64_t c, A* p, A* by_log, bool* counts) {
-      const A shifted = widen<A>(x[c * S]) - s.peak;
+      const A shifted = widen<A>(x[c * S]) - s.row_max;
       *p = exp_<Policy>(shifted) * s.inverse;
-      const Region<A> r = region_of<A>(o, base + c * S, c, y);
+      const TargetValue<A> r = target_of<A>(o, base + c * S, c, y);
       *by_log = both && r.g != A(0) ? scale * r.g * second.of_class(shifted + log_inverse, *p).slope : A(0);
       *counts = r.counts;
       return by_p(o, k[c], r, *p);
@@ -104,11 +104,11 @@ struct Position {
 
   // x: its first logit, the next S further on.
   __device__ __forceinline__ Position(const T* x, int64_t S, int classes, int y, bool with_log) {
-    A peak = -infinity_<A>(), sum = 0;
+    A row_max = -infinity_<A>(), sum = 0;
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) p[c] = c < classes ? widen<A>(x[c * S]) : -infinity_<A>();
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) peak = p[c] > peak ? p[c] : peak;
+    for (int c = 0; c < kClasses; ++c) row_max = p[c] > row_max ? p[c] : row_max;
     log_p = 0;
     if (with_log) {
 #pragma unroll
@@ -116,10 +116,10 @@ struct Position {
     }
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) {
-      p[c] = exp_<ExpPolicy<T>>(p[c] - peak);
+      p[c] = exp_<ExpPolicy<T>>(p[c] - row_max);
       sum += p[c];
     }
-    if (with_log) log_p = (log_p - peak) - log_(sum);
+    if (with_log) log_p = (log_p - row_max) - log_(sum);
     const A inverse = A(1) / sum;
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) p[c] *= inverse;
@@ -130,7 +130,7 @@ template <class T, int kClasses>
 __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) == 4 ? 3 : 2)
                                                    : kClasses > 8 ? 4
                                                                   : 8)
-    register_sums_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+    register_sums_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   constexpr int kWarps = kSoftmaxThreads / 32;
   FL_SHARED(A, shared, [kWarps][3 * kClasses]);
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
     for (int c = 0; c < kClasses / 4; ++c) G[c] = 0;
 #pragma unroll 1
     for (int64_t s = begin + threadIdx.x; s < end; s += kSoftmaxThreads) {
-      const int y = static_cast<int>(class_of(o, sample * S + s));
+      const int y = static_cast<int>(class_at(o, sample * S + s));
       const Position<T, kClasses> at(x + s, S, classes, y, both);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
 
 template <class T, int kClasses>
 __global__ void __launch_bounds__(kSoftmaxThreads)
-    register_gradient_kernel(const Operands o, const AnySecondTerm<Accumulation<T>> second) {
+    register_gradient_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   FL_SHARED(Coefficients<A>, k, [kClasses]);
   const int classes = static_cast<int>(o.classes);
@@ -212,17 +212,17 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
     T* to = static_cast<T*>(o.gradient) + sample * classes * S;
 #pragma unroll 1
     for (int64_t s = begin + threadIdx.x; s < end; s += kSoftmaxThreads) {
-      const int y = static_cast<int>(class_of(o, sample * S + s));
+      const int y = static_cast<int>(class_at(o, sample * S + s));
       const Position<T, kClasses> at(x + s, S, classes, y, both);
       const A by_log = both && y >= 0 ? scale * second.of_class(at.log_p, exp_(at.log_p)).slope : A(0);
       A inner = by_log;
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        inner += at.p[c] * by_p(o, k[c], Region<A>{c == y ? A(1) : A(0), true}, at.p[c]);
+        inner += at.p[c] * by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c]);
       }
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        const A d = by_p(o, k[c], Region<A>{c == y ? A(1) : A(0), true}, at.p[c]);
+        const A d = by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c]);
         const A g = at.p[c] * (d - inner) + (c == y ? by_log : A(0));
         if (c < classes) to[c * S + s] = narrow<T>(y >= 0 ? g : A(0));
       }

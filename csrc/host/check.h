@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <iomanip>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -33,6 +34,19 @@ template <class... What>
     value << std::setprecision(9) << given;
   }
   refuse(op, expected..., ", got ", value.str(), " at flat index ", index);
+}
+
+// As `refuse_value`, of a class outside [0, classes) at flat index `index` of `target`.
+[[noreturn]] inline void refuse_class_index(const char* op, const void* target, Dtype dtype, int64_t index,
+                                            int64_t classes, std::optional<int64_t> ignore_index) {
+  const int64_t given = dtype == Dtype::kUInt8   ? static_cast<const uint8_t*>(target)[index]
+                        : dtype == Dtype::kInt32 ? static_cast<const int32_t*>(target)[index]
+                                                 : static_cast<const int64_t*>(target)[index];
+  std::ostringstream message;
+  message << op << ": expected class index in [0, " << classes << ")";
+  if (ignore_index) message << " or ignore_index " << *ignore_index;
+  message << ", got " << given << " at flat index " << index;
+  throw std::out_of_range(message.str());
 }
 
 inline std::string shape_text(const Tensor& t) {

@@ -1,5 +1,6 @@
-// What a driver and its kernels see of a call: plain pointers, sizes and numbers, one `Problem` for each family. The host
-// layer makes them from tensors; free of torch and of CUDA. "accumulation dtype": float64 for float64, else float32.
+// What a driver and its kernels see of a call: plain pointers, sizes and numbers, one `Problem` for each family. The
+// host layer makes them from tensors; free of torch and of CUDA. "accumulation dtype": float64 for float64, else
+// float32.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +38,25 @@ struct ElementwiseProblem {
   void* grad_input = nullptr;   // [n] dtype of the input; may be the input's own memory
   void* grad_target = nullptr;  // [n] dtype of the target
   Results results;
+};
+
+// Sums over regions: the positions of one class in one sample, or with `batch` in all samples. kept: the classes that
+// have a loss, the last ones.
+struct OverlapProblem {
+  int64_t samples = 0, classes = 0, positions = 0;  // B, C, S
+  int64_t rows = 0, kept = 0;                       // B or with `batch` 1; C'
+  const void* input = nullptr;                      // [B, C, S]
+  const void* target = nullptr;                     // [B, C, S] of any dtype, or [B, S] with `class_index`
+  const void* weight = nullptr;                     // [kept] of any dtype; null: not given
+  Dtype input_dtype = Dtype::kFloat32, target_dtype = Dtype::kFloat32, weight_dtype = Dtype::kFloat32;
+  bool class_index = false;           // the target holds the class of each position
+  bool backward = false;              // writes no results: reads the saved sums and count, and writes the gradient
+  void* sums = nullptr;               // [rows, C, 3] accumulation dtype: I, P, G
+  void* count = nullptr;              // [1] accumulation dtype: what the mean of a second term divides by
+  const void* saved_sums = nullptr;   // as `sums`
+  const void* saved_count = nullptr;  // as `count`
+  void* gradient = nullptr;           // [B, C, S] dtype of the input; may be the input's own memory
+  Results results;                    // `counts` is of the second term; the denominator of the overlap is known
 };
 
 }  // namespace fused_losses
