@@ -5,7 +5,8 @@
 //   <op>_into(gradient!, *tensors, options, factor) -> total: factor * the sum of the losses, whose gradient for the
 //     first tensor is written into `gradient`, which may be that tensor itself where the family allows it
 //
-// gradients: a bit mask over the tensors. A family (host/<family>.h) turns the tensors into a Problem; a device runs it.
+// gradients: a bit mask over the tensors. A family (host/<family>.h) turns the tensors into a Problem; a device runs
+// it.
 #pragma once
 
 #include <array>
@@ -105,7 +106,8 @@ inline Tensor contiguous(Tensor t) { return t.is_contiguous() ? t : torch::stabl
 }  // namespace detail
 
 // The boxed entry points of one loss; Family: the Call of its family on a device.
-template <class Family, LossId id, class Tensors = std::make_index_sequence<detail::tensor_count(loss_of(id).arguments)>,
+template <class Family, LossId id,
+          class Tensors = std::make_index_sequence<detail::tensor_count(loss_of(id).arguments)>,
           class In = std::make_index_sequence<detail::tensor_count(loss_of(id).incoming)>>
 struct Entry;
 
@@ -144,10 +146,10 @@ struct Entry<Family, id, std::index_sequence<tensor...>, std::index_sequence<in.
       }
     }
     Family call(std::move(given));
-    Tensor total = call.make_results()[0];
+    std::vector<Tensor> out = call.make_results();  // the total, then what only a backward needs
     call.write_gradient_to(gradient.mutable_data_ptr());
     call.run();
-    return total;
+    return out[0];
   }
 
  private:
@@ -157,8 +159,12 @@ struct Entry<Family, id, std::index_sequence<tensor...>, std::index_sequence<in.
     if (reduction < 0 || reduction > static_cast<int64_t>(Reduction::kBatchMean)) {
       refuse(loss.name, "reduction in [0, 3], got ", reduction);
     }
-    Arguments a{id, std::move(tensors), std::move(incoming), loss.options.read(loss.name, options),
-                static_cast<Reduction>(reduction), gradients};
+    Arguments a{id,
+                std::move(tensors),
+                std::move(incoming),
+                loss.options.read(loss.name, options),
+                static_cast<Reduction>(reduction),
+                gradients};
     for (OptionalTensor& t : a.tensors) {
       if (!t) continue;
       if (&t != &a.tensors[0]) check_device(loss.name, "every tensor", *t, a.first());
