@@ -11,6 +11,7 @@ PY = $(shell cat build/environment)
 EXTRAS_demo := demos bench
 EXTRAS_test := test demos bench
 EXTRAS_sanitize := test demos bench
+EXTRAS_fuzz := test
 EXTRAS_bench := bench
 EXTRAS_compare := bench
 EXTRAS_lint := dev
@@ -24,7 +25,7 @@ CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda-compile/%.o,$(wildcard csrc
 CUDA_HEADERS := $(shell find csrc -name '*.h' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench compare sanitize cuda-check cuda-compile lint format clean FORCE
+.PHONY: help demo test fuzz bench compare sanitize cuda-check cuda-compile lint format clean FORCE
 FORCE:
 
 help:  ## this list
@@ -43,6 +44,10 @@ demo: $(LIBRARY)  ## train the Siamese network with fused losses, then the bench
 
 test: $(LIBRARY)  ## all tests
 	$(PY) -m pytest tests -q $(WORKERS) $(TEST_ARGUMENTS)
+
+SECONDS ?= 60
+fuzz: $(LIBRARY)  ## random calls against the reference: make fuzz SECONDS=3600 SEED=1
+	PYTHONPATH=. $(PY) tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: $(LIBRARY)  ## the full benchmark, its CSV, tables and plots; after Ctrl-C it goes on where it was
 	$(PY) -m benchmarks.run --repeat 3 --resume
