@@ -39,10 +39,11 @@
   X(dice_cross_entropy_loss, kCrossEntropy, "input", FL_REGION_OPTIONS " squared dice_weight ce_weight") \
   X(dice_focal_loss, kFocal, "input", FL_REGION_OPTIONS " squared dice_weight focal_weight gamma alpha")
 
-// Rows summed over their last dimension. Formulas: formulas/distance.h, formulas/vae.h. One driver runs all of them;
-// the sets differ in their tensors. VAE terms are not ops of their own: vae_loss adds one of them and GaussianKL.
-#define FL_PAIR_LOSSES(X) X(contrastive_loss, Contrastive, "x1 x2", "margin")
-#define FL_PAIR_ARGUMENTS "Tensor x1, Tensor x2, Tensor target"
+// One loss for each row, a function of the sum of its elements' terms. Formulas: formulas/distance.h, formulas/vae.h.
+// One driver runs all of them; the lists differ in their tensors. VAE terms are no ops of their own: vae_loss adds one
+// of them and GaussianKL.
+#define FL_CONTRASTIVE_LOSSES(X) X(contrastive_loss, Contrastive, "x1 x2", "margin")
+#define FL_CONTRASTIVE_ARGUMENTS "Tensor x1, Tensor x2, Tensor target"
 #define FL_GAUSSIAN_LOSSES(X) X(gaussian_kl, GaussianKL, "mu logvar prior_mu prior_logvar", "")
 #define FL_GAUSSIAN_ARGUMENTS "Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar"
 #define FL_WHITENED_LOSSES(X) X(mahalanobis_distance, MahalanobisDistance, "whitened", "squared")
@@ -55,11 +56,11 @@
   X(vae_gaussian, GaussianTerm)
 #define FL_VAE_LOSSES(X) X(vae_loss, , "reconstruction mu logvar", "likelihood beta")
 #define FL_VAE_ARGUMENTS "Tensor reconstruction, Tensor target, Tensor mu, Tensor logvar"
-#define FL_ROW_SUMS(X)  \
-  FL_PAIR_LOSSES(X)     \
-  FL_GAUSSIAN_LOSSES(X) \
-  FL_WHITENED_LOSSES(X) \
-  FL_LABELLED_LOSSES(X) \
+#define FL_ROW_SUMS(X)     \
+  FL_CONTRASTIVE_LOSSES(X) \
+  FL_GAUSSIAN_LOSSES(X)    \
+  FL_WHITENED_LOSSES(X)    \
+  FL_LABELLED_LOSSES(X)    \
   FL_VAE_TERMS(X)
 
 // One result for each softmax: of the input against class indices or class probabilities, or of the input against that
@@ -87,7 +88,7 @@
   F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")                         \
   F(overlap, FL_OVERLAP_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums")                        \
   F(overlap, FL_COMPOUND_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums, Tensor count")         \
-  F(row_sums, FL_PAIR_LOSSES, FL_PAIR_ARGUMENTS, "Tensor grad_output")                                          \
+  F(row_sums, FL_CONTRASTIVE_LOSSES, FL_CONTRASTIVE_ARGUMENTS, "Tensor grad_output")                            \
   F(row_sums, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output")                                  \
   F(row_sums, FL_WHITENED_LOSSES, FL_WHITENED_ARGUMENTS, "Tensor grad_output")                                  \
   F(row_sums, FL_LABELLED_LOSSES, FL_LABELLED_ARGUMENTS, "Tensor grad_output")                                  \

@@ -75,8 +75,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),
       "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it.");
-  m.def(
-      "set_non_temporal_above", &set_non_temporal_above, py::arg("bytes"),
-      "CPU calls that touch more write their gradients by non-temporal stores; negative for automatic. Returns the former.");
+  m.def("set_non_temporal_above", &set_non_temporal_above, py::arg("bytes"),
+        "CPU calls that touch more write their gradients by non-temporal stores; negative for automatic. Returns the "
+        "former.");
   m.def("cpu_isas", &supported_isas, "The instruction sets this CPU supports.");
 }

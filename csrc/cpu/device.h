@@ -36,7 +36,7 @@ inline void store_scalar(double value, void* data, Dtype dtype, int64_t i = 0) {
 
 // The factor of every gradient, but for the incoming gradient of each item. dtype: the accumulation dtype.
 inline double gradient_scale(const Results& results, Dtype dtype) {
-  const double scale = results.factor / results.denominator;
+  const double scale = results.factor * results.gradient_factor / results.denominator;
   return results.incoming && !results.per_item ? scale * load_scalar(results.incoming, dtype) : scale;
 }
 

@@ -34,6 +34,16 @@ struct Broadcast {
   }
 };
 
+[[noreturn]] void refuse_element(LossId id, const ElementwiseEntry& entry, const ElementwiseTask& task, int64_t at) {
+  double input = 0, target = 0;
+  read_values(task.input.data, task.input.dtype, at, 1, &input);
+  read_values(task.target.data, task.target.dtype, at, 1, &target);
+  const char* op = loss_of(id).name;
+  if (entry.valid_input && !entry.valid_input(input)) refuse_value(op, input, at, entry.expected_input);
+  if (!task.mask) refuse_value(op, target, at, entry.expected_target);
+  refuse_value(op, target, at, "an integer target to be 0, 1 or ignore_index");
+}
+
 struct CpuElementwise : CpuDevice {
   static void run(LossId id, const Options& options, const ElementwiseProblem& problem, const Tensor&) {
     const ElementwiseEntry& entry =
@@ -48,20 +58,17 @@ struct CpuElementwise : CpuDevice {
     std::atomic<int64_t> invalid{problem.n};
     task.options = &options;
     task.invalid = &invalid;
+    task.mask = entry.mask && !is_floating(task.target.dtype);
     if (results.counts && (entry.counts_weights ? bool(task.weight) : entry.count[wide] && options.ignores())) {
       results.denominator = chunked_sum(task.n, [&](int64_t b, int64_t e) { return entry.count[wide](task, b, e); });
     }
     if (results.per_item) task.incoming = {results.incoming, dtype};
     task.scale = gradient_scale(results, dtype);
     const int64_t input_bytes = element_size(task.input.dtype), target_bytes = element_size(task.target.dtype);
-    task.non_temporal = exceeds_caches(
-        task.n * (input_bytes * (task.grad_input ? 2 : 1) + target_bytes * (task.grad_target ? 2 : 1)));
+    task.non_temporal =
+        exceeds_caches(task.n * (input_bytes * (task.grad_input ? 2 : 1) + target_bytes * (task.grad_target ? 2 : 1)));
     const double sum = chunked_sum(task.n, [&](int64_t b, int64_t e) { return entry.run[wide](task, b, e); });
-    if (invalid < task.n) {
-      double given = 0;
-      read_values(task.target.data, task.target.dtype, invalid, 1, &given);
-      refuse_value(loss_of(id).name, given, invalid.load(), entry.expected_target);
-    }
+    if (invalid < task.n) refuse_element(id, entry, task, invalid);
     store_total(results, dtype, sum);
   }
 };

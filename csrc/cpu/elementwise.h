@@ -15,7 +15,8 @@ struct ElementwiseTask : ElementwiseProblem {
   Operand incoming;               // gradient of each loss, where they are not reduced
   double scale = 1;               // of every gradient, beside it
   bool non_temporal = false;      // gradients may bypass the caches
-  std::atomic<int64_t>* invalid;  // lowest index of a target outside the loss's domain
+  bool mask = false;              // the target holds integers that must be 0, 1 or ignored
+  std::atomic<int64_t>* invalid;  // lowest index of an input or target outside the loss's domain
 };
 
 // Runs elements [begin, end) and returns the sum of their weighted losses.
@@ -26,8 +27,10 @@ using ElementwiseCount = double (*)(const ElementwiseTask&, int64_t begin, int64
 struct ElementwiseEntry {
   ElementwiseLoop run[2];  // by accumulation dtype: float, double
   ElementwiseCount count[2];
-  bool counts_weights;          // the denominator is the sum of the weights
-  const char* expected_target;  // what a target must be, or null where any will do
+  bool counts_weights;                           // the denominator is the sum of the weights
+  bool mask;                                     // an integer target is a mask
+  const char *expected_input, *expected_target;  // what they must be, or null where any will do
+  bool (*valid_input)(double);                   // or null
 };
 
 namespace base {

@@ -92,13 +92,29 @@ void saturate(A* __restrict values, const int64_t n) {
   for (int64_t i = 0; i < n; ++i) values[i] = at_least_(at_most_(values[i], A(65504)), A(-65504));
 }
 
-// Whether any target lies outside the loss's domain.
+// Whether an input or a target lies outside the loss's domain; mask: the target holds integers.
 template <class F, class A>
-bool any_invalid(const F f, const A* __restrict t, const int64_t n) {
+FL_HD bool is_valid(const F f, A x, A t, bool mask) {
+  bool valid = true;
+  if constexpr (F::kChecks) valid = F::valid_input(x) & F::valid_target(t);
+  if constexpr (F::kMask) {
+    bool allowed = (t == A(0)) | (t == A(1)) | !mask;
+    if constexpr (F::kIgnores) allowed |= f.ignored(t);
+    valid &= allowed;
+  }
+  return valid;
+}
+
+// The first of n elements that is not valid, or n.
+template <class F, class A>
+int64_t first_invalid(const F f, const A* __restrict x, const A* __restrict t, const bool mask, const int64_t n) {
   A bad = 0;
 #pragma omp simd reduction(+ : bad)
-  for (int64_t i = 0; i < n; ++i) bad += f.valid(t[i]) ? A(0) : A(1);
-  return bad != A(0);
+  for (int64_t i = 0; i < n; ++i) bad += is_valid(f, x[i], t[i], mask) ? A(0) : A(1);
+  if (bad == A(0)) return n;
+  int64_t i = 0;
+  while (is_valid(f, x[i], t[i], mask)) ++i;
+  return i;
 }
 
 // Values [begin, begin + n) of a source: in place where it can be, else written to buffer [n].
@@ -163,10 +179,9 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
     const int64_t n = kBlock < end - at ? kBlock : end - at;
     const A* x = values(task.input, at, n, xs);
     const A* t = values(task.target, at, n, ts);
-    if constexpr (F::kChecks) {
-      if (any_invalid(f, t, n)) {
-        int64_t i = 0;
-        while (f.valid(t[i])) ++i;
+    if (F::kChecks || (F::kMask && task.mask)) {
+      const int64_t i = first_invalid(f, x, t, task.mask, n);
+      if (i < n) {
         note_lowest(task.invalid, at + i);
         return 0;
       }
@@ -183,8 +198,10 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
       sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
     }
     if (F::kSaturates && (kOut & kGradInput) && task.input.dtype == Dtype::kFloat16) saturate(dx, n);
-    if ((kOut & kGradInput) && grad_input == dx) write_block(dx, task.grad_input, task.input.dtype, at, n, non_temporal);
-    if ((kOut & kGradTarget) && grad_target == dt) write_block(dt, task.grad_target, task.target.dtype, at, n, non_temporal);
+    if ((kOut & kGradInput) && grad_input == dx)
+      write_block(dx, task.grad_input, task.input.dtype, at, n, non_temporal);
+    if ((kOut & kGradTarget) && grad_target == dt)
+      write_block(dt, task.grad_target, task.target.dtype, at, n, non_temporal);
   }
   if (non_temporal) finish_non_temporal();
   return sum;
@@ -238,11 +255,19 @@ double elementwise_count(const ElementwiseTask& task, int64_t begin, int64_t end
 template <template <class> class Functor, bool kHasGradTarget>
 constexpr ElementwiseEntry elementwise_entry() {
   using F = Functor<float>;
-  ElementwiseEntry entry{{elementwise_loop<Functor, kHasGradTarget, float>, elementwise_loop<Functor, kHasGradTarget, double>},
-                         {nullptr, nullptr},
-                         F::kWeightedMean,
-                         nullptr};
-  if constexpr (F::kChecks) entry.expected_target = F::kExpectedTarget;
+  ElementwiseEntry entry{
+      {elementwise_loop<Functor, kHasGradTarget, float>, elementwise_loop<Functor, kHasGradTarget, double>},
+      {nullptr, nullptr},
+      F::kWeightedMean,
+      F::kMask,
+      nullptr,
+      nullptr,
+      nullptr};
+  if constexpr (F::kChecks) {
+    entry.expected_input = F::kExpectedInput;
+    entry.expected_target = F::kExpectedTarget;
+    entry.valid_input = [](double x) { return Functor<double>::valid_input(x); };
+  }
   if constexpr (F::kIgnores || F::kWeightedMean) {
     entry.count[0] = elementwise_count<Functor, float>;
     entry.count[1] = elementwise_count<Functor, double>;

@@ -12,11 +12,11 @@ namespace fused_losses::FL_ISA {
 #include "formulas/distance.h"
 #include "formulas/vae.h"
 
-constexpr int64_t kPairBlock = 1024;
-constexpr int64_t kShortPair = 32;  // rows up to this length are worked on by the block
+constexpr int64_t kRowSumsBlock = 1024;
+constexpr int64_t kShortRow = 32;  // rows up to this length are worked on by the block
 
 template <class A>
-constexpr Dtype kPairDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+constexpr Dtype kRowSumsDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
 // n elements of up to four operands: returns the sum of their terms; writes grad[k] = coefficient * derivative for the
 // operands of the bit mask kGrads.
@@ -47,43 +47,43 @@ void saturate_row_sums(A* __restrict values, const int64_t n) {
 // The part of one row (or, for a linear loss, of the flat order) a block works on, converted where need be.
 template <class A>
 struct RowSumsBuffers {
-  alignas(64) A in[4][kPairBlock];
-  alignas(64) A out[4][kPairBlock];
+  alignas(64) A in[4][kRowSumsBlock];
+  alignas(64) A out[4][kRowSumsBlock];
 };
 
 // Where elements [at, at + n) of the operands are read and their gradients computed: in place, or in the buffers.
 template <class F, class A, unsigned kGrads>
-struct PairSpan {
+struct RowSumsSpan {
   const RowSumsTask& task;
   const int64_t at, n;
   RowSumsBuffers<A>* const buffers;
-  const bool stream;
+  const bool non_temporal;
   const A* in[4];
   A* out[4];
 
-  PairSpan(const RowSumsTask& task, int64_t at, int64_t n, RowSumsBuffers<A>* buffers)
-      : task(task), at(at), n(n), buffers(buffers), stream(task.stream && waits_for_memory(F::kWork)) {
+  RowSumsSpan(const RowSumsTask& task, int64_t at, int64_t n, RowSumsBuffers<A>* buffers)
+      : task(task), at(at), n(n), buffers(buffers), non_temporal(task.non_temporal && waits_for_memory(F::kWork)) {
     for (int k = 0; k < 4; ++k) {
       in[k] = buffers->in[k];
-      if (k < F::kOperands && task.operand[k]) {
-        if (task.operand_dtype[k] == kPairDtype<A>) {
-          in[k] = static_cast<const A*>(task.operand[k]) + at;
+      if (k < F::kOperands && task.operands[k].data) {
+        if (task.operands[k].dtype == kRowSumsDtype<A>) {
+          in[k] = static_cast<const A*>(task.operands[k].data) + at;
         } else {
-          load_block(task.operand[k], task.operand_dtype[k], at, n, buffers->in[k]);
+          load_block(task.operands[k].data, task.operands[k].dtype, at, n, buffers->in[k]);
         }
       }
-      const bool direct = wanted(k) && !stream && task.operand_dtype[k] == kPairDtype<A>;
-      out[k] = direct ? static_cast<A*>(task.grad[k]) + at : buffers->out[k];
+      const bool direct = wanted(k) && !non_temporal && task.operands[k].dtype == kRowSumsDtype<A>;
+      out[k] = direct ? static_cast<A*>(task.gradients[k]) + at : buffers->out[k];
     }
   }
 
-  bool wanted(int k) const { return (kGrads >> k & 1) && task.grad[k]; }
+  bool wanted(int k) const { return (kGrads >> k & 1) && task.gradients[k]; }
 
   void write() const {
     for (int k = 0; k < F::kOperands; ++k) {
       if (!wanted(k) || out[k] != buffers->out[k]) continue;
-      if (F::kSaturates && task.operand_dtype[k] == Dtype::kFloat16) saturate_row_sums(buffers->out[k], n);
-      write_block(buffers->out[k], task.grad[k], task.operand_dtype[k], at, n, stream);
+      if (F::kSaturates && task.operands[k].dtype == Dtype::kFloat16) saturate_row_sums(buffers->out[k], n);
+      write_block(buffers->out[k], task.gradients[k], task.operands[k].dtype, at, n, non_temporal);
     }
   }
 };
@@ -93,9 +93,9 @@ template <class F, class A, unsigned kGrads>
 double row_sums_range(const F f, const RowSumsTask& task, A coefficient, int64_t begin, int64_t end,
                       RowSumsBuffers<A>* buffers) {
   double sum = 0;
-  for (int64_t at = begin; at < end; at += kPairBlock) {
-    const int64_t n = kPairBlock < end - at ? kPairBlock : end - at;
-    const PairSpan<F, A, kGrads> s(task, at, n, buffers);
+  for (int64_t at = begin; at < end; at += kRowSumsBlock) {
+    const int64_t n = kRowSumsBlock < end - at ? kRowSumsBlock : end - at;
+    const RowSumsSpan<F, A, kGrads> s(task, at, n, buffers);
     sum += row_sums_block<F, A, kGrads>(f, s.in[0], s.in[1], s.in[2], s.in[3], coefficient, s.out[0], s.out[1],
                                         s.out[2], s.out[3], n);
     s.write();
@@ -114,8 +114,8 @@ A row_sums_value(const void* data, Dtype dtype, int64_t i) {
 
 // The terms of n elements.
 template <class F, class A>
-void pair_values(const F f, const A* __restrict a, const A* __restrict b, const A* __restrict c, const A* __restrict d,
-                 A* __restrict values, const int64_t n) {
+void element_terms(const F f, const A* __restrict a, const A* __restrict b, const A* __restrict c,
+                   const A* __restrict d, A* __restrict values, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     values[i] = f(a[i], b[i], F::kOperands > 2 ? c[i] : A(0), F::kOperands > 2 ? d[i] : A(0)).value;
@@ -153,9 +153,9 @@ void finish_rows(const F f, const A* __restrict sums, const A* __restrict y, A* 
 }
 
 template <class F, class A, unsigned kGrads>
-void pair_slopes(const F f, const A* __restrict a, const A* __restrict b, const A* __restrict c, const A* __restrict d,
-                 const A* __restrict factor, A* __restrict ga, A* __restrict gb, A* __restrict gc, A* __restrict gd,
-                 const int64_t n) {
+void element_slopes(const F f, const A* __restrict a, const A* __restrict b, const A* __restrict c,
+                    const A* __restrict d, const A* __restrict factor, A* __restrict ga, A* __restrict gb,
+                    A* __restrict gc, A* __restrict gd, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const RowTerms<A> r = f(a[i], b[i], F::kOperands > 2 ? c[i] : A(0), F::kOperands > 2 ? d[i] : A(0));
@@ -168,26 +168,29 @@ void pair_slopes(const F f, const A* __restrict a, const A* __restrict b, const 
 
 template <class F, class A, unsigned kGrads>
 double row_sums_short_rows(const F f, const RowSumsTask& task, int64_t begin, int64_t end, RowSumsBuffers<A>* buffers) {
-  alignas(64) A values[kPairBlock], sums[kPairBlock], y[kPairBlock] = {}, scale[kPairBlock], loss[kPairBlock];
-  const int64_t most = kPairBlock / task.length;
+  alignas(64) A values[kRowSumsBlock], sums[kRowSumsBlock], y[kRowSumsBlock] = {}, scale[kRowSumsBlock],
+                                                            loss[kRowSumsBlock];
+  const int64_t most = kRowSumsBlock / task.length;
   double total = 0;
   for (int64_t row = begin; row < end; row += most) {
     const int64_t rows = most < end - row ? most : end - row, n = rows * task.length;
-    const PairSpan<F, A, kGrads> s(task, row * task.length, n, buffers);
-    pair_values(f, s.in[0], s.in[1], s.in[2], s.in[3], values, n);
+    const RowSumsSpan<F, A, kGrads> s(task, row * task.length, n, buffers);
+    element_terms(f, s.in[0], s.in[1], s.in[2], s.in[3], values, n);
     sum_short_rows(values, task.length, sums, rows);
-    if (task.target) load_block(task.target, task.target_dtype, row, rows, y);
+    if (task.labels.data) load_block(task.labels.data, task.labels.dtype, row, rows, y);
     for (int64_t r = 0; r < rows; ++r) {
-      scale[r] = static_cast<A>(task.scale) * (task.incoming ? static_cast<const A*>(task.incoming)[row + r] : A(1));
+      scale[r] = static_cast<A>(task.scale) *
+                 (task.results.per_item ? static_cast<const A*>(task.results.incoming)[row + r] : A(1));
     }
     finish_rows(f, sums, y, scale, loss, rows);
     if constexpr (kGrads != 0) {
       repeat_factors(scale, task.length, values, rows);
-      pair_slopes<F, A, kGrads>(f, s.in[0], s.in[1], s.in[2], s.in[3], values, s.out[0], s.out[1], s.out[2], s.out[3],
-                                n);
+      element_slopes<F, A, kGrads>(f, s.in[0], s.in[1], s.in[2], s.in[3], values, s.out[0], s.out[1], s.out[2],
+                                   s.out[3], n);
       s.write();
     }
-    if (task.loss) std::memcpy(static_cast<A*>(task.loss) + row, loss, static_cast<size_t>(rows) * sizeof(A));
+    if (task.results.losses)
+      std::memcpy(static_cast<A*>(task.results.losses) + row, loss, static_cast<size_t>(rows) * sizeof(A));
     for (int64_t r = 0; r < rows; ++r) total += loss[r];
   }
   return total;
@@ -197,21 +200,21 @@ template <class F, class A, unsigned kGrads>
 double row_sums_rows(const F f, const RowSumsTask& task, int64_t begin, int64_t end) {
   RowSumsBuffers<A> buffers;
   for (int k = 0; k < F::kOperands; ++k) {  // a missing operand reads zeros
-    if (!task.operand[k]) std::memset(buffers.in[k], 0, sizeof(buffers.in[k]));
+    if (!task.operands[k].data) std::memset(buffers.in[k], 0, sizeof(buffers.in[k]));
   }
   if (task.flat) {
     const A coefficient = static_cast<A>(task.scale) * f.finish(A(0), A(0)).coefficient;
     return row_sums_range<F, A, kGrads>(f, task, coefficient, begin, end, &buffers);
   }
-  if (task.length > 0 && task.length <= kShortPair) {
+  if (task.length > 0 && task.length <= kShortRow) {
     return row_sums_short_rows<F, A, kGrads>(f, task, begin, end, &buffers);
   }
   double total = 0;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t first = row * task.length, last = first + task.length;
-    const A y = task.target ? row_sums_value<A>(task.target, task.target_dtype, row) : A(0);
+    const A y = task.labels.data ? row_sums_value<A>(task.labels.data, task.labels.dtype, row) : A(0);
     A scale = static_cast<A>(task.scale);
-    if (task.incoming) scale *= static_cast<const A*>(task.incoming)[row];
+    if (task.results.per_item) scale *= static_cast<const A*>(task.results.incoming)[row];
     RowLoss<A> result;
     if constexpr (F::kLinear || kGrads == 0) {
       const A coefficient = scale * f.finish(A(0), y).coefficient;
@@ -220,7 +223,7 @@ double row_sums_rows(const F f, const RowSumsTask& task, int64_t begin, int64_t 
       result = f.finish(static_cast<A>(row_sums_range<F, A, 0>(f, task, A(1), first, last, &buffers)), y);
       row_sums_range<F, A, kGrads>(f, task, scale * result.coefficient, first, last, &buffers);
     }
-    if (task.loss) static_cast<A*>(task.loss)[row] = result.loss;
+    if (task.results.losses) static_cast<A*>(task.results.losses)[row] = result.loss;
     total += result.loss;
   }
   return total;
@@ -230,8 +233,8 @@ template <template <class> class Functor, class A>
 double row_sums_loop(const RowSumsTask& task, int64_t begin, int64_t end) {
   unsigned given = 0, grads = 0;
   for (int k = 0; k < 4; ++k) {
-    given |= (task.operand[k] != nullptr) << k;
-    grads |= (task.grad[k] != nullptr) << k;
+    given |= (task.operands[k].data != nullptr) << k;
+    grads |= (task.gradients[k] != nullptr) << k;
   }
   const double total = Functor<A>::with(*task.options, given, [&](auto f) -> double {
     using F = decltype(f);
@@ -241,7 +244,7 @@ double row_sums_loop(const RowSumsTask& task, int64_t begin, int64_t end) {
     }
     return row_sums_rows<F, A, 3>(f, task, begin, end);  // a gradient not wanted goes to a buffer in the cache
   });
-  if (task.stream) finish_non_temporal();
+  if (task.non_temporal) finish_non_temporal();
   return total;
 }
 

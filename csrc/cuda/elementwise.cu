@@ -27,6 +27,7 @@ struct Operands : ElementwiseProblem {
   double* partial;            // workspace of grid_sum
   unsigned* finished;
   bool packed;  // all pointers allow 16-byte packs
+  bool mask;    // the target holds integers
 };
 
 template <class A>
@@ -40,7 +41,12 @@ __device__ __forceinline__ A broadcast_value(const Operand& s, int64_t i) {
 // Element i of one call: its weighted loss, which is returned; its outputs but the gradient of the input, which is set.
 template <class F, bool kHasGradTarget, class A>
 __device__ __forceinline__ A element(const F& f, const Operands& o, A scale, int64_t i, A x, A t, A* grad_input) {
-  if constexpr (F::kChecks) CUDA_KERNEL_ASSERT(f.valid(t));
+  if constexpr (F::kChecks) CUDA_KERNEL_ASSERT(F::valid_input(x) && F::valid_target(t));
+  if constexpr (F::kMask) {
+    bool allowed = !o.mask || t == A(0) || t == A(1);
+    if constexpr (F::kIgnores) allowed = allowed || f.ignored(t);
+    CUDA_KERNEL_ASSERT(allowed);
+  }
   const Terms<A> r = f(x, t, broadcast_value<A>(o.pos_weight, i));
   const A w = broadcast_value<A>(o.weight, i);
   bool counts = true;
@@ -104,7 +110,8 @@ __global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const 
   }
   for (int64_t i = packs * kPack + thread; i < o.n; i += threads) {
     A g;
-    sum += element<F, kHasGradTarget, A>(f, o, scale, i, widen<A>(input[i]), load_any<A>(o.target.data, o.target.dtype, i), &g);
+    sum += element<F, kHasGradTarget, A>(f, o, scale, i, widen<A>(input[i]),
+                                         load_any<A>(o.target.data, o.target.dtype, i), &g);
     if (o.grad_input) static_cast<T*>(o.grad_input)[i] = narrow_gradient<F, T>(g);
   }
   if (o.results.total == nullptr) return;
@@ -133,6 +140,7 @@ void run_loss(const Options& options, const ElementwiseProblem& problem, const T
   const Launch launch(like);
   Operands o{problem};
   const bool same = o.target.dtype == o.input.dtype;
+  o.mask = !is_floating(o.target.dtype);
   o.packed = aligned(o.input.data, o.grad_input) && (!same || aligned(o.target.data));
   with_floating(o.input.dtype, [&](auto tag) {
     using T = decltype(tag);

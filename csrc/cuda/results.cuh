@@ -1,4 +1,5 @@
-// CUDA as a device of the host layer: outputs, and what the kernels do with a call's Results, which live in device memory.
+// CUDA as a device of the host layer: outputs, and what the kernels do with a call's Results, which live in device
+// memory.
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -16,7 +17,7 @@ struct CudaDevice {
 // (null: the host's).
 template <class A>
 __device__ __forceinline__ A gradient_scale(const Results& results, const double* counted) {
-  double scale = results.factor / (counted ? *counted : results.denominator);
+  double scale = results.factor * results.gradient_factor / (counted ? *counted : results.denominator);
   if (results.incoming && !results.per_item) scale *= *static_cast<const A*>(results.incoming);
   return static_cast<A>(scale);
 }
@@ -24,8 +25,7 @@ __device__ __forceinline__ A gradient_scale(const Results& results, const double
 // The reduced loss from the sum of the items' losses.
 template <class A>
 __device__ __forceinline__ void store_total(const Results& results, const double* counted, double sum) {
-  *static_cast<A*>(results.total) =
-      static_cast<A>(results.factor * sum / (counted ? *counted : results.denominator));
+  *static_cast<A*>(results.total) = static_cast<A>(results.factor * sum / (counted ? *counted : results.denominator));
 }
 
 }  // namespace fused_losses::cuda

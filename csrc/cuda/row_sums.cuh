@@ -3,31 +3,19 @@
 
 constexpr int64_t kWarpRow = 2048;  // longest row a single warp sums
 
-// Pointers of one call, [rows, length] each; null where not given or not wanted.
-struct Operands {
-  int64_t rows, length;
-  const void* in[4];
-  Dtype dtype[4];
-  void* grad[4];
-  const void* target;  // [rows]
-  Dtype target_dtype;
-  const void* incoming;  // [rows], or one element with `incoming_scalar`; accumulation dtype
-  bool incoming_scalar;
-  double factor;           // 1 / denominator
-  double gradient_factor;  // the same times what else every gradient is multiplied by
-  void* loss;              // [rows] accumulation dtype, for "none"
-  void* total;             // [1] accumulation dtype, for the other reductions
-  double* partial;         // workspace of grid_sum
+// A Problem with what one launch adds to it.
+struct Operands : RowSumsProblem {
+  double* partial;  // workspace of grid_sum
   unsigned* finished;
-  bool packed;
+  bool packed;  // packs of the first operand's dtype may be read and written everywhere
 };
 
-template <class T, class A, int kOperands>
+template <class T, class A, int kCount>
 __device__ __forceinline__ void load_elements(const Operands& o, int64_t at, A (&x)[4][Pack<T>::kSize]) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    if (k < kOperands && o.in[k]) {
-      const Pack<T> pack = load_pack(static_cast<const T*>(o.in[k]) + at);
+    if (k < kCount && o.operands[k].data) {
+      const Pack<T> pack = load_pack(static_cast<const T*>(o.operands[k].data) + at);
 #pragma unroll
       for (int j = 0; j < Pack<T>::kSize; ++j) x[k][j] = widen<A>(pack.values[j]);
     } else {
@@ -72,7 +60,7 @@ __device__ __forceinline__ A sweep_packs(const F& f, const Operands& o, A coeffi
     if constexpr (kWrite) {
 #pragma unroll
       for (int k = 0; k < F::kOperands; ++k) {
-        if (o.grad[k]) store_pack(static_cast<T*>(o.grad[k]) + at, grad[k]);
+        if (o.gradients[k]) store_pack(static_cast<T*>(o.gradients[k]) + at, grad[k]);
       }
     }
   }
@@ -87,13 +75,16 @@ __device__ __forceinline__ A sweep_elements(const F& f, const Operands& o, A coe
   for (int64_t at = begin + first; at < end; at += step) {
     A x[4];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) x[k] = k < F::kOperands && o.in[k] ? load_any<A>(o.in[k], o.dtype[k], at) : A(0);
+    for (int k = 0; k < 4; ++k)
+      x[k] = k < F::kOperands && o.operands[k].data ? load_any<A>(o.operands[k].data, o.operands[k].dtype, at) : A(0);
     const RowTerms<A> r = f(x[0], x[1], x[2], x[3]);
     sum += r.value;
     if constexpr (kWrite) {
 #pragma unroll
       for (int k = 0; k < F::kOperands; ++k) {
-        if (o.grad[k]) store_any(o.grad[k], o.dtype[k], at, saturated<F>(coefficient * r.grad[k], o.dtype[k]));
+        if (o.gradients[k])
+          store_any(o.gradients[k], o.operands[k].dtype, at,
+                    saturated<F>(coefficient * r.grad[k], o.operands[k].dtype));
       }
     }
   }
@@ -109,17 +100,16 @@ __device__ __forceinline__ A sweep(const F& f, const Operands& o, A coefficient,
 
 template <class A>
 __device__ __forceinline__ void finish_total(const Operands& o, double sum) {
-  if (o.total == nullptr) return;
+  if (o.results.total == nullptr) return;
   double total;
-  if (grid_sum(sum, o.partial, o.finished, &total)) *static_cast<A*>(o.total) = static_cast<A>(total * o.factor);
+  if (grid_sum(sum, o.partial, o.finished, &total)) store_total<A>(o.results, nullptr, total);
 }
 
 // A reduced linear loss: the rows do not matter.
 template <class F, class T, bool kWrite>
 __global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const Operands o) {
   using A = Accumulation<T>;
-  A scale = static_cast<A>(o.gradient_factor);
-  if (o.incoming) scale *= *static_cast<const A*>(o.incoming);
+  const A scale = gradient_scale<A>(o.results, nullptr);
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
   const A coefficient = scale * f.finish(A(0), A(0)).coefficient;
   finish_total<A>(o, sweep<F, T, A, kWrite>(f, o, coefficient, 0, o.rows * o.length, thread, threads));
@@ -137,15 +127,15 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const F f, const Operand
     const int64_t begin = row * o.length, end = begin + o.length;
     A sum = sweep<F, T, A, false>(f, o, A(1), begin, end, lane, kGroup);
     sum = kGroup == 32 ? warp_sum(sum) : block_sum(sum, shared);
-    const A y = o.target ? load_any<A>(o.target, o.target_dtype, row) : A(0);
+    const A y = o.labels.data ? load_any<A>(o.labels.data, o.labels.dtype, row) : A(0);
     const RowLoss<A> result = f.finish(sum, y);
     if (lane == 0) {
-      if (o.loss) static_cast<A*>(o.loss)[row] = result.loss;
+      if (o.results.losses) static_cast<A*>(o.results.losses)[row] = result.loss;
       losses += result.loss;
     }
     if constexpr (kWrite) {
-      A scale = static_cast<A>(o.gradient_factor);
-      if (o.incoming) scale *= static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : row];
+      A scale = gradient_scale<A>(o.results, nullptr);
+      if (o.results.per_item) scale *= static_cast<const A*>(o.results.incoming)[row];
       sweep<F, T, A, true>(f, o, scale * result.coefficient, begin, end, lane, kGroup);
     }
   }

@@ -18,6 +18,7 @@ FL_HD Terms<A> probability_terms(A p, A log_q, A t) {
 // ahead: e^-|x|.
 template <class Self, class A>
 struct Logistic : InTwoSteps<Self, A> {
+  static constexpr bool kMask = true;
   FL_HD static A ahead(A x) { return exp_minus_abs(x); }
 };
 
@@ -52,7 +53,13 @@ struct WeightedBinaryCrossEntropyWithLogits : Logistic<WeightedBinaryCrossEntrop
 // ahead: log(1-p).
 template <class Self, class A>
 struct OfProbability : InTwoSteps<Self, A> {
+  static constexpr bool kMask = true;
   static constexpr bool kSaturates = true;
+  static constexpr bool kChecks = true;
+  static constexpr const char* kExpectedInput = "input in [0, 1]";
+  static constexpr const char* kExpectedTarget = "target in [0, 1]";
+  FL_HD static bool valid_input(A p) { return !(p < A(0)) & !(p > A(1)); }  // NaN is not refused: it propagates
+  FL_HD static bool valid_target(A t) { return valid_input(t); }
   FL_HD static A ahead(A p) { return log1p_neg(p); }
 };
 
@@ -98,19 +105,19 @@ struct SigmoidFocalGamma : Logistic<SigmoidFocalGamma<A, kGamma>, A> {
     const A alpha = at_one * t + at_zero * (A(1) - t);
     if constexpr (kGamma == 0) return {alpha * ce.loss, alpha * ce.grad_input, A(0)};
     // A logit of 1e30 has p q = 0; the bound keeps its loss from overflowing, and from undoing the floor of p q below.
-    const A turn = gamma * (A(1) - A(2) * t) * at_most_(ce.loss, A(1e30));
+    const A by_u = gamma * (A(1) - A(2) * t) * at_most_(ce.loss, A(1e30));
     A power, slope;
     if constexpr (kGamma > 0) {
       const A u = s.p * (A(1) - t) + s.q * t;
       const A lower = kGamma == 1 ? A(1) : (kGamma == 2 ? u : u * u);
       power = lower * u;
-      slope = power * ce.grad_input + turn * lower * (s.p * s.q);
+      slope = power * ce.grad_input + by_u * lower * (s.p * s.q);
     } else {
       const A tiny = A(1e-37);  // keeps 0/0 away where p or q underflows: then r is q or p
       const A p = s.p > tiny ? s.p : tiny, q = s.q > tiny ? s.q : tiny;
       const A u = p * (A(1) - t) + q * t;
       power = pow_from_log(log_(u), gamma);
-      slope = power * (ce.grad_input + turn * (p * q / u));
+      slope = power * (ce.grad_input + by_u * (p * q / u));
     }
     return {alpha * power * ce.loss, alpha * slope, A(0)};
   }
@@ -133,11 +140,13 @@ template <class A, bool kSquared>
 struct HingeTerms : Plain<HingeTerms<A, kSquared>> {
   static constexpr Work kWork = kFew;
   static constexpr bool kChecks = true;
+  static constexpr const char* kExpectedInput = nullptr;
   static constexpr const char* kExpectedTarget = "target in {-1, +1}";
   A margin;
   explicit HingeTerms(const Options& options) : margin(static_cast<A>(options.margin)) {}
 
-  FL_HD bool valid(A t) const { return (t == A(1)) | (t == A(-1)); }
+  FL_HD static bool valid_input(A) { return true; }
+  FL_HD static bool valid_target(A t) { return (t == A(1)) | (t == A(-1)); }
 
   FL_HD Terms<A> operator()(A x, A t, A) const {
     const A slack = at_least_(margin - t * x, A(0));

@@ -16,7 +16,8 @@ struct Plain {
   static constexpr bool kIgnores = false;       // such elements count for nothing, NaN included
   static constexpr bool kWeightedMean = false;  // the mean divides by the sum of the weights
   static constexpr bool kSaturates = false;     // a float16 gradient is clamped to the largest finite number
-  static constexpr bool kChecks = false;        // has `valid(target)` and kExpectedTarget, the words for it
+  static constexpr bool kMask = false;          // an integer target is a mask: 0, 1 or ignored
+  static constexpr bool kChecks = false;        // has valid_input(x), valid_target(t) and the words for both
   static constexpr bool kAhead = false;         // an InTwoSteps
   static constexpr Work kWork = kMuch;
 

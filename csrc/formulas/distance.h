@@ -82,6 +82,7 @@ struct MahalanobisLoss : RowFunctor<MahalanobisLoss<A>, 1, false> {
 
 // 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
 // Near the prior, expm1 keeps the difference exact; r is bounded where e^r is infinite, so that inf - inf is none.
+// (m-pm)^2 e^(-pv) is the square of (m-pm) q q, q = e^(-pv/4): none of its factors overflows before the result does.
 template <class A, bool kPrior>
 struct GaussianKLTerms {
   static constexpr Work kWork = kPrior ? kMuch : kExponential;
@@ -92,9 +93,11 @@ struct GaussianKLTerms {
   FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
     const A half = A(0.5);
     if constexpr (kPrior) {
-      const A r = v - pv, excess = expm1_(r), d = m - pm, scaled = d * exp_(-pv);
-      return {half * (excess - at_most_(r, A(1000)) + d * scaled),
-              {scaled, half * excess, -scaled, -half * (excess + d * scaled)}};
+      const A r = v - pv, excess = expm1_(r);
+      const A q = exp_(at_most_(A(-0.25) * pv, sizeof(A) == 8 ? A(700) : A(88)));
+      const A z = (m - pm) * q * q, scaled = z * q * q;
+      return {half * (excess - at_most_(r, A(1000)) + z * z),
+              {scaled, half * excess, -scaled, -half * (excess + z * z)}};
     } else {
       const A excess = expm1_(v);
       return {half * (excess - at_most_(v, A(1000)) + m * m), {m, half * excess, A(0), A(0)}};

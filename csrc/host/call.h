@@ -47,6 +47,15 @@ class Call {
  protected:
   Arguments a;
 
+  // What `reduction` divides by: the items, or for "batchmean" the first dimension.
+  void set_factors(Results* results, int64_t items) const {
+    results->factor = a.factor;
+    if (a.reduction == Reduction::kMean) results->denominator = static_cast<double>(items);
+    if (a.reduction == Reduction::kBatchMean) {
+      results->denominator = a.first().dim() > 0 ? static_cast<double>(a.first().size(0)) : 1;
+    }
+  }
+
   // The result of the reduction: a loss for each item of `shape`, or a scalar; `results` points at it.
   Tensor new_result(Results* results, const int64_t* shape, int64_t dims) {
     const Dtype dtype = accumulation_dtype(dtype_of(a.first()));
@@ -180,8 +189,8 @@ struct Entry<Family, id, std::index_sequence<tensor...>, std::index_sequence<in.
 };
 
 // Registers the ops of one loss with the library `m` of a device.
-template <class Family, LossId id>
-void register_loss(torch::stable::detail::StableLibrary& m) {
+template <class Family, LossId id, class Library>
+void register_loss(Library& m) {
   const std::string name = loss_of(id).name;
   m.impl(name.c_str(), TORCH_BOX((&Entry<Family, id>::forward)));
   m.impl((name + "_backward").c_str(), TORCH_BOX((&Entry<Family, id>::backward)));

@@ -1,5 +1,5 @@
-// Checks of the arguments of a compiled op, one sentence each. Python has checked what a user gives; this is for whoever
-// calls an op directly or runs an exported program: nothing out of bounds is ever read.
+// Checks of the arguments of a compiled op, one sentence each. Python has checked what a user gives; this is for
+// whoever calls an op directly or runs an exported program: nothing out of bounds is ever read.
 #pragma once
 
 #include <cmath>

@@ -23,11 +23,8 @@ class ElementwiseCall : Call<Device> {
     problem_.weight = broadcast("weight", a.tensors[kWeight]);
     problem_.pos_weight = broadcast("pos_weight", a.tensors[kPosWeight]);
     Results& results = problem_.results;
-    results.factor = a.factor;
+    this->set_factors(&results, problem_.n);
     results.counts = a.reduction == Reduction::kMean;
-    results.denominator = a.reduction == Reduction::kMean        ? static_cast<double>(problem_.n)
-                          : a.reduction == Reduction::kBatchMean ? static_cast<double>(input.size(0))
-                                                                 : 1;
   }
 
   std::vector<Tensor> make_results() {

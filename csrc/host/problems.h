@@ -17,6 +17,7 @@ struct Results {
   const void* incoming = nullptr;  // accumulation dtype: [1], or one for each item with `per_item`; null: 1
   bool per_item = false;
   double factor = 1;
+  double gradient_factor = 1;  // of the gradients alone
   double denominator = 1;
   bool counts = false;  // the driver finds the denominator: the number, or the weight, of the items that count
 };
@@ -57,6 +58,17 @@ struct OverlapProblem {
   const void* saved_count = nullptr;  // as `count`
   void* gradient = nullptr;           // [B, C, S] dtype of the input; may be the input's own memory
   Results results;                    // `counts` is of the second term; the denominator of the overlap is known
+};
+
+// Rows of terms, each summed over its `length` elements; the loss of a row is a function of its sum and its label.
+struct RowSumsProblem {
+  static constexpr int kOperands = 4;
+
+  int64_t rows = 1, length = 1;
+  Operand operands[kOperands];      // [rows, length]; one that is not given reads as 0
+  void* gradients[kOperands] = {};  // [rows, length] dtype of the operand; null: not wanted
+  Operand labels;                   // [rows]
+  Results results;
 };
 
 }  // namespace fused_losses

@@ -7,14 +7,10 @@
 
 // How exact device code is. Precise: the accurate forms. Fast, for half precision inputs: the special function unit,
 // within 2e-5 by the documented bounds of its intrinsics, for log near 1 within 4e-7 absolute. On the CPU and for
-// double both are the same. FL_MATH_POLICY changes the default of a namespace.
+// double both are the same.
 struct Precise {};
 struct Fast {};
-#ifdef FL_MATH_POLICY
-using DefaultPolicy = FL_MATH_POLICY;
-#else
 using DefaultPolicy = Precise;
-#endif
 
 // a * b + c, fused where the target has the instruction. gcc 12 does not update __FMA__ after a target pragma in C++,
 // so the header that opens the target says what it has: FL_HAS_FMA, FL_HAS_F16C, FL_HAS_AVX512.
