@@ -3,12 +3,12 @@
 python -m benchmarks.compare --against HEAD~3                    all losses, default sizes and 64 elements
 python -m benchmarks.compare --against HEAD~3 --losses dice_loss,cross_entropy --sizes default
 python -m benchmarks.compare --against ../other/checkout         a folder that holds a built library
-
-Each build runs in a process of its own (benchmarks/worker.py) and the two alternate call by call: a ratio is of two
-calls that followed each other, so what else the machine does hits both. Where a process lies in memory alone is worth
-up to 3 % at 64 elements: everything is measured in several rounds, each with fresh processes and tensors. A case is
-slower beyond doubt if it is in every round; then the exit status is 1.
 """
+
+# Each build runs in a process of its own (worker.py) and the two alternate call by call: a ratio is of two calls that
+# followed each other, so what else the machine does hits both. Where a process lies in memory alone is worth up to 3 %
+# at 64 elements: everything is measured in several rounds, each with fresh processes and tensors. A case is slower
+# beyond doubt if it is in every round; then the exit status is 1.
 
 from __future__ import annotations
 

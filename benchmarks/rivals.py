@@ -223,8 +223,8 @@ def _warm(case, rival, tensors, expected, dtype, result, compile_until=math.inf)
     found, candidates, seconds, problems = forms(case, rival), {}, {}, []
     for label, form in found.items():
         if rival in (COMPILE, COMPILE_MAX) and time.monotonic() > compile_until:
-            problems.append(f"{label}: not compiled, out of time")
-            continue
+            problems.append(f"{label} and what follows: not compiled, out of time")
+            break
         call = make_call(case, form, tensors, Key(rival, name))
         start, cached = time.perf_counter(), cache_hits()
         try:

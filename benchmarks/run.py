@@ -92,8 +92,6 @@ def parse(argv=None) -> argparse.Namespace:
             setattr(arguments, name, value)
     arguments.incoming = arguments.incoming or [rivals.ONE]
     arguments.phase = arguments.phase or ["forward", "backward", "both"]
-    if arguments.quick:
-        arguments.max_seconds = min(arguments.max_seconds, 90.0)
     for option, given, known in (
         ("--modes", arguments.modes, timing.MODES),
         ("--phase", arguments.phase, timing.PHASES),
@@ -131,7 +129,10 @@ def plan(arguments) -> list[tuple]:
     return list(found.values())
 
 
-def compile_ahead(arguments) -> None:
+QUICK_COMPILE = 60.0  # seconds in which a quick run compiles; what is not ready by then is left out of its table
+
+
+def compile_ahead(arguments, until: float) -> None:
     """Fills torch.compile's cache for the cases of a quick run in two processes: compiling takes most of its time."""
     keys = list(dict.fromkeys(case.key for case, _ in arguments.plan))
     commands = [
@@ -139,20 +140,25 @@ def compile_ahead(arguments) -> None:
         for half in (keys[::2], keys[1::2])
         if half
     ]
-    for child in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]:
-        child.wait()
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = [subprocess.Popen(command, **quiet) for command in commands]
+    for child in children:
+        try:
+            child.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            child.wait()
 
 
-def measure(arguments, facts, clock, case, shape, deadline) -> tuple[list[dict], dict]:
+def measure(arguments, facts, clock, case, shape, compile_until) -> tuple[list[dict], dict]:
     """The rows of one case and size, and what failed."""
     device = torch.device(arguments.device)
     dtypes = [getattr(torch, name) for name in arguments.dtypes]
-    margin = 15.0 if arguments.quick else 0.0
     without = rivals.COMPILE_MAX if math.prod(shape) < targets.CUDA_ELEMENTS // 2 else None
     contenders = [rival for rival in arguments.rivals if rival != without or arguments.device == "cpu"]
     field = rivals.field_of(
         case, shape, dtypes, device, contenders, isas=arguments.isa, incoming=arguments.incoming,
-        inference="inference" in arguments.phase, compile_until=deadline - margin,
+        inference="inference" in arguments.phase, compile_until=compile_until,
     )  # fmt: skip
     if arguments.prepare:
         return [], field.failures
@@ -228,6 +234,7 @@ class Run:
         self.device = torch.device(arguments.device)
         self.clock = timing.clock_of(self.device)
         self.deadline = time.monotonic() + arguments.max_seconds
+        self.compile_until = self.deadline if not arguments.quick else time.monotonic() + QUICK_COMPILE
         self.facts = rows.environment(self.device)
         self.facts["torch_isa"] = (
             torch.backends.cpu.get_cpu_capability().lower() if self.device.type == "cpu" else "cuda"
@@ -259,7 +266,7 @@ class Run:
             progress.begin(f"{case.key} {name}" + (f", run {repetition + 1}" if self.arguments.repeat > 1 else ""))
             facts = self.facts | {"run": f"{self.facts['run']}.{repetition}"}
             try:
-                found, failed = measure(self.arguments, facts, self.clock, case, shape, self.deadline)
+                found, failed = measure(self.arguments, facts, self.clock, case, shape, self.compile_until)
             except Exception as error:  # one case must not cost the others' rows
                 found, failed = [], {("all", ""): f"{type(error).__name__}: {error}".splitlines()[0]}
             progress.finish()
@@ -308,7 +315,7 @@ def main(argv=None) -> int:
     # A run that only fills the cache does it for the one that started it.
     with nullcontext() if arguments.prepare else rivals.private_compile_cache():
         if arguments.quick and not arguments.prepare:
-            compile_ahead(arguments)
+            compile_ahead(arguments, run.compile_until)
         try:
             run.measure()
         except KeyboardInterrupt:
