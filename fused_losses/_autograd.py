@@ -7,27 +7,31 @@ tensor subclasses, devices without a kernel, and gradients that no kernel comput
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
-from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
-from ._ops import HAS_CUDA_KERNELS, NONE, Op, scale_
+from ._op import HAS_CUDA_KERNELS, NONE, Op, Settings, scale_
+from ._torch_private import (
+    TRACED,
+    direct_apply,
+    forward_mode_active,
+    is_batched,
+    keeps_graph,
+    tracing_state,
+    transforms_active,
+    unwrap_if_dead,
+)
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
-_transforms_active = torch._C._are_functorch_transforms_active
-_is_batched = torch._C._functorch.is_legacy_batchedtensor  # true under is_grads_batched, which is no transform
 _NOTHING = (None,) * 16
-_scale = scale_._op  # as Op.run
-_keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 
-def fused(op: Op, tensors: tuple, options: Sequence[float], reduction: int, keywords: dict):
+def fused(op: Op, tensors: tuple, settings: Settings):
     """The loss of `tensors` by the kernel of `op`, or by its reference where the kernel cannot serve.
 
     tensors: the arguments named in `op.tensors`, in that order, None for one not given; already checked.
-    options, reduction: the same facts as numbers for the kernel; keywords: all other arguments of the reference.
     """
     needs, plain, dense, bit = 0, True, True, 1
     for t in tensors:
@@ -41,18 +45,29 @@ def fused(op: Op, tensors: tuple, options: Sequence[float], reduction: int, keyw
         bit <<= 1
     if needs and not torch.is_grad_enabled():
         needs = 0
-    if needs & ~op.differentiable or _transforms_active():  # Dynamo answers it too: torch.func while compiling
-        return op.call_reference(tensors, keywords)
     compiling = torch.compiler.is_compiling()
-    if not compiling:
+    if compiling:
+        serves = plain or _are_traced(tensors)
+    else:
         first = tensors[0]
-        if not plain or forward_ad._current_level >= 0 or not (first.is_cpu or _has_kernel(op, first.device)):
-            return op.call_reference(tensors, keywords)
+        serves = plain and not forward_mode_active() and (first.is_cpu or _has_kernel(op, first.device))
+        if needs and tracing_state() is not None:
+            serves = False
+    if not serves or needs & ~op.differentiable or transforms_active():
+        return op.call_reference(tensors, settings.keywords)
     if needs:
-        call = op, keywords, options, reduction, needs, dense
-        return FusedLoss.apply(call, *tensors) if compiling else _apply(call, *tensors)
-    out = (op.forward if compiling else op.run)(*(tensors if dense else _contiguous(tensors)), options, reduction, 0)
+        call = op, settings, needs, dense
+        if compiling:
+            return FusedLoss.apply(call, *tensors)
+        return _apply(call, *[t if t is None else unwrap_if_dead(t) for t in tensors])
+    run = op.forward if compiling else op.run
+    out = run(*(tensors if dense else _contiguous(tensors)), settings.options, settings.reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
+
+
+def _are_traced(tensors: Sequence) -> bool:
+    """No tensor subclasses but those that torch.export traces plain tensors with."""
+    return all(t is None or type(t) in _PLAIN or type(t) in TRACED for t in tensors)
 
 
 def _has_kernel(op: Op, device: torch.device) -> bool:
@@ -84,7 +99,7 @@ class FusedLoss(Function):
 
     @staticmethod
     def forward(ctx, call, *tensors):
-        op, _, options, reduction, needs, dense = ctx.call = call
+        op, (options, reduction, _), needs, dense = ctx.call = call
         # float16 keeps no gradient: 1/N may underflow in it, so the backward recomputes with 1/N in float32.
         fuse = needs if reduction != NONE and tensors[0].dtype is not torch.float16 else 0
         compiling = torch.compiler.is_compiling()
@@ -108,7 +123,7 @@ class FusedLoss(Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs):
-        op, _, options, reduction, needs, _ = call = ctx.call
+        op, (options, reduction, _), needs, _ = call = ctx.call
         grad_mode, gradients, grad_output = torch.is_grad_enabled(), ctx.gradients, grad_outputs[0]
         if op.losses > 1:
             given = [g for g in grad_outputs if g is not None]
@@ -119,37 +134,32 @@ class FusedLoss(Function):
             grad_outputs = [torch.zeros_like(given[0]) if g is None else g for g in grad_outputs]
         n = len(ctx.needs_input_grad) - 1
         if gradients is not None and not grad_mode:
-            if _keeps_graph() or _is_batched(grad_output) or _transforms_active():
+            if keeps_graph() or is_batched(grad_output) or transforms_active():
                 gradients = [g * grad_output for g in gradients]
             else:
                 ctx.gradients = None
                 for g in gradients:
-                    _scale(g, grad_output)
+                    scale_(g, grad_output)
             return _at_positions(gradients, needs, n)
         eager = not torch.compiler.is_compiling()
         saved = ctx.saved_tensors
         tensors, rest = saved[:n], saved[n:]
-        batched = eager and any(map(_is_batched, grad_outputs))
+        batched = eager and any(map(is_batched, grad_outputs))
         if grad_mode and eager and not batched:
             gradients = FusedLossBackward.apply(call, rest, *grad_outputs, *tensors)
         elif ctx.kept:
             gradients = [g * grad_outputs[0] for g in rest[op.saved :]]
-        elif batched or (eager and _transforms_active()):
+        elif batched or (eager and transforms_active()):
             gradients = _first_derivative(call, *grad_outputs, *tensors)
         else:
-            if eager and not _keeps_graph():
+            if eager and not keeps_graph():
                 ctx.gradients = None  # not handed over: free it before the recomputed one is allocated
-            incoming, tensors = (
-                _contiguous(grad_outputs),
-                _contiguous(tensors),
-            )  # an expanded scalar comes in from sum()
+            incoming, tensors = _contiguous(grad_outputs), _contiguous(tensors)  # sum() sends an expanded scalar
             gradients = op.backward(*incoming, *rest[: op.saved], *tensors, options, reduction, needs)
         return _at_positions(gradients, needs, n)
 
 
-# Function.apply without its search for arguments left over from torch.func, which `fused` has excluded: a tenth of the
-# time of a small loss.
-_apply = super(Function, FusedLoss).apply
+_apply = direct_apply(FusedLoss)
 
 
 class FusedLossBackward(Function):
@@ -160,7 +170,7 @@ class FusedLossBackward(Function):
 
     @staticmethod
     def forward(ctx, call, saved, *arguments):
-        op, _, options, reduction, needs, _ = ctx.call = call
+        op, (options, reduction, _), needs, _ = ctx.call = call
         incoming, tensors = _contiguous(arguments[: op.losses]), _contiguous(arguments[op.losses :])
         ctx.save_for_backward(*arguments)
         return tuple(op.backward(*incoming, *saved[: op.saved], *tensors, options, reduction, needs))
@@ -183,14 +193,14 @@ class FusedLossBackward(Function):
 
 def _first_derivative(call: tuple, *arguments) -> Sequence[torch.Tensor]:
     """The reference's gradients for the tensors asked for; arguments are the grad_outputs, then the tensors."""
-    op, keywords, _, _, needs, _ = call
+    op, settings, needs, _ = call
     grad_outputs, tensors = arguments[: op.losses], list(arguments[op.losses :])
     active = [i for i in range(len(tensors)) if needs >> i & 1]
 
     def loss(*some):
         for i, value in zip(active, some):
             tensors[i] = value
-        return op.call_reference(tensors, keywords)
+        return op.call_reference(tensors, settings.keywords)
 
     _, pullback = torch.func.vjp(loss, *(tensors[i] for i in active))
     return pullback(grad_outputs[0] if op.losses == 1 else tuple(grad_outputs))

@@ -6,10 +6,10 @@ import platform
 
 import torch
 
-from . import _C, _ops
+from . import _C, _op
 from ._version import __version__
 
-if _ops.HAS_CUDA_KERNELS:
+if _op.HAS_CUDA_KERNELS:
     from . import _C_cuda
 else:
     _C_cuda = None

@@ -2,37 +2,37 @@
 
 # Written by tools/exports.py.
 
-from .losses.binary import reference_binary_cross_entropy as binary_cross_entropy
-from .losses.binary import reference_binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
-from .losses.binary import reference_hinge_loss as hinge_loss
-from .losses.binary import reference_sigmoid_focal_loss as sigmoid_focal_loss
-from .losses.binary import reference_weighted_binary_cross_entropy as weighted_binary_cross_entropy
-from .losses.binary import (
-    reference_weighted_binary_cross_entropy_with_logits as weighted_binary_cross_entropy_with_logits,
-)
-from .losses.classification import reference_cross_entropy as cross_entropy
-from .losses.classification import reference_softmax_focal_loss as softmax_focal_loss
-from .losses.compound import reference_dice_cross_entropy_loss as dice_cross_entropy_loss
-from .losses.compound import reference_dice_focal_loss as dice_focal_loss
-from .losses.distance import reference_contrastive_loss as contrastive_loss
-from .losses.distance import reference_contrastive_loss_from_distance as contrastive_loss_from_distance
-from .losses.distance import reference_mahalanobis_distance as mahalanobis_distance
-from .losses.distance import reference_mahalanobis_loss as mahalanobis_loss
-from .losses.divergence import reference_gaussian_kl as gaussian_kl
-from .losses.divergence import reference_js_div_with_logits as js_div_with_logits
-from .losses.divergence import reference_kl_div as kl_div
-from .losses.divergence import reference_kl_div_with_logits as kl_div_with_logits
-from .losses.overlap import reference_dice_loss as dice_loss
-from .losses.overlap import reference_jaccard_loss as jaccard_loss
-from .losses.overlap import reference_tversky_loss as tversky_loss
-from .losses.ranking import reference_approx_ndcg_loss as approx_ndcg_loss
-from .losses.ranking import reference_lambda_ndcg_loss as lambda_ndcg_loss
-from .losses.regression import reference_huber_loss as huber_loss
-from .losses.regression import reference_l1_loss as l1_loss
-from .losses.regression import reference_mse_loss as mse_loss
-from .losses.regression import reference_smooth_l1_loss as smooth_l1_loss
-from .losses.sequence import reference_expected_bleu_loss as expected_bleu_loss
-from .losses.vae import reference_vae_loss as vae_loss
+from . import functional
+
+approx_ndcg_loss = functional.approx_ndcg_loss.reference
+binary_cross_entropy = functional.binary_cross_entropy.reference
+binary_cross_entropy_with_logits = functional.binary_cross_entropy_with_logits.reference
+contrastive_loss = functional.contrastive_loss.reference
+contrastive_loss_from_distance = functional.contrastive_loss_from_distance.reference
+cross_entropy = functional.cross_entropy.reference
+dice_cross_entropy_loss = functional.dice_cross_entropy_loss.reference
+dice_focal_loss = functional.dice_focal_loss.reference
+dice_loss = functional.dice_loss.reference
+expected_bleu_loss = functional.expected_bleu_loss.reference
+gaussian_kl = functional.gaussian_kl.reference
+hinge_loss = functional.hinge_loss.reference
+huber_loss = functional.huber_loss.reference
+jaccard_loss = functional.jaccard_loss.reference
+js_div_with_logits = functional.js_div_with_logits.reference
+kl_div = functional.kl_div.reference
+kl_div_with_logits = functional.kl_div_with_logits.reference
+l1_loss = functional.l1_loss.reference
+lambda_ndcg_loss = functional.lambda_ndcg_loss.reference
+mahalanobis_distance = functional.mahalanobis_distance.reference
+mahalanobis_loss = functional.mahalanobis_loss.reference
+mse_loss = functional.mse_loss.reference
+sigmoid_focal_loss = functional.sigmoid_focal_loss.reference
+smooth_l1_loss = functional.smooth_l1_loss.reference
+softmax_focal_loss = functional.softmax_focal_loss.reference
+tversky_loss = functional.tversky_loss.reference
+vae_loss = functional.vae_loss.reference
+weighted_binary_cross_entropy = functional.weighted_binary_cross_entropy.reference
+weighted_binary_cross_entropy_with_logits = functional.weighted_binary_cross_entropy_with_logits.reference
 
 __all__ = [
     "approx_ndcg_loss",

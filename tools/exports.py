@@ -1,7 +1,7 @@
 """Writes what follows from the losses themselves: `functional.py`, `reference.py`, `__init__.py` and README's table.
 
-A loss is a function of a module in fused_losses/losses that has a `reference_` twin; its Module is the LossModule made
-from it. `--check` writes nothing and exits with 1 where a file is not what would be written.
+A loss is what the decorator `loss` made in a module of fused_losses/losses; its Module is the LossModule made from it.
+`--check` writes nothing and exits with 1 where a file is not what would be written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ MODULES = {
 
 
 def functions(module) -> list[str]:
-    return sorted(name for name in vars(module) if hasattr(module, f"reference_{name}"))
+    """The losses that the module defines."""
+    return sorted(
+        n for n, value in vars(module).items() if hasattr(value, "op") and value.__module__ == module.__name__
+    )
 
 
 def classes(module) -> dict[str, str]:
@@ -59,9 +62,9 @@ def functional() -> str:
 
 def reference() -> str:
     says = "The same losses in plain PyTorch: the specification, and the path of whatever has no kernel."
-    names = [(module, name) for module in MODULES for name in functions(MODULES[module])]
-    lines = [f"from .losses.{module} import reference_{name} as {name}\n" for module, name in names]
-    return f'"""{says}"""\n\n{"".join(lines)}\n{listed(name for _, name in names)}'
+    names = sorted(name for module in MODULES.values() for name in functions(module))
+    lines = [f"{name} = functional.{name}.reference\n" for name in names]
+    return f'"""{says}"""\n\nfrom . import functional\n\n{"".join(lines)}\n{listed(names)}'
 
 
 def package() -> str:

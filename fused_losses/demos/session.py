@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from .._ops import HAS_CUDA_KERNELS
+from .._op import HAS_CUDA_KERNELS
 from . import plots
 from .errors import DemoError
 

@@ -1,12 +1,10 @@
-"""What the references and the ops of several families share: reductions, dtypes, stable pieces of formulas."""
+"""What losses of several families share: reductions, dtypes, shapes of results, stable pieces of formulas."""
 
 from __future__ import annotations
 
 import torch
 
-from .._ops import NONE, accumulation_dtype
-
-NAN = float("nan")
+from .._op import NONE, accumulation_dtype
 
 
 def accumulate(*tensors):
@@ -63,6 +61,17 @@ def log_add_exp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return high + softplus(low - high)
 
 
-def ignore_value(ignore_index) -> float:
-    """`ignore_index` as the kernels read it: NaN, equal to nothing, for None."""
-    return NAN if ignore_index is None else float(ignore_index)
+def readable(weight: torch.Tensor | None, input: torch.Tensor) -> torch.Tensor | None:
+    """A weight that broadcasts to the input, in a form the elementwise kernels read.
+
+    They read one of one element, of the input's shape, or whose dimensions other than one form a single run that
+    matches the input's; any other is expanded here.
+    """
+    if weight is None:
+        return None
+    given, shape = weight.shape, input.shape
+    trailing = shape[len(shape) - len(given) :]
+    spans = [i for i, g in enumerate(given) if g != 1]
+    if spans and any(given[i] != trailing[i] for i in range(spans[0], spans[-1] + 1)):
+        return weight.expand(shape)
+    return weight

@@ -1,20 +1,16 @@
-"""Binary cross-entropy, focal and hinge losses: each one's reference, public function and Module side by side.
-
-Their ops share one signature: tensors (input, target, weight, pos_weight), None for those the loss has not; the
-options, stated at each `Op`, are numbers in a fixed order, an `ignore_index` of None being NaN.
-"""
+"""Binary cross-entropy, focal and hinge losses: formulas in plain PyTorch, which `loss` fuses, and Modules."""
 
 from __future__ import annotations
 
 import torch
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import Op
-from ._shared import accumulate, elementwise_shape, ignore_value, reduce, softplus, without
+from .._options import ClassWeights, Flag, IgnoreIndex, Number
+from ._shared import accumulate, elementwise_shape, readable, reduce, softplus, without
 
-LOGITS = ("input", "target", "weight", "pos_weight")
+ALPHA = Number(low=0, high=1, also=-1)  # -1: no factor
 PROBABILITY_FLOOR = 1e-12
 LOG_FLOOR = -100.0
 
@@ -59,12 +55,6 @@ def focal_of_logits(x, t, alpha, gamma, pos_weight=None):
     return loss if alpha < 0 else (alpha * t + (1 - alpha) * (1 - t)) * loss
 
 
-def check_alpha(name, alpha):
-    """In [0, 1], or -1 for no factor."""
-    if not (isinstance(alpha, (int, float)) and alpha == -1):
-        check.number(name, "alpha", alpha, 0, 1)
-
-
 def _read(input, target, weight, pos_weight, ignore_index):
     """x, t, weight and pos_weight as the formulas take them, and where t is ignored (None: nowhere); all 0 there."""
     x, t, w, p = accumulate(input, target, weight, pos_weight)
@@ -82,32 +72,35 @@ def _reduce(loss, weight, reduction, ignored=None):
     return reduce(torch.where(ignored, 0, loss), reduction, (~ignored).sum())
 
 
-def _weights(name, weight, pos_weight, input):
-    if weight is not None:
-        weight = check.broadcastable(name, "weight", weight, input)
-    if pos_weight is not None:
-        pos_weight = check.broadcastable(name, "pos_weight", pos_weight, input)
-    return weight, pos_weight
+def check_pair(name, input, target):
+    """A target of the input's shape."""
+    check.alike(name, "target", target, input)
 
 
-def _class_weights(name, class_weights):
-    if not isinstance(class_weights, (tuple, list)) or len(class_weights) != 2:
-        raise ValueError(f"{name}: expected class_weights to be two numbers, got {class_weights!r}")
-    for value in class_weights:
-        check.number(name, "class_weights", value, 0)
-    return class_weights
+def check_weighted(name, input, target, weight):
+    """As `check_pair`, with a weight."""
+    check.alike(name, "target", target, input)
+    check.broadcastable(name, "weight", weight, input)
 
 
-def reference_binary_cross_entropy(input, target, weight=None, reduction="mean"):
-    """-w [t log p + (1-t) log(1-p)], log >= -100, gradient w (p-t) / max(p(1-p), 1e-12)."""
-    p, t, w = accumulate(input, target, weight)
-    return _reduce(cross_entropy_of_probabilities(p, t), w, reduction)
+def check_logits(name, input, target, weight, pos_weight):
+    """As `check_pair`, with both weights."""
+    check.alike(name, "target", target, input)
+    check.broadcastable(name, "weight", weight, input)
+    check.broadcastable(name, "pos_weight", pos_weight, input)
 
 
-# options: none. A float16 gradient is stored clamped to the largest finite number.
-_binary_cross_entropy = Op(reference_binary_cross_entropy, LOGITS[:3], elementwise_shape)
+def weighted_operands(input, target, weight):
+    """The op's tensors of a loss with a weight."""
+    return input, target, readable(weight, input), None
 
 
+def logits_operands(input, target, weight, pos_weight):
+    """The op's tensors of a loss with both weights."""
+    return input, target, readable(weight, input), readable(pos_weight, input)
+
+
+@loss(shape=elementwise_shape, check=check_weighted, operands=weighted_operands)
 def binary_cross_entropy(input, target, weight=None, reduction="mean"):
     """Binary cross-entropy between probabilities and targets.
 
@@ -127,28 +120,15 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.binary_cross_entropy`; prefer the form on logits where there are logits.
     """
-    name = "binary_cross_entropy"
-    check.pair(name, input, target)
-    code = check.reduction_code(name, reduction)
-    if weight is not None:
-        weight = check.broadcastable(name, "weight", weight, input)
-    return fused(_binary_cross_entropy, (input, target, weight, None), (), code, {"reduction": reduction})
+    p, t, w = accumulate(input, target, weight)
+    return _reduce(cross_entropy_of_probabilities(p, t), w, reduction)
 
 
 class BCELoss(LossModule, function=binary_cross_entropy):
     """Module of :func:`binary_cross_entropy`; `weight` is a buffer."""
 
 
-def reference_binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean", pos_weight=None):
-    """w [(1-t) softplus(x) + pos_weight t softplus(-x)]."""
-    x, t, w, p = accumulate(input, target, weight, pos_weight)
-    return _reduce(cross_entropy_of_logits(x, t, p), w, reduction)
-
-
-# options: none.
-_binary_cross_entropy_with_logits = Op(reference_binary_cross_entropy_with_logits, LOGITS, elementwise_shape)
-
-
+@loss(shape=elementwise_shape, check=check_logits, operands=logits_operands)
 def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean", pos_weight=None):
     """Binary cross-entropy between logits and targets.
 
@@ -167,31 +147,15 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.binary_cross_entropy_with_logits`.
     """
-    name = "binary_cross_entropy_with_logits"
-    check.pair(name, input, target)
-    code = check.reduction_code(name, reduction)
-    if weight is not None or pos_weight is not None:
-        weight, pos_weight = _weights(name, weight, pos_weight, input)
-    return fused(
-        _binary_cross_entropy_with_logits, (input, target, weight, pos_weight), (), code, {"reduction": reduction}
-    )
+    x, t, w, p = accumulate(input, target, weight, pos_weight)
+    return _reduce(cross_entropy_of_logits(x, t, p), w, reduction)
 
 
 class BCEWithLogitsLoss(LossModule, function=binary_cross_entropy_with_logits):
     """Module of :func:`binary_cross_entropy_with_logits`; `weight` and `pos_weight` are buffers."""
 
 
-def reference_weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduction="mean"):
-    """(t w1 + (1-t) w0) times the binary cross-entropy of p and t."""
-    p, t = accumulate(input, target)
-    w0, w1 = class_weights
-    return reduce((t * w1 + (1 - t) * w0) * cross_entropy_of_probabilities(p, t), reduction)
-
-
-# options: w0, w1. A float16 gradient is stored clamped to the largest finite number.
-_weighted_binary_cross_entropy = Op(reference_weighted_binary_cross_entropy, LOGITS[:2], elementwise_shape)
-
-
+@loss(shape=elementwise_shape, check=check_pair, options={"class_weights": ClassWeights()})
 def weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduction="mean"):
     """Binary cross-entropy between probabilities and targets, weighted by class.
 
@@ -209,42 +173,25 @@ def weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduc
     Special values as in :func:`binary_cross_entropy`.
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or class_weights.
     """
-    name = "weighted_binary_cross_entropy"
-    check.pair(name, input, target)
-    code = check.reduction_code(name, reduction)
-    options = _class_weights(name, class_weights)
-    keywords = {"class_weights": class_weights, "reduction": reduction}
-    return fused(_weighted_binary_cross_entropy, (input, target, None, None), options, code, keywords)
+    p, t = accumulate(input, target)
+    w0, w1 = class_weights
+    return reduce((t * w1 + (1 - t) * w0) * cross_entropy_of_probabilities(p, t), reduction)
 
 
 class WeightedBinaryCrossEntropyLoss(LossModule, function=weighted_binary_cross_entropy):
     """Module of :func:`weighted_binary_cross_entropy`."""
 
 
-def reference_weighted_binary_cross_entropy_with_logits(
-    input,
-    target,
-    class_weights=(1.0, 1.0),
-    reduction="mean",
-    *,
-    weight=None,
-    pos_weight=None,
-    ignore_index=None,
-    label_smoothing=0.0,
-):
-    """w (t w1 + (1-t) w0) bce(x, t), t smoothed to t (1-e) + e/2 first; the mean is over what is not ignored."""
-    x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
-    t = t * (1 - label_smoothing) + label_smoothing / 2
-    w0, w1 = class_weights
-    return _reduce((t * w1 + (1 - t) * w0) * cross_entropy_of_logits(x, t, p), w, reduction, ignored)
-
-
-# options: ignore_index, label_smoothing, w0, w1.
-_weighted_binary_cross_entropy_with_logits = Op(
-    reference_weighted_binary_cross_entropy_with_logits, LOGITS, elementwise_shape
+@loss(
+    shape=elementwise_shape,
+    check=check_logits,
+    operands=logits_operands,
+    options={
+        "class_weights": ClassWeights(),
+        "ignore_index": IgnoreIndex(),
+        "label_smoothing": Number(low=0, high=1),
+    },
 )
-
-
 def weighted_binary_cross_entropy_with_logits(
     input,
     target,
@@ -276,39 +223,22 @@ def weighted_binary_cross_entropy_with_logits(
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
     Smoothing: Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision".
     """
-    name = "weighted_binary_cross_entropy_with_logits"
-    check.pair(name, input, target)
-    code = check.reduction_code(name, reduction)
-    w0, w1 = _class_weights(name, class_weights)
-    check.number(name, "label_smoothing", label_smoothing, 0, 1)
-    if ignore_index is not None:
-        check.number(name, "ignore_index", ignore_index)
-    if weight is not None or pos_weight is not None:
-        weight, pos_weight = _weights(name, weight, pos_weight, input)
-    tensors, options = (input, target, weight, pos_weight), (ignore_value(ignore_index), label_smoothing, w0, w1)
-    keywords = {
-        "class_weights": class_weights, "reduction": reduction, "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-    }  # fmt: skip
-    return fused(_weighted_binary_cross_entropy_with_logits, tensors, options, code, keywords)
+    x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
+    t = t * (1 - label_smoothing) + label_smoothing / 2
+    w0, w1 = class_weights
+    return _reduce((t * w1 + (1 - t) * w0) * cross_entropy_of_logits(x, t, p), w, reduction, ignored)
 
 
 class WeightedBinaryCrossEntropyWithLogitsLoss(LossModule, function=weighted_binary_cross_entropy_with_logits):
     """Module of :func:`weighted_binary_cross_entropy_with_logits`; `weight` and `pos_weight` are buffers."""
 
 
-def reference_sigmoid_focal_loss(
-    input, target, alpha=0.25, gamma=2.0, reduction="none", *, weight=None, pos_weight=None, ignore_index=None
-):
-    """w (alpha t + (1-alpha)(1-t)) (1-p_t)^gamma bce(x, t), p_t = p t + (1-p)(1-t); the mean over what counts."""
-    x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
-    return _reduce(focal_of_logits(x, t, alpha, gamma, p), w, reduction, ignored)
-
-
-# options: ignore_index, alpha (-1: no alpha factor), gamma.
-_sigmoid_focal_loss = Op(reference_sigmoid_focal_loss, LOGITS, elementwise_shape)
-
-
+@loss(
+    shape=elementwise_shape,
+    check=check_logits,
+    operands=logits_operands,
+    options={"alpha": ALPHA, "gamma": Number(low=0), "ignore_index": IgnoreIndex()},
+)
 def sigmoid_focal_loss(
     input, target, alpha=0.25, gamma=2.0, reduction="none", *, weight=None, pos_weight=None, ignore_index=None
 ):
@@ -334,35 +264,20 @@ def sigmoid_focal_loss(
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
     Lin et al. (2017), "Focal Loss for Dense Object Detection"; same as torchvision's function.
     """
-    name = "sigmoid_focal_loss"
-    check.pair(name, input, target)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "gamma", gamma, 0)
-    check_alpha(name, alpha)
-    if ignore_index is not None:
-        check.number(name, "ignore_index", ignore_index)
-    if weight is not None or pos_weight is not None:
-        weight, pos_weight = _weights(name, weight, pos_weight, input)
-    tensors, options = (input, target, weight, pos_weight), (ignore_value(ignore_index), alpha, gamma)
-    keywords = {"alpha": alpha, "gamma": gamma, "reduction": reduction, "ignore_index": ignore_index}
-    return fused(_sigmoid_focal_loss, tensors, options, code, keywords)
+    x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
+    return _reduce(focal_of_logits(x, t, alpha, gamma, p), w, reduction, ignored)
 
 
 class SigmoidFocalLoss(LossModule, function=sigmoid_focal_loss, reduction="mean"):
     """Module of :func:`sigmoid_focal_loss`, reducing by mean; `weight` and `pos_weight` are buffers."""
 
 
-def reference_hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
-    """max(0, margin - t x), or its square; subgradient 0 at the kink."""
-    x, t = accumulate(input, target)
-    slack = torch.relu(margin - t * x)
-    return reduce(slack * slack if squared else slack, reduction)
+def check_signs(name, input, target):
+    """A target of the input's shape, of a dtype that holds -1."""
+    check.alike(name, "target", target, input, check.SIGNED)
 
 
-# options: margin, squared (0 or 1). The kernel refuses a target other than -1 and +1.
-_hinge_loss = Op(reference_hinge_loss, LOGITS[:2], elementwise_shape)
-
-
+@loss(shape=elementwise_shape, check=check_signs, options={"margin": Number(low=0), "squared": Flag()})
 def hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
     """Hinge loss between scores and signs.
 
@@ -383,14 +298,9 @@ def hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
     option; RuntimeError from the CPU kernel, a device assertion on CUDA, on another target.
     Cortes and Vapnik (1995), "Support-vector networks".
     """
-    name = "hinge_loss"
-    check.pair(name, input, target, check.FLOATING)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "margin", margin, 0)
-    check.flag(name, "squared", squared)
-    options = (margin, float(squared))
-    keywords = {"margin": margin, "reduction": reduction, "squared": squared}
-    return fused(_hinge_loss, (input, target, None, None), options, code, keywords)
+    x, t = accumulate(input, target)
+    slack = torch.relu(margin - t * x)
+    return reduce(slack * slack if squared else slack, reduction)
 
 
 class HingeLoss(LossModule, function=hinge_loss):

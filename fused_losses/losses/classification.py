@@ -1,9 +1,7 @@
-"""Losses of one class out of many: each one's reference, public function and Module side by side.
+"""Losses of one class out of many: formulas in plain PyTorch, which `loss` fuses, and Modules.
 
-Their ops share one signature: tensors (input, target, weight), softmax over dim 1 (the only one of a 1-D input);
-target holds class indices (uint8, int32, int64; the input's shape without the classes) or class probabilities (a
-floating dtype, bool or uint8; the input's shape). weight is (C,) or None. The kernel refuses an index that is neither
-in [0, C) nor ignored.
+The softmax is over dim 1 (the only one of a 1-D input). A target of the input's shape holds class probabilities, one
+without the classes class indices.
 """
 
 from __future__ import annotations
@@ -11,9 +9,10 @@ from __future__ import annotations
 import torch
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import NONE, Op
+from .._op import NONE
+from .._options import IgnoreIndex, Number
 from ._shared import accumulate, reduce, times
 
 
@@ -42,7 +41,7 @@ def pick(values, index, ignored, dim):
 def _without_ignored(x, target, ignore_index, dim):
     """The logits with 0 in ignored rows, the target as int64 and where it is ignored."""
     index = target.long()
-    ignored = index == ignore_index
+    ignored = torch.zeros_like(index, dtype=torch.bool) if ignore_index is None else index == ignore_index
     return torch.where(ignored.unsqueeze(dim), 0, x), index, ignored
 
 
@@ -73,19 +72,15 @@ def softmax_focal_terms(x, dim, gamma, share=None):
     return cost if gamma == 0 else cost * torch.exp(gamma * log_one_minus_softmax(x, dim))
 
 
-def _target(name, input, target, ignore_index):
-    """Checks of input, target and ignore_index."""
-    check.tensor(name, "input", input)
-    check.tensor(name, "target", target, check.DENSE_OR_INDEX)
-    if input.device != target.device:
-        check.same_device(name, "target", target, input)
-    check.integer(name, "ignore_index", ignore_index)
+def check_classes(name, input, target, ignore_index):
+    """Class indices or probabilities of each position of the input; no index of a class is ignored with the latter."""
+    check.tensor(name, "target", target, check.DENSE)
+    check.same_device(name, "target", target, input)
     shape = input.shape
     if not shape:
         raise ValueError(f"{name}: expected input with at least one dimension, got a tensor without any")
     if target.shape == shape:
-        check.tensor(name, "target of class probabilities", target, check.DENSE)
-        if ignore_index >= 0:
+        if ignore_index is not None and ignore_index >= 0:
             raise ValueError(f"{name}: expected ignore_index < 0 with class probabilities, got {ignore_index}")
         return
     rows = shape[:1] + shape[2:] if len(shape) > 1 else shape[1:]
@@ -94,34 +89,23 @@ def _target(name, input, target, ignore_index):
     check.tensor(name, "target of class indices", target, check.CLASS_INDEX)
 
 
-def _per_class(name, argument, value, input):
-    """`value` is a tensor of one number for each class."""
+def check_class_weight(name, argument, value, input):
+    """One number for each class."""
     check.shaped(name, argument, value, (input.shape[min(1, input.dim() - 1)],), input)
 
 
-def reference_cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
-    """-Σ_c y_c w_c log p_c, y smoothed to y (1-e) + e/C; for indices the mean divides by the sum of w[target]."""
-    (x,) = accumulate(input)
-    dim = min(1, x.dim() - 1)
-    w = None if weight is None else along_classes(weight.to(x.dtype), x.dim())
-    if is_dense(input, target):
-        y = target.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[dim]
-        return reduce(-times(y if w is None else y * w, x.log_softmax(dim)).sum(dim), reduction)
-    x, index, ignored = _without_ignored(x, target, ignore_index, dim)
-    losses = -x.log_softmax(dim)
-    losses = losses if w is None else times(w, losses)
-    loss = pick(losses, index, ignored, dim)
-    if label_smoothing:
-        spread = losses.sum(dim) / x.shape[dim]
-        loss = torch.where(ignored, 0, (1 - label_smoothing) * loss + label_smoothing * spread)
-    counted = (~ignored).sum() if w is None else pick(w.expand_as(x), index, ignored, dim).sum()
-    return reduce(loss, reduction, counted)
+def check_cross_entropy(name, input, target, weight, ignore_index):
+    """As `check_classes`, with a weight of each class or None."""
+    check_classes(name, input, target, ignore_index)
+    if weight is not None:
+        check_class_weight(name, "weight", weight, input)
 
 
-# options: ignore_index, label_smoothing.
-_cross_entropy = Op(reference_cross_entropy, ("input", "target", "weight"), row_shape)
-
-
+@loss(
+    shape=row_shape,
+    check=check_cross_entropy,
+    options={"ignore_index": IgnoreIndex(classes=True), "label_smoothing": Number(low=0, high=1)},
+)
 def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     """Cross-entropy between logits and classes.
 
@@ -146,41 +130,51 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     the CPU, a device assertion on CUDA, on a class index outside [0, C) that is not ignored.
     Same as :func:`torch.nn.functional.cross_entropy`.
     """
-    name = "cross_entropy"
-    _target(name, input, target, ignore_index)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "label_smoothing", label_smoothing, 0, 1)
-    if weight is not None:
-        _per_class(name, "weight", weight, input)
-    keywords = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
-    return fused(_cross_entropy, (input, target, weight), (ignore_index, label_smoothing), code, keywords)
+    (x,) = accumulate(input)
+    dim = min(1, x.dim() - 1)
+    w = None if weight is None else along_classes(weight.to(x.dtype), x.dim())
+    if is_dense(input, target):
+        y = target.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[dim]
+        return reduce(-times(y if w is None else y * w, x.log_softmax(dim)).sum(dim), reduction)
+    x, index, ignored = _without_ignored(x, target, ignore_index, dim)
+    losses = -x.log_softmax(dim)
+    losses = losses if w is None else times(w, losses)
+    loss = pick(losses, index, ignored, dim)
+    if label_smoothing:
+        spread = losses.sum(dim) / x.shape[dim]
+        loss = torch.where(ignored, 0, (1 - label_smoothing) * loss + label_smoothing * spread)
+    counted = (~ignored).sum() if w is None else pick(w.expand_as(x), index, ignored, dim).sum()
+    return reduce(loss, reduction, counted)
 
 
 class CrossEntropyLoss(LossModule, function=cross_entropy):
     """Module of :func:`cross_entropy`; `weight` is a buffer."""
 
 
-def reference_softmax_focal_loss(
-    input, target, alpha=None, gamma=2.0, ignore_index=-100, reduction="mean", *, label_smoothing=0.0
-):
-    """Σ_c y_c α_c (1-p_c)^γ (-log p_c), y smoothed to y (1-e) + e/C; the mean over the rows not ignored."""
-    (x,) = accumulate(input)
-    dim = min(1, x.dim() - 1)
-    a = along_classes(alpha.to(x.dtype), x.dim()) if isinstance(alpha, torch.Tensor) else 1 if alpha is None else alpha
-    if is_dense(input, target):
-        y = target.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[dim]
-        return reduce(softmax_focal_terms(x, dim, gamma, y * a).sum(dim), reduction)
-    x, index, ignored = _without_ignored(x, target, ignore_index, dim)
-    y = torch.zeros_like(x).scatter(dim, torch.where(ignored, 0, index).unsqueeze(dim), 1.0)
-    y = y * (1 - label_smoothing) + label_smoothing / x.shape[dim]
-    loss = torch.where(ignored, 0, softmax_focal_terms(x, dim, gamma, y * a).sum(dim))
-    return reduce(loss, reduction, (~ignored).sum())
+def check_softmax_focal(name, input, target, alpha, ignore_index):
+    """As `check_classes`; alpha may be a tensor of one factor for each class."""
+    check_classes(name, input, target, ignore_index)
+    if isinstance(alpha, torch.Tensor):
+        check_class_weight(name, "alpha", alpha, input)
 
 
-# tensors: a (C,) alpha is the weight. options: ignore_index, label_smoothing, gamma, alpha (1 for None or a tensor).
-_softmax_focal_loss = Op(reference_softmax_focal_loss, ("input", "target", "alpha"), row_shape)
+def softmax_focal_operands(input, target, alpha):
+    """The op's tensors: an alpha for each class is its weight."""
+    return input, target, alpha if isinstance(alpha, torch.Tensor) else None
 
 
+@loss(
+    shape=row_shape,
+    check=check_softmax_focal,
+    operands=softmax_focal_operands,
+    tensors=("input", "target", "alpha"),
+    options={
+        "alpha": Number(low=0, none=1, or_tensor=True),
+        "gamma": Number(low=0),
+        "ignore_index": IgnoreIndex(classes=True),
+        "label_smoothing": Number(low=0, high=1),
+    },
+)
 def softmax_focal_loss(
     input, target, alpha=None, gamma=2.0, ignore_index=-100, reduction="mean", *, label_smoothing=0.0
 ):
@@ -207,23 +201,17 @@ def softmax_focal_loss(
     the CPU, a device assertion on CUDA, on a class index outside [0, C) that is not ignored.
     Lin et al. (2017), "Focal Loss for Dense Object Detection", with softmax for sigmoid.
     """
-    name = "softmax_focal_loss"
-    _target(name, input, target, ignore_index)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "gamma", gamma, 0)
-    check.number(name, "label_smoothing", label_smoothing, 0, 1)
-    keywords = {
-        "gamma": gamma, "ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing,
-    }  # fmt: skip
-    factor, weight = 1.0, None
-    if isinstance(alpha, torch.Tensor):
-        _per_class(name, "alpha", alpha, input)
-        weight = alpha
-    elif alpha is not None:
-        check.number(name, "alpha", alpha, 0)
-        factor = keywords["alpha"] = alpha
-    options = (ignore_index, label_smoothing, gamma, factor)
-    return fused(_softmax_focal_loss, (input, target, weight), options, code, keywords)
+    (x,) = accumulate(input)
+    dim = min(1, x.dim() - 1)
+    a = along_classes(alpha.to(x.dtype), x.dim()) if isinstance(alpha, torch.Tensor) else 1 if alpha is None else alpha
+    if is_dense(input, target):
+        y = target.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[dim]
+        return reduce(softmax_focal_terms(x, dim, gamma, y * a).sum(dim), reduction)
+    x, index, ignored = _without_ignored(x, target, ignore_index, dim)
+    y = torch.zeros_like(x).scatter(dim, torch.where(ignored, 0, index).unsqueeze(dim), 1.0)
+    y = y * (1 - label_smoothing) + label_smoothing / x.shape[dim]
+    loss = torch.where(ignored, 0, softmax_focal_terms(x, dim, gamma, y * a).sum(dim))
+    return reduce(loss, reduction, (~ignored).sum())
 
 
 class SoftmaxFocalLoss(LossModule, function=softmax_focal_loss):

@@ -1,28 +1,31 @@
-"""Dice with a second term on the same logits: reference, public function and Module of each, one read for both."""
+"""Dice with a second term on the same logits, one read for both: formulas that `loss` fuses, and Modules."""
 
 from __future__ import annotations
 
 import torch
 
-from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import MEAN, SUM, Op
+from .._options import SCALAR_REDUCTIONS, Choice, Number
 from ._shared import times
-from .binary import check_alpha, cross_entropy_of_logits, focal_of_logits
+from .binary import cross_entropy_of_logits, focal_of_logits
 from .classification import softmax_focal_terms
-from .overlap import check_overlap, one_minus_ratio, read_regions, reduce_classes, region_sums, sums_shape
+from .overlap import (
+    DICE_OPTIONS,
+    check_regions,
+    dice_of_sums,
+    read_regions,
+    reduce_classes,
+    region_operands,
+    region_sums,
+    sums_shape,
+)
 
-REDUCTIONS = {"mean": MEAN, "sum": SUM}
-
-
-def dice_of_regions(x, g, counted, activation, options, weight, reduction):
-    """The Dice loss of what `read_regions` gave; options: the other keywords of `dice_loss`."""
-    sums = options["squared"], options["batch"], options["include_background"]
-    I, P, G = region_sums(x, g, counted, activation, *sums)  # noqa: E741
-    numerator, denominator = 2 * I + options["smooth_nr"], P + G + options["smooth_dr"]
-    loss = one_minus_ratio(numerator, denominator, P, G, options["ignore_index"])
-    return reduce_classes(loss, weight, reduction)
+COMPOUND_OPTIONS = {
+    **DICE_OPTIONS,
+    "activation": Choice({"sigmoid": 1, "softmax": 2}),
+    "dice_weight": Number(low=0),
+}
 
 
 def reduce_counted(terms, counted, activation, reduction):
@@ -36,47 +39,24 @@ def reduce_counted(terms, counted, activation, reduction):
     return terms.sum() / (counted if activation == "sigmoid" else counted.any(1)).sum().clamp(min=1)
 
 
-def _saved_shapes(tensors, options, reduction):
+def scalar_shape(tensors, options, reduction):
+    """A scalar."""
+    return ()
+
+
+def sums_and_count_shapes(tensors, options, reduction):
+    """The sums of the Dice term, and the number that the mean of the second divides by, at least 1."""
     return [*sums_shape(tensors, options, reduction), (1,)]
 
 
-def _op(reference):
-    """An op of Dice and a second term.
-
-    tensors and the first seven options: as the overlap ops', activation 1 or 2, reduction mean or sum. Then
-    dice_cross_entropy_loss: dice_weight, ce_weight; dice_focal_loss: dice_weight, focal_weight, gamma, alpha (-1: no
-    factor).
-    saved: the sums I, P, G (B or 1, C, 3) and, shape (1,), the number the second term's mean divides by: the elements
-    (sigmoid) or positions (softmax; of a dense target, those with an element not ignored) that count, at least 1.
-    """
-    return Op(reference, ("input", "target", "weight"), lambda *_: (), saved=2, saved_shapes=_saved_shapes)
-
-
-def _check_compound(name, activation, dice_weight, second_name, second_weight):
-    if activation is None:
-        raise ValueError(f'{name}: expected activation to be "sigmoid" or "softmax", got None')
-    check.number(name, "dice_weight", dice_weight, 0)
-    check.number(name, second_name, second_weight, 0)
-
-
-def reference_dice_cross_entropy_loss(
-    input, target, *, activation="softmax", dice_weight=1.0, ce_weight=1.0, smooth_nr=1e-5, smooth_dr=1e-5,
-    squared=False, batch=False, include_background=True, ignore_index=None, weight=None, reduction="mean",
-):  # fmt: skip
-    """dice_weight dice_loss + ce_weight ce; ce: -Σ_c g_c log p_c of each position (softmax), or BCE (sigmoid)."""
-    x, g, counted = read_regions(input, target, activation, ignore_index)
-    options = {
-        "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index,
-    }  # fmt: skip
-    dice = dice_of_regions(x, g, counted, activation, options, weight, reduction)
-    terms = cross_entropy_of_logits(x, g) if activation == "sigmoid" else times(g, -x.log_softmax(1))
-    return dice_weight * dice + ce_weight * reduce_counted(terms, counted, activation, reduction)
-
-
-_dice_cross_entropy_loss = _op(reference_dice_cross_entropy_loss)
-
-
+@loss(
+    shape=scalar_shape,
+    saved_shapes=sums_and_count_shapes,
+    check=check_regions,
+    operands=region_operands,
+    reductions=SCALAR_REDUCTIONS,
+    options={**COMPOUND_OPTIONS, "ce_weight": Number(low=0)},
+)
 def dice_cross_entropy_loss(
     input, target, *, activation="softmax", dice_weight=1.0, ce_weight=1.0, smooth_nr=1e-5, smooth_dr=1e-5,
     squared=False, batch=False, include_background=True, ignore_index=None, weight=None, reduction="mean",
@@ -104,44 +84,39 @@ def dice_cross_entropy_loss(
     single class wants "sigmoid". The other special values and errors are those of :func:`dice_loss`.
     Isensee et al., "nnU-Net" (2021); the form of MONAI's ``DiceCELoss``.
     """
-    name = "dice_cross_entropy_loss"
-    _check_compound(name, activation, dice_weight, "ce_weight", ce_weight)
-    dice = {
-        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
-    }  # fmt: skip
-    target, options, code = check_overlap(name, input, target, weight, **dice, reductions=REDUCTIONS)
-    keywords = {**dice, "dice_weight": dice_weight, "ce_weight": ce_weight}
-    options = (*options, float(dice_weight), float(ce_weight))
-    return fused(_dice_cross_entropy_loss, (input, target, weight), options, code, keywords)
+    x, g, counted = read_regions(input, target, activation, ignore_index)
+    sums = region_sums(x, g, counted, activation, squared, batch, include_background)
+    dice = reduce_classes(dice_of_sums(*sums, smooth_nr, smooth_dr, ignore_index), weight, reduction)
+    terms = cross_entropy_of_logits(x, g) if activation == "sigmoid" else times(g, -x.log_softmax(1))
+    return dice_weight * dice + ce_weight * reduce_counted(terms, counted, activation, reduction)
 
 
 class DiceCrossEntropyLoss(LossModule, function=dice_cross_entropy_loss):
     """Module of :func:`dice_cross_entropy_loss`; `weight` is a buffer."""
 
 
-def reference_dice_focal_loss(
-    input, target, *, activation="softmax", dice_weight=1.0, focal_weight=1.0, gamma=2.0, alpha=None, smooth_nr=1e-5,
-    smooth_dr=1e-5, squared=False, batch=False, include_background=True, ignore_index=None, weight=None,
-    reduction="mean",
-):  # fmt: skip
-    """dice_weight dice_loss + focal_weight focal, softmax_focal_loss's or sigmoid_focal_loss's formula."""
-    x, g, counted = read_regions(input, target, activation, ignore_index)
-    options = {
-        "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index,
-    }  # fmt: skip
-    dice = dice_of_regions(x, g, counted, activation, options, weight, reduction)
-    if activation == "sigmoid":
-        terms = focal_of_logits(x, g, -1 if alpha is None else alpha, gamma)
-    else:
-        terms = softmax_focal_terms(x, 1, gamma, g) * (1 if alpha is None else alpha)
-    return dice_weight * dice + focal_weight * reduce_counted(terms, counted, activation, reduction)
+def check_focal_regions(name, input, target, weight, include_background, ignore_index, activation, alpha):
+    """As `check_regions`; an alpha that is a share with "sigmoid", and a factor with "softmax"."""
+    check_regions(name, input, target, weight, include_background, ignore_index)
+    if alpha is not None and activation == "sigmoid" and alpha > 1:
+        raise ValueError(f'{name}: expected alpha <= 1 with activation "sigmoid", got {alpha!r}')
+    if alpha is not None and activation == "softmax" and alpha < 0:
+        raise ValueError(f'{name}: expected alpha >= 0 with activation "softmax", got {alpha!r}')
 
 
-_dice_focal_loss = _op(reference_dice_focal_loss)
-
-
+@loss(
+    shape=scalar_shape,
+    saved_shapes=sums_and_count_shapes,
+    check=check_focal_regions,
+    operands=region_operands,
+    reductions=SCALAR_REDUCTIONS,
+    options={
+        **COMPOUND_OPTIONS,
+        "focal_weight": Number(low=0),
+        "gamma": Number(low=0),
+        "alpha": Number(low=0, also=-1, none=-1),
+    },
+)
 def dice_focal_loss(
     input, target, *, activation="softmax", dice_weight=1.0, focal_weight=1.0, gamma=2.0, alpha=None, smooth_nr=1e-5,
     smooth_dr=1e-5, squared=False, batch=False, include_background=True, ignore_index=None, weight=None,
@@ -171,22 +146,14 @@ def dice_focal_loss(
     The special values and errors are those of :func:`dice_cross_entropy_loss`.
     Zhu et al., "AnatomyNet" (2019); the form of MONAI's ``DiceFocalLoss``.
     """
-    name = "dice_focal_loss"
-    _check_compound(name, activation, dice_weight, "focal_weight", focal_weight)
-    check.number(name, "gamma", gamma, 0)
-    if alpha is not None and activation == "sigmoid":
-        check_alpha(name, alpha)
-    elif alpha is not None:
-        check.number(name, "alpha", alpha, 0)
-    dice = {
-        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
-    }  # fmt: skip
-    target, options, code = check_overlap(name, input, target, weight, **dice, reductions=REDUCTIONS)
-    keywords = {**dice, "dice_weight": dice_weight, "focal_weight": focal_weight, "gamma": gamma, "alpha": alpha}
-    factor = -1.0 if alpha is None else float(alpha)
-    options = (*options, float(dice_weight), float(focal_weight), float(gamma), factor)
-    return fused(_dice_focal_loss, (input, target, weight), options, code, keywords)
+    x, g, counted = read_regions(input, target, activation, ignore_index)
+    sums = region_sums(x, g, counted, activation, squared, batch, include_background)
+    dice = reduce_classes(dice_of_sums(*sums, smooth_nr, smooth_dr, ignore_index), weight, reduction)
+    if activation == "sigmoid":
+        terms = focal_of_logits(x, g, -1 if alpha is None else alpha, gamma)
+    else:
+        terms = softmax_focal_terms(x, 1, gamma, g) * (1 if alpha is None else alpha)
+    return dice_weight * dice + focal_weight * reduce_counted(terms, counted, activation, reduction)
 
 
 class DiceFocalLoss(LossModule, function=dice_focal_loss):

@@ -1,13 +1,14 @@
-"""Distance losses (contrastive, Mahalanobis): each loss's reference, public function and Module side by side."""
+"""Distance losses (contrastive, Mahalanobis): formulas in plain PyTorch, which `loss` fuses, and Modules."""
 
 from __future__ import annotations
 
 import torch
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import NONE, Op, accumulation_dtype
+from .._op import accumulation_dtype
+from .._options import Flag, Number
 from ._shared import accumulate, elementwise_shape, reduce, rows_shape
 
 
@@ -24,17 +25,20 @@ def pull_and_push(distance, squared_distance, target, margin, reduction):
     return reduce(target * pull + (1 - target) * (margin - distance).relu() ** 2, reduction)
 
 
-def reference_contrastive_loss(x1, x2, target, margin=1.0, reduction="mean"):
-    """t d² + (1-t) max(0, margin - d)², d = ‖x1 - x2‖; the gradient is 0 at d = 0."""
-    x1, x2, t = accumulate(x1, x2, target)
-    squared = ((x1 - x2) ** 2).sum(-1)
-    return pull_and_push(safe_sqrt(squared), squared, t, margin, reduction)
+MARGIN = {"margin": Number(low=0)}
 
 
-# tensors: x1 and x2 (N, D) of one dtype, target (N,) of any dense dtype. options: margin.
-_contrastive_loss = Op(reference_contrastive_loss, ("x1", "x2", "target"), rows_shape, differentiable=("x1", "x2"))
+def check_embeddings(name, x1, x2, target):
+    """Two embeddings (N, D) of one dtype and a target (N,)."""
+    check.alike(name, "x2", x2, x1, check.FLOATING)
+    if x1.ndim != 2:
+        raise ValueError(f"{name}: expected x1 of shape (N, D), got {tuple(x1.shape)}")
+    if x2.dtype != x1.dtype:
+        raise TypeError(f"{name}: expected x2 of dtype {x1.dtype}, got {x2.dtype}")
+    check.shaped(name, "target", target, x1.shape[:1], x1)
 
 
+@loss(shape=rows_shape, check=check_embeddings, options=MARGIN)
 def contrastive_loss(x1, x2, target, margin=1.0, reduction="mean"):
     """Contrastive loss between pairs of embeddings.
 
@@ -54,36 +58,21 @@ def contrastive_loss(x1, x2, target, margin=1.0, reduction="mean"):
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Hadsell, Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping" (2006), without its ½.
     """
-    name = "contrastive_loss"
-    check.pair(name, x1, x2, check.FLOATING, ("x1", "x2"))
-    if x1.ndim != 2:
-        raise ValueError(f"{name}: expected x1 of shape (N, D), got {tuple(x1.shape)}")
-    if x2.dtype != x1.dtype:
-        raise TypeError(f"{name}: expected x2 of dtype {x1.dtype}, got {x2.dtype}")
-    check.shaped(name, "target", target, x1.shape[:1], x1)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "margin", margin, 0)
-    keywords = {"margin": margin, "reduction": reduction}
-    return fused(_contrastive_loss, (x1, x2, target), (float(margin),), code, keywords)
+    x1, x2, t = accumulate(x1, x2, target)
+    squared = ((x1 - x2) ** 2).sum(-1)
+    return pull_and_push(safe_sqrt(squared), squared, t, margin, reduction)
 
 
 class ContrastiveLoss(LossModule, function=contrastive_loss, tensors=("x1", "x2", "target")):
     """Module of :func:`contrastive_loss`."""
 
 
-def reference_contrastive_loss_from_distance(distance, target, margin=1.0, reduction="mean"):
-    """t d² + (1-t) max(0, margin - d)²."""
-    d, t = accumulate(distance, target)
-    beyond = (t == 0) & (d**2).isinf()  # not pulled, and not differentiated as 0 times infinity
-    return pull_and_push(d, torch.where(beyond, 0, d) ** 2, t, margin, reduction)
+def check_distances(name, distance, target):
+    """A target of the distance's shape."""
+    check.alike(name, "target", target, distance)
 
 
-# tensors of the elementwise driver: distance, target (any dense dtype), None, None. options: margin.
-_contrastive_loss_from_distance = Op(
-    reference_contrastive_loss_from_distance, ("distance", "target"), elementwise_shape, differentiable=("distance",)
-)
-
-
+@loss(shape=elementwise_shape, check=check_distances, options=MARGIN, tensors=("distance", "target", None, None))
 def contrastive_loss_from_distance(distance, target, margin=1.0, reduction="mean"):
     """Contrastive loss from distances already computed.
 
@@ -104,12 +93,9 @@ def contrastive_loss_from_distance(distance, target, margin=1.0, reduction="mean
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Hadsell, Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping" (2006), without its ½.
     """
-    name = "contrastive_loss_from_distance"
-    check.pair(name, distance, target, names=("distance", "target"))
-    code = check.reduction_code(name, reduction)
-    check.number(name, "margin", margin, 0)
-    keywords = {"margin": margin, "reduction": reduction}
-    return fused(_contrastive_loss_from_distance, (distance, target, None, None), (float(margin),), code, keywords)
+    d, t = accumulate(distance, target)
+    beyond = (t == 0) & (d**2).isinf()  # not pulled, and not differentiated as 0 times infinity
+    return pull_and_push(d, torch.where(beyond, 0, d) ** 2, t, margin, reduction)
 
 
 class ContrastiveLossFromDistance(LossModule, function=contrastive_loss_from_distance, tensors=("distance", "target")):
@@ -131,17 +117,27 @@ def whitened_distance(whitened, squared):
     return d2 if squared else safe_sqrt(d2)
 
 
-def reference_mahalanobis_distance(input, mean, scale_tril, *, squared=False):
-    """‖L⁻¹ (x - mean)‖ of each row, or its square."""
-    return whitened_distance(whiten(input, mean, scale_tril), squared)
+def check_gaussian(name, input, mean, scale_tril):
+    """Rows (N, D), a mean (D,) and a factor (D, D)."""
+    if input.ndim != 2:
+        raise ValueError(f"{name}: expected input of shape (N, D), got {tuple(input.shape)}")
+    size = input.shape[1]
+    check.shaped(name, "mean", mean, (size,), input, check.FLOATING)
+    check.shaped(name, "scale_tril", scale_tril, (size, size), input, check.FLOATING)
 
 
-# tensors: whitened (N, D), float32 or float64. options: squared. One result for each row, reduction "none".
-_mahalanobis_distance = Op(
-    whitened_distance, ("whitened",), rows_shape, differentiable=("whitened",), name="mahalanobis_distance"
+def whitened_operand(input, mean, scale_tril):
+    """The op's tensor."""
+    return (whiten(input, mean, scale_tril),)
+
+
+@loss(
+    shape=rows_shape,
+    check=check_gaussian,
+    operands=whitened_operand,
+    kernel=whitened_distance,
+    options={"squared": Flag()},
 )
-
-
 def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
     """Mahalanobis distance of each row to a Gaussian.
 
@@ -163,20 +159,7 @@ def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
     Raises ValueError or TypeError on a wrong shape, dtype or device.
     Mahalanobis, "On the generalised distance in statistics" (1936).
     """
-    name = "mahalanobis_distance"
-    _check_gaussian(name, input, mean, scale_tril)
-    check.flag(name, "squared", squared)
-    whitened = whiten(input, mean, scale_tril)
-    return fused(_mahalanobis_distance, (whitened,), (float(squared),), NONE, {"squared": squared})
-
-
-def _check_gaussian(name, input, mean, scale_tril):
-    check.tensor(name, "input", input)
-    if input.ndim != 2:
-        raise ValueError(f"{name}: expected input of shape (N, D), got {tuple(input.shape)}")
-    size = input.shape[1]
-    check.shaped(name, "mean", mean, (size,), input, check.FLOATING)
-    check.shaped(name, "scale_tril", scale_tril, (size, size), input, check.FLOATING)
+    return whitened_distance(whiten(input, mean, scale_tril), squared)
 
 
 class MahalanobisDistance(LossModule, function=mahalanobis_distance, tensors=("input",)):
@@ -189,18 +172,24 @@ def whitened_loss(whitened, target, margin=1.0, reduction="mean"):
     return pull_and_push(safe_sqrt(d2), d2, target.to(d2.dtype), margin, reduction)
 
 
-def reference_mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mean"):
-    """t d² + (1-t) max(0, margin - d)², d = ‖L⁻¹ (x - mean)‖; the gradient is 0 at d = 0."""
-    return whitened_loss(whiten(input, mean, scale_tril), target, margin, reduction)
+def check_labelled(name, input, target, mean, scale_tril):
+    """As `check_gaussian`, with a target (N,)."""
+    check_gaussian(name, input, mean, scale_tril)
+    check.shaped(name, "target", target, input.shape[:1], input)
 
 
-# tensors: whitened (N, D), float32 or float64, target (N,) of any dense dtype. options: margin. The formula is
-# contrastive_loss's with x1 - x2 = whitened; the gradients of x, mean and L follow from whitened's by the solve.
-_mahalanobis_loss = Op(
-    whitened_loss, ("whitened", "target"), rows_shape, differentiable=("whitened",), name="mahalanobis_loss"
+def whitened_operands(input, target, mean, scale_tril):
+    """The op's tensors: its formula is contrastive_loss's with x1 - x2 = whitened."""
+    return whiten(input, mean, scale_tril), target
+
+
+@loss(
+    shape=rows_shape,
+    check=check_labelled,
+    operands=whitened_operands,
+    kernel=whitened_loss,
+    options=MARGIN,
 )
-
-
 def mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mean"):
     """Anomaly loss: pulls normal rows to a Gaussian, pushes anomalies to a Mahalanobis distance of `margin`.
 
@@ -220,14 +209,7 @@ def mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mea
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     The contrastive loss of Hadsell, Chopra and LeCun (2006) on the distance of Mahalanobis (1936).
     """
-    name = "mahalanobis_loss"
-    _check_gaussian(name, input, mean, scale_tril)
-    check.shaped(name, "target", target, input.shape[:1], input)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "margin", margin, 0)
-    whitened = whiten(input, mean, scale_tril)
-    keywords = {"margin": margin, "reduction": reduction}
-    return fused(_mahalanobis_loss, (whitened, target), (float(margin),), code, keywords)
+    return whitened_loss(whiten(input, mean, scale_tril), target, margin, reduction)
 
 
 class MahalanobisLoss(LossModule, function=mahalanobis_loss):
@@ -253,7 +235,7 @@ def fit_gaussian(x, *, shrinkage=0.0):
     check.tensor(name, "x", x)
     if x.ndim != 2 or x.shape[0] == 0:
         raise ValueError(f"{name}: expected x of shape (N, D) with N >= 1, got {tuple(x.shape)}")
-    check.number(name, "shrinkage", shrinkage, 0, 1)
+    shrinkage = Number(low=0, high=1).read(f"{name}: expected shrinkage", shrinkage, x.dtype, x.dim())
     x = x.to(accumulation_dtype(x.dtype))
     mean = x.mean(0)
     centred = x - mean

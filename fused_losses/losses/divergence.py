@@ -1,4 +1,4 @@
-"""Divergences between distributions: each one's reference, public function and Module side by side.
+"""Divergences between distributions: formulas in plain PyTorch, which `loss` fuses, and Modules.
 
 All reductions include "batchmean": the sum over input.shape[0] (over 1 for an input without dimensions).
 """
@@ -10,12 +10,12 @@ import math
 import torch
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import BATCHMEAN, NONE, SUM, Op, accumulation_dtype
+from .._op import NONE
+from .._options import DIVERGENCE_REDUCTIONS, Dim, Flag, Number
 from ._shared import accumulate, elementwise_shape, exp_excess, log_add_exp, reduce, without
-
-BOTH = ("input", "target")
+from .binary import check_pair
 
 
 def _reduce(loss, reduction, input):
@@ -23,24 +23,20 @@ def _reduce(loss, reduction, input):
     return reduce(loss, reduction, batch if reduction == "batchmean" else None)
 
 
-def reference_kl_div(input, target, reduction="mean", log_target=False):
-    """t (log t - x), or e^t (t - x) with log_target; a target of 0 (log_target: -inf) gives 0 with gradient 0."""
-    x, t = accumulate(input, target)
-    empty = (t == (-torch.inf if log_target else 0)) & ~x.isnan()
-    x = torch.where(empty, 0, x)
-    if log_target:
-        t = torch.where(empty, 0, t)
-        loss = t.exp() * (t - x)
-    else:
-        t = torch.where(empty, 1, t)
-        loss = t * (t.log() - x)
-    return _reduce(torch.where(empty, 0, loss), reduction, input)
+def with_a_batch(input, target, reduction):
+    """The op's tensors: a batch of one for "batchmean" of an input without dimensions."""
+    if reduction == "batchmean" and not input.dim():
+        input, target = input.reshape(1), target.reshape(1)
+    return input, target, None, None
 
 
-# tensors: input, target, None, None (the elementwise signature). options: log_target (0 or 1).
-_kl_div = Op(reference_kl_div, BOTH, elementwise_shape, differentiable=BOTH)
-
-
+@loss(
+    shape=elementwise_shape,
+    check=check_pair,
+    options={"log_target": Flag()},
+    reductions=DIVERGENCE_REDUCTIONS,
+    operands=with_a_batch,
+)
 def kl_div(input, target, reduction="mean", log_target=False):
     """Kullback-Leibler divergence from log-probabilities, element by element.
 
@@ -62,14 +58,16 @@ def kl_div(input, target, reduction="mean", log_target=False):
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.kl_div`, where that is not NaN by 0 times infinity.
     """
-    name = "kl_div"
-    check.pair(name, input, target)
-    code = check.divergence_reduction_code(name, reduction)
-    check.flag(name, "log_target", log_target)
-    if code == BATCHMEAN and not input.dim():  # a batch of one
-        code = SUM
-    keywords = {"reduction": reduction, "log_target": log_target}
-    return fused(_kl_div, (input, target, None, None), (float(log_target),), code, keywords)
+    x, t = accumulate(input, target)
+    empty = (t == (-torch.inf if log_target else 0)) & ~x.isnan()
+    x = torch.where(empty, 0, x)
+    if log_target:
+        t = torch.where(empty, 0, t)
+        loss = t.exp() * (t - x)
+    else:
+        t = torch.where(empty, 1, t)
+        loss = t * (t.log() - x)
+    return _reduce(torch.where(empty, 0, loss), reduction, input)
 
 
 class KLDivLoss(LossModule, function=kl_div):
@@ -84,31 +82,22 @@ def _log_distance(log_p, log_q):
 
 
 def _without_dim(tensors, options, reduction):
-    """The input's shape without the dim in options[1] for "none", else a scalar."""
-    shape, dim = tensors[0].shape, int(options[1])
+    """The input's shape without dimension `dim` for "none", else a scalar."""
+    shape, dim = tensors[0].shape, int(options["dim"])
     return shape[:dim] + shape[dim + 1 :] if reduction == NONE else ()
 
 
-def _dim(name, input, dim):
-    """`dim` in [0, input.dim())."""
-    n = input.dim()
-    check.integer(name, "dim", dim)
-    if not -n <= dim < n:
-        raise ValueError(f"{name}: expected dim >= {-n} and < {n}, got {dim}")
-    return dim % n
+def check_both_logits(name, input, target):
+    """A floating target of the input's shape."""
+    check.alike(name, "target", target, input, check.FLOATING)
 
 
-def reference_kl_div_with_logits(input, target, reduction="batchmean", *, temperature=1.0, dim=-1):
-    """T² Σ p (log p - log q), p = softmax(target/T), q = softmax(input/T)."""
-    x, t = accumulate(input, target)
-    log_p, log_q = (t / temperature).log_softmax(dim), (x / temperature).log_softmax(dim)
-    return _reduce(_log_distance(log_p, log_q).sum(dim) * temperature**2, reduction, input)
-
-
-# tensors: input, target, None. options: temperature, dim >= 0.
-_kl_div_with_logits = Op(reference_kl_div_with_logits, BOTH, _without_dim, differentiable=BOTH)
-
-
+@loss(
+    shape=_without_dim,
+    check=check_both_logits,
+    options={"temperature": Number(low=0, open=True), "dim": Dim()},
+    reductions=DIVERGENCE_REDUCTIONS,
+)
 def kl_div_with_logits(input, target, reduction="batchmean", *, temperature=1.0, dim=-1):
     """Kullback-Leibler divergence of a student's distribution from a teacher's, both given by logits.
 
@@ -130,34 +119,21 @@ def kl_div_with_logits(input, target, reduction="batchmean", *, temperature=1.0,
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
     Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network".
     """
-    name = "kl_div_with_logits"
-    check.pair(name, input, target, check.FLOATING)
-    code = check.divergence_reduction_code(name, reduction)
-    check.number(name, "temperature", temperature, 0, open_low=True)
-    dim = _dim(name, input, dim)
-    keywords = {"reduction": reduction, "temperature": temperature, "dim": dim}
-    return fused(_kl_div_with_logits, (input, target, None), (temperature, dim), code, keywords)
+    x, t = accumulate(input, target)
+    log_p, log_q = (t / temperature).log_softmax(dim), (x / temperature).log_softmax(dim)
+    return _reduce(_log_distance(log_p, log_q).sum(dim) * temperature**2, reduction, input)
 
 
 class KLDivWithLogitsLoss(LossModule, function=kl_div_with_logits):
     """Module of :func:`kl_div_with_logits`."""
 
 
-def reference_js_div_with_logits(input, target, reduction="batchmean", *, beta=0.5, dim=-1):
-    """beta Σ p (log p - log m) + (1-beta) Σ q (log q - log m), m = beta p + (1-beta) q."""
-    x, t = accumulate(input, target)
-    log_p, log_q = t.log_softmax(dim), x.log_softmax(dim)
-    empty = (log_p == -torch.inf) & (log_q == -torch.inf)
-    a, b = without(empty, log_p, log_q)
-    log_m = log_add_exp(a + math.log(beta), b + math.log1p(-beta))
-    loss = beta * _log_distance(log_p, log_m) + (1 - beta) * _log_distance(log_q, log_m)
-    return _reduce(loss.sum(dim), reduction, input)
-
-
-# tensors: input, target, None. options: beta, dim >= 0.
-_js_div_with_logits = Op(reference_js_div_with_logits, BOTH, _without_dim, differentiable=BOTH)
-
-
+@loss(
+    shape=_without_dim,
+    check=check_both_logits,
+    options={"beta": Number(low=0, high=1, open=True), "dim": Dim()},
+    reductions=DIVERGENCE_REDUCTIONS,
+)
 def js_div_with_logits(input, target, reduction="batchmean", *, beta=0.5, dim=-1):
     """Generalised Jensen-Shannon divergence of two distributions given by logits.
 
@@ -180,28 +156,17 @@ def js_div_with_logits(input, target, reduction="batchmean", *, beta=0.5, dim=-1
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
     Lin (1991), "Divergence measures based on the Shannon entropy".
     """
-    name = "js_div_with_logits"
-    check.pair(name, input, target, check.FLOATING)
-    code = check.divergence_reduction_code(name, reduction)
-    check.number(name, "beta", beta)
-    if not 0 < beta < 1:
-        raise ValueError(f"{name}: expected beta > 0 and < 1, got {beta!r}")
-    dim = _dim(name, input, dim)
-    keywords = {"reduction": reduction, "beta": beta, "dim": dim}
-    return fused(_js_div_with_logits, (input, target, None), (beta, dim), code, keywords)
+    x, t = accumulate(input, target)
+    log_p, log_q = t.log_softmax(dim), x.log_softmax(dim)
+    empty = (log_p == -torch.inf) & (log_q == -torch.inf)
+    a, b = without(empty, log_p, log_q)
+    log_m = log_add_exp(a + math.log(beta), b + math.log1p(-beta))
+    loss = beta * _log_distance(log_p, log_m) + (1 - beta) * _log_distance(log_q, log_m)
+    return _reduce(loss.sum(dim), reduction, input)
 
 
 class JSDivWithLogitsLoss(LossModule, function=js_div_with_logits):
     """Module of :func:`js_div_with_logits`."""
-
-
-def reference_gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reduction="batchmean"):
-    """½ Σ (pv - v - 1 + e^(v-pv) + (μ-pμ)² e^(-pv)) over the last dim; a missing prior part is 0."""
-    m, v, pm, pv = accumulate(mu, logvar, prior_mu, prior_logvar)
-    d = m if pm is None else m - pm
-    ratio = v if pv is None else v - pv
-    squared = d * d if pv is None else d * d * torch.exp(-pv)
-    return _reduce((exp_excess(ratio) + squared).sum(-1) / 2, reduction, mu)
 
 
 def _without_last(tensors, options, reduction):
@@ -209,12 +174,25 @@ def _without_last(tensors, options, reduction):
     return tensors[0].shape[:-1] if reduction == NONE else ()
 
 
-GAUSSIAN = ("mu", "logvar", "prior_mu", "prior_logvar")
+def check_gaussians(name, mu, logvar, prior_mu, prior_logvar):
+    """Floating tensors of one shape with at least one dimension; no prior is standard normal."""
+    check.alike(name, "logvar", logvar, mu, check.FLOATING)
+    if not mu.dim():
+        raise ValueError(f"{name}: expected mu with at least one dimension, got a tensor without any")
+    if prior_mu is not None:
+        check.alike(name, "prior_mu", prior_mu, mu, check.FLOATING)
+    if prior_logvar is not None:
+        check.alike(name, "prior_logvar", prior_logvar, mu, check.FLOATING)
 
-# options: none. All tensors have one shape and one dtype, or float32 (float64 for a float64 mu) where they differ.
-_gaussian_kl = Op(reference_gaussian_kl, GAUSSIAN, _without_last, differentiable=GAUSSIAN)
+
+def of_one_dtype(mu, logvar, prior_mu, prior_logvar):
+    """The tensors as they are where they have one dtype, else in mu's accumulation dtype."""
+    tensors = mu, logvar, prior_mu, prior_logvar
+    dtypes = {t.dtype for t in tensors if t is not None}
+    return tensors if len(dtypes) == 1 else accumulate(*tensors)
 
 
+@loss(shape=_without_last, check=check_gaussians, reductions=DIVERGENCE_REDUCTIONS, operands=of_one_dtype)
 def gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reduction="batchmean"):
     """Kullback-Leibler divergence of a diagonal Gaussian from a diagonal Gaussian prior.
 
@@ -232,21 +210,12 @@ def gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reduction="batchme
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Kingma and Welling (2014), "Auto-Encoding Variational Bayes", appendix B.
     """
-    name = "gaussian_kl"
-    check.pair(name, mu, logvar, check.FLOATING, ("mu", "logvar"))
-    if not mu.dim():
-        raise ValueError(f"{name}: expected mu with at least one dimension, got a tensor without any")
-    if prior_mu is not None:
-        check.pair(name, mu, prior_mu, check.FLOATING, ("mu", "prior_mu"))
-    if prior_logvar is not None:
-        check.pair(name, mu, prior_logvar, check.FLOATING, ("mu", "prior_logvar"))
-    code = check.divergence_reduction_code(name, reduction)
-    tensors = mu, logvar, prior_mu, prior_logvar
-    if any(t is not None and t.dtype is not mu.dtype for t in tensors):
-        dtype = accumulation_dtype(mu.dtype)
-        tensors = tuple(t if t is None else t.to(dtype) for t in tensors)
-    return fused(_gaussian_kl, tensors, (), code, {"reduction": reduction})
+    m, v, pm, pv = accumulate(mu, logvar, prior_mu, prior_logvar)
+    d = m if pm is None else m - pm
+    ratio = v if pv is None else v - pv
+    squared = d * d if pv is None else d * d * torch.exp(-pv)
+    return _reduce((exp_excess(ratio) + squared).sum(-1) / 2, reduction, mu)
 
 
-class GaussianKLLoss(LossModule, function=gaussian_kl, tensors=GAUSSIAN):
+class GaussianKLLoss(LossModule, function=gaussian_kl, tensors=("mu", "logvar", "prior_mu", "prior_logvar")):
     """Module of :func:`gaussian_kl`; `forward` takes the prior's tensors, where there are any, after mu and logvar."""

@@ -1,4 +1,4 @@
-"""Overlap of predicted and true regions (Dice, Jaccard, Tversky): reference, public function and Module of each.
+"""Overlap of predicted and true regions (Dice, Jaccard, Tversky): formulas that `loss` fuses, and Modules.
 
 All are ratios of three sums over the positions of a class: I = Σ p g, P = Σ p, G = Σ g (Σ p², Σ g² with `squared`).
 """
@@ -8,12 +8,21 @@ from __future__ import annotations
 import torch
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import NONE, REDUCTIONS, Op, accumulation_dtype
-from ._shared import accumulate, ignore_value, reduce
+from .._op import NONE
+from .._options import Choice, Flag, IgnoreIndex, Number
+from ._shared import accumulate, reduce
 
-ACTIVATIONS = {None: 0.0, "sigmoid": 1.0, "softmax": 2.0}
+REGION_OPTIONS = {
+    "activation": Choice({None: 0, "sigmoid": 1, "softmax": 2}),
+    "smooth_nr": Number(low=0),
+    "smooth_dr": Number(low=0),
+    "batch": Flag(),
+    "include_background": Flag(),
+    "ignore_index": IgnoreIndex(),
+}
+DICE_OPTIONS = {**REGION_OPTIONS, "squared": Flag()}
 
 
 def read_regions(input, target, activation, ignore_index):
@@ -64,90 +73,69 @@ def reduce_classes(loss, weight, reduction):
     return reduce(loss if weight is None else loss * weight.to(loss.dtype), reduction)
 
 
-def check_overlap(
-    name, input, target, weight, *, reduction, activation, smooth_nr, smooth_dr, batch, include_background,
-    ignore_index, squared=False, reductions=REDUCTIONS,
-):  # fmt: skip
-    """Check the arguments all overlap losses share; the target as the op reads it, the options, the reduction code."""
-    check.tensor(name, "input", input)
+def dice_of_sums(I, P, G, smooth_nr, smooth_dr, ignore_index):  # noqa: E741
+    """The Dice loss of each class."""
+    return one_minus_ratio(2 * I + smooth_nr, P + G + smooth_dr, P, G, ignore_index)
+
+
+def check_regions(name, input, target, weight, include_background, ignore_index):
+    """An input (B, C, ...), a target of its shape or (B, ...), a weight of each class that counts or None."""
     if input.ndim < 2:
         raise ValueError(f"{name}: expected input of shape (B, C, ...), got {tuple(input.shape)}")
-    shape, classes = input.shape, input.shape[1]
-    per_position = shape[:1] + shape[2:]
-    check.tensor(name, "target", target, check.DENSE_OR_INDEX)
-    if target.shape == shape:
-        check.tensor(name, "target", target, check.DENSE)
-    elif target.shape != per_position:
-        raise ValueError(
-            f"{name}: expected target of shape {tuple(shape)} or {tuple(per_position)}, got {tuple(target.shape)}"
-        )
-    elif classes == 1:
-        target = target.unsqueeze(1)
-        if target.dtype not in check.DENSE:
-            target = target.to(accumulation_dtype(input.dtype))
-    else:
-        check.tensor(name, "target", target, check.CLASS_INDEX)
+    check.tensor(name, "target", target, check.DENSE)
     check.same_device(name, "target", target, input)
-    code = check.reduction_code(name, reduction, reductions)
-    activation = check.choice(name, "activation", activation, ACTIVATIONS)
-    check.number(name, "smooth_nr", smooth_nr, 0)
-    check.number(name, "smooth_dr", smooth_dr, 0)
-    check.flag(name, "squared", squared)
-    check.flag(name, "batch", batch)
-    check.flag(name, "include_background", include_background)
-    if ignore_index is not None:
-        check.number(name, "ignore_index", ignore_index)
+    shape, classes = input.shape, input.shape[1]
+    if target.shape != shape:
+        _check_one_per_position(name, input, target, ignore_index)
     if not include_background:
+        if classes < 2:
+            raise ValueError(f"{name}: expected at least 2 classes with include_background=False, got {classes}")
         classes -= 1
-        if classes == 0:
-            raise ValueError(f"{name}: expected at least 2 classes with include_background=False, got 1")
     if weight is not None:
         check.shaped(name, "weight", weight, (classes,), input)
-    flags = float(batch), float(include_background)
-    options = (activation, float(smooth_nr), float(smooth_dr), *flags, ignore_value(ignore_index), float(squared))
-    return target, options, code
+
+
+def _check_one_per_position(name, input, target, ignore_index):
+    """A target (B, ...): class indices, or the mask of a single class."""
+    shape, positions = tuple(input.shape), tuple(input.shape[:1] + input.shape[2:])
+    if target.shape != positions:
+        raise ValueError(f"{name}: expected target of shape {shape} or {positions}, got {tuple(target.shape)}")
+    if shape[1] == 1:
+        return
+    check.tensor(name, "target of class indices", target, check.CLASS_INDEX)
+    if ignore_index is not None and ignore_index != int(ignore_index):
+        raise ValueError(f"{name}: expected ignore_index to be an integer with class indices, got {ignore_index}")
+
+
+def region_operands(input, target, weight):
+    """The op's tensors: a target (B, ...) of a single class is its mask (B, 1, ...)."""
+    if input.shape[1] == 1 and target.ndim < input.ndim:
+        target = target.unsqueeze(1)
+    return input, target, weight
 
 
 def _losses_shape(tensors, options, reduction):
     """(B, C') for "none", (C',) with `batch`, else a scalar."""
     if reduction != NONE:
         return ()
-    classes = tensors[0].shape[1] - (0 if options[4] else 1)
-    return (classes,) if options[3] else (tensors[0].shape[0], classes)
+    batch, classes, *_ = tensors[0].shape
+    counted = classes if options["include_background"] else classes - 1
+    return (counted,) if options["batch"] else (batch, counted)
 
 
 def sums_shape(tensors, options, reduction):
     """(B, C, 3), or (1, C, 3) with `batch`: I, P, G of each class, the background's too."""
-    return [(1 if options[3] else tensors[0].shape[0], tensors[0].shape[1], 3)]
+    batch, classes, *_ = tensors[0].shape
+    return [(1 if options["batch"] else batch, classes, 3)]
 
 
-def _op(reference):
-    """An overlap op.
-
-    tensors: input (B, C, *); target of the same shape (any dense dtype), or class indices (B, *) (uint8, int32, int64),
-        told apart by the number of dimensions (C = 1 never comes with indices); weight (C',), any dense dtype, or None.
-    options: activation (0 none, 1 sigmoid, 2 softmax), smooth_nr, smooth_dr, batch, include_background,
-        ignore_index (NaN: none; compared in the accumulation dtype with a dense target), then squared, for Tversky
-        alpha, beta, gamma. squared, batch, include_background are 0 or 1.
-    saved: the sums I, P, G of `sums_shape`, from which the backward takes each class's coefficients.
-    """
-    return Op(reference, ("input", "target", "weight"), _losses_shape, saved=1, saved_shapes=sums_shape)
-
-
-def reference_dice_loss(
-    input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
-    include_background=True, ignore_index=None, weight=None, reduction="mean",
-):  # fmt: skip
-    """1 - (2I + smooth_nr) / (P + G + smooth_dr) of each class; 0/0 gives 0."""
-    regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, squared, batch, include_background)  # noqa: E741
-    loss = one_minus_ratio(2 * I + smooth_nr, P + G + smooth_dr, P, G, ignore_index)
-    return reduce_classes(loss, weight, reduction)
-
-
-_dice_loss = _op(reference_dice_loss)
-
-
+@loss(
+    shape=_losses_shape,
+    saved_shapes=sums_shape,
+    check=check_regions,
+    operands=region_operands,
+    options=DICE_OPTIONS,
+)
 def dice_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
     include_background=True, ignore_index=None, weight=None, reduction="mean",
@@ -182,32 +170,23 @@ def dice_loss(
     the CPU and a device assertion on CUDA.
     Milletari et al., "V-Net" (2016); the form and the options of MONAI's ``DiceLoss``.
     """
-    keywords = {
-        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
-    }  # fmt: skip
-    target, options, code = check_overlap("dice_loss", input, target, weight, **keywords)
-    return fused(_dice_loss, (input, target, weight), options, code, keywords)
+    regions = read_regions(input, target, activation, ignore_index)
+    sums = region_sums(*regions, activation, squared, batch, include_background)
+    loss = dice_of_sums(*sums, smooth_nr, smooth_dr, ignore_index)
+    return reduce_classes(loss, weight, reduction)
 
 
 class DiceLoss(LossModule, function=dice_loss):
     """Module of :func:`dice_loss`; `weight` is a buffer."""
 
 
-def reference_jaccard_loss(
-    input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
-    include_background=True, ignore_index=None, weight=None, reduction="mean",
-):  # fmt: skip
-    """1 - (I + smooth_nr) / (P + G - I + smooth_dr) of each class; 0/0 gives 0."""
-    regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, squared, batch, include_background)  # noqa: E741
-    loss = one_minus_ratio(I + smooth_nr, P + G - I + smooth_dr, P, G, ignore_index)
-    return reduce_classes(loss, weight, reduction)
-
-
-_jaccard_loss = _op(reference_jaccard_loss)
-
-
+@loss(
+    shape=_losses_shape,
+    saved_shapes=sums_shape,
+    check=check_regions,
+    operands=region_operands,
+    options=DICE_OPTIONS,
+)
 def jaccard_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
     include_background=True, ignore_index=None, weight=None, reduction="mean",
@@ -219,35 +198,28 @@ def jaccard_loss(
     Arguments, result, special values and errors are those of :func:`dice_loss`.
     Rahman and Wang, "Optimizing intersection-over-union in deep neural networks" (2016).
     """
-    keywords = {
-        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared": squared, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
-    }  # fmt: skip
-    target, options, code = check_overlap("jaccard_loss", input, target, weight, **keywords)
-    return fused(_jaccard_loss, (input, target, weight), options, code, keywords)
+    regions = read_regions(input, target, activation, ignore_index)
+    I, P, G = region_sums(*regions, activation, squared, batch, include_background)  # noqa: E741
+    loss = one_minus_ratio(I + smooth_nr, P + G - I + smooth_dr, P, G, ignore_index)
+    return reduce_classes(loss, weight, reduction)
 
 
 class JaccardLoss(LossModule, function=jaccard_loss):
     """Module of :func:`jaccard_loss`; `weight` is a buffer."""
 
 
-def reference_tversky_loss(
-    input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, batch=False, include_background=True,
-    ignore_index=None, weight=None, reduction="mean", alpha=0.5, beta=0.5, gamma=1.0,
-):  # fmt: skip
-    """max(0, 1 - (I + smooth_nr) / (I + alpha (P-I) + beta (G-I) + smooth_dr)) ** gamma; 0/0 gives 0."""
-    regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, False, batch, include_background)  # noqa: E741
-    denominator = I + alpha * (P - I) + beta * (G - I) + smooth_dr
-    base = one_minus_ratio(I + smooth_nr, denominator, P, G, ignore_index)
-    vanishes = base <= 0
-    loss = torch.where(vanishes, 0, torch.where(vanishes, 1, base) ** gamma)
-    return reduce_classes(loss, weight, reduction)
-
-
-_tversky_loss = _op(reference_tversky_loss)
-
-
+@loss(
+    shape=_losses_shape,
+    saved_shapes=sums_shape,
+    check=check_regions,
+    operands=region_operands,
+    options={
+        **REGION_OPTIONS,
+        "alpha": Number(low=0),
+        "beta": Number(low=0),
+        "gamma": Number(low=0, open=True),
+    },
+)
 def tversky_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, batch=False, include_background=True,
     ignore_index=None, weight=None, reduction="mean", alpha=0.5, beta=0.5, gamma=1.0,
@@ -263,18 +235,13 @@ def tversky_loss(
     The other arguments, result, special values and errors are those of :func:`dice_loss`, without `squared`.
     Salehi et al. (2017), "Tversky loss function"; Abraham and Khan (2019), "A novel focal Tversky loss".
     """
-    name = "tversky_loss"
-    overlap = {
-        "activation": activation, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "batch": batch,
-        "include_background": include_background, "ignore_index": ignore_index, "reduction": reduction,
-    }  # fmt: skip
-    target, options, code = check_overlap(name, input, target, weight, **overlap)
-    check.number(name, "alpha", alpha, 0)
-    check.number(name, "beta", beta, 0)
-    check.number(name, "gamma", gamma, 0, open_low=True)
-    options = (*options[:-1], float(alpha), float(beta), float(gamma))
-    keywords = {**overlap, "alpha": alpha, "beta": beta, "gamma": gamma}
-    return fused(_tversky_loss, (input, target, weight), options, code, keywords)
+    regions = read_regions(input, target, activation, ignore_index)
+    I, P, G = region_sums(*regions, activation, False, batch, include_background)  # noqa: E741
+    denominator = I + alpha * (P - I) + beta * (G - I) + smooth_dr
+    base = one_minus_ratio(I + smooth_nr, denominator, P, G, ignore_index)
+    vanishes = base <= 0
+    loss = torch.where(vanishes, 0, torch.where(vanishes, 1, base) ** gamma)
+    return reduce_classes(loss, weight, reduction)
 
 
 class TverskyLoss(LossModule, function=tversky_loss):

@@ -1,13 +1,13 @@
-"""Ranking losses over lists of items (approximate NDCG, LambdaRank): reference, public function and Module of each."""
+"""Ranking losses over lists of items (approximate NDCG, LambdaRank): formulas that `loss` fuses, and Modules."""
 
 from __future__ import annotations
 
 import torch
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import Op
+from .._options import Integer, Number
 from ._shared import accumulate, reduce, rows_shape, softplus
 
 
@@ -39,41 +39,20 @@ def ideal_dcg(gain, k):
     return (best * discount(torch.arange(1, n + 1, device=gain.device, dtype=gain.dtype))).sum(1)
 
 
-def reference_approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, reduction="mean"):
-    """1 - Σ_i (2^rel_i - 1) / log2(1 + rank_i) / IDCG@k, rank_i = 1 + Σ_{j≠i} sigmoid((s_j - s_i) / temperature)."""
-    s, gain, real = read_lists(scores, relevance, mask)
-    ideal = ideal_dcg(gain, k)
-    empty = ideal == 0
-    counted = real & ~empty.unsqueeze(1)
-    if k is not None:
-        counted = counted & (current_ranks(s, real) <= k)
-    # No lead of an item that does not count is formed: NaN there would reach the gradient, times 0.
-    itself = torch.eye(s.shape[1], dtype=torch.bool, device=s.device)
-    others = counted.unsqueeze(2) & real.unsqueeze(1) & ~itself
-    lead = torch.where(others, s.unsqueeze(1) - s.unsqueeze(2), 0) / temperature
-    rank = 1 + torch.where(others, lead.sigmoid(), 0).sum(2)
-    terms = torch.where(counted, gain * discount(rank), 0)
-    loss = torch.where(empty, 0, 1 - terms.sum(1) / torch.where(empty, 1, ideal))
-    return reduce(loss, reduction)
-
-
-# tensors of both ops: scores (B, n), relevance (B, n) of any dense dtype, mask (B, n) bool or None.
-# options: temperature, k (0: none).
-_approx_ndcg_loss = Op(
-    reference_approx_ndcg_loss, ("scores", "relevance", "mask"), rows_shape, differentiable=("scores",)
-)
-
-
-def _check_lists(name, scores, relevance, k, mask):
-    check.pair(name, scores, relevance, names=("scores", "relevance"))
+def check_lists(name, scores, relevance, mask):
+    """Scores (B, n), a relevance of each and, if given, a bool mask."""
+    check.alike(name, "relevance", relevance, scores)
     if scores.ndim != 2:
         raise ValueError(f"{name}: expected scores of shape (B, n), got {tuple(scores.shape)}")
     if mask is not None:
-        check.shaped(name, "mask", mask, scores.shape, scores, frozenset({torch.bool}))
-    if k is not None:
-        check.integer(name, "k", k, 1)
+        check.alike(name, "mask", mask, scores, frozenset({torch.bool}))
 
 
+@loss(
+    shape=rows_shape,
+    check=check_lists,
+    options={"temperature": Number(low=0, open=True), "k": Integer(low=1, none=0)},
+)
 def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, reduction="mean"):
     """1 - NDCG of each list, its ranks replaced by smooth ones.
 
@@ -99,40 +78,31 @@ def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, r
     Qin, Liu and Li, "A general approximation framework for direct optimization of information retrieval measures"
     (2010).
     """
-    name = "approx_ndcg_loss"
-    _check_lists(name, scores, relevance, k, mask)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "temperature", temperature, 0, open_low=True)
-    keywords = {"temperature": temperature, "k": k, "reduction": reduction}
-    return fused(_approx_ndcg_loss, (scores, relevance, mask), (float(temperature), float(k or 0)), code, keywords)
+    s, gain, real = read_lists(scores, relevance, mask)
+    ideal = ideal_dcg(gain, k)
+    empty = ideal == 0
+    counted = real & ~empty.unsqueeze(1)
+    if k is not None:
+        counted = counted & (current_ranks(s, real) <= k)
+    # No lead of an item that does not count is formed: NaN there would reach the gradient, times 0.
+    itself = torch.eye(s.shape[1], dtype=torch.bool, device=s.device)
+    others = counted.unsqueeze(2) & real.unsqueeze(1) & ~itself
+    lead = torch.where(others, s.unsqueeze(1) - s.unsqueeze(2), 0) / temperature
+    rank = 1 + torch.where(others, lead.sigmoid(), 0).sum(2)
+    terms = torch.where(counted, gain * discount(rank), 0)
+    loss = torch.where(empty, 0, 1 - terms.sum(1) / torch.where(empty, 1, ideal))
+    return reduce(loss, reduction)
 
 
 class ApproxNDCGLoss(LossModule, function=approx_ndcg_loss, tensors=("scores", "relevance", "mask")):
     """Module of :func:`approx_ndcg_loss`; `forward(scores, relevance, mask=None)`."""
 
 
-def reference_lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reduction="mean"):
-    """Σ over rel_i > rel_j of log(1 + e^(-sigma (s_i - s_j))) |gain_i - gain_j| |D_i - D_j| / IDCG@k, D 1/log2(1+r)."""
-    s, gain, real = read_lists(scores, relevance, mask)
-    rank = current_ranks(s, real)
-    pairs = (gain.unsqueeze(2) > gain.unsqueeze(1)) & real.unsqueeze(2) & real.unsqueeze(1)
-    if k is not None:
-        pairs = pairs & (rank <= k).unsqueeze(2) & (rank <= k).unsqueeze(1)
-    lead = torch.where(pairs, s.unsqueeze(2) - s.unsqueeze(1), 0)
-    d = discount(rank)
-    weight = (gain.unsqueeze(2) - gain.unsqueeze(1)) * (d.unsqueeze(2) - d.unsqueeze(1)).abs()
-    total = torch.where(pairs, weight * softplus(-sigma * lead), 0).sum((1, 2))
-    ideal = ideal_dcg(gain, k)
-    empty = ideal == 0
-    return reduce(torch.where(empty, 0, total / torch.where(empty, 1, ideal)), reduction)
-
-
-# options: sigma, k (0: none).
-_lambda_ndcg_loss = Op(
-    reference_lambda_ndcg_loss, ("scores", "relevance", "mask"), rows_shape, differentiable=("scores",)
+@loss(
+    shape=rows_shape,
+    check=check_lists,
+    options={"sigma": Number(low=0, open=True), "k": Integer(low=1, none=0)},
 )
-
-
 def lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reduction="mean"):
     """LambdaRank: a logistic loss of each pair, weighted by what exchanging the two would change in NDCG.
 
@@ -158,12 +128,18 @@ def lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reducti
     Burges, "From RankNet to LambdaRank to LambdaMART: an overview" (2010); Wang et al., "The LambdaLoss framework for
     ranking metric optimization" (2018).
     """
-    name = "lambda_ndcg_loss"
-    _check_lists(name, scores, relevance, k, mask)
-    code = check.reduction_code(name, reduction)
-    check.number(name, "sigma", sigma, 0, open_low=True)
-    keywords = {"sigma": sigma, "k": k, "reduction": reduction}
-    return fused(_lambda_ndcg_loss, (scores, relevance, mask), (float(sigma), float(k or 0)), code, keywords)
+    s, gain, real = read_lists(scores, relevance, mask)
+    rank = current_ranks(s, real)
+    pairs = (gain.unsqueeze(2) > gain.unsqueeze(1)) & real.unsqueeze(2) & real.unsqueeze(1)
+    if k is not None:
+        pairs = pairs & (rank <= k).unsqueeze(2) & (rank <= k).unsqueeze(1)
+    lead = torch.where(pairs, s.unsqueeze(2) - s.unsqueeze(1), 0)
+    d = discount(rank)
+    weight = (gain.unsqueeze(2) - gain.unsqueeze(1)) * (d.unsqueeze(2) - d.unsqueeze(1)).abs()
+    total = torch.where(pairs, weight * softplus(-sigma * lead), 0).sum((1, 2))
+    ideal = ideal_dcg(gain, k)
+    empty = ideal == 0
+    return reduce(torch.where(empty, 0, total / torch.where(empty, 1, ideal)), reduction)
 
 
 class LambdaNDCGLoss(LossModule, function=lambda_ndcg_loss, tensors=("scores", "relevance", "mask")):

@@ -1,18 +1,12 @@
-"""Regression losses: each one's reference, public function and Module side by side.
-
-Their ops share the elementwise signature: tensors (input, target, weight, None); gradients to input and target.
-"""
+"""Regression losses: formulas in plain PyTorch, which `loss` fuses, and Modules."""
 
 from __future__ import annotations
 
-from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import Op
+from .._options import Number
 from ._shared import accumulate, elementwise_shape, reduce
-
-TENSORS = ("input", "target", "weight")
-BOTH = ("input", "target")
+from .binary import check_weighted, weighted_operands
 
 
 def _reduce(loss, weight, reduction):
@@ -28,24 +22,7 @@ def huber(d, delta):
     return c * (d - c / 2)
 
 
-def _arguments(name, input, target, reduction, weight):
-    """The checked weight and the reduction's code."""
-    check.pair(name, input, target)
-    code = check.reduction_code(name, reduction)
-    return None if weight is None else check.broadcastable(name, "weight", weight, input), code
-
-
-def reference_mse_loss(input, target, reduction="mean", *, weight=None):
-    """w (x-t)²; the mean divides by the sum of w."""
-    x, t, w = accumulate(input, target, weight)
-    d = x - t
-    return _reduce(d * d, w, reduction)
-
-
-# options: none.
-_mse_loss = Op(reference_mse_loss, TENSORS, elementwise_shape, differentiable=BOTH)
-
-
+@loss(shape=elementwise_shape, check=check_weighted, operands=weighted_operands)
 def mse_loss(input, target, reduction="mean", *, weight=None):
     """Squared error.
 
@@ -65,24 +42,16 @@ def mse_loss(input, target, reduction="mean", *, weight=None):
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.mse_loss`.
     """
-    weight, code = _arguments("mse_loss", input, target, reduction, weight)
-    return fused(_mse_loss, (input, target, weight, None), (), code, {"reduction": reduction})
+    x, t, w = accumulate(input, target, weight)
+    d = x - t
+    return _reduce(d * d, w, reduction)
 
 
 class MSELoss(LossModule, function=mse_loss):
     """Module of :func:`mse_loss`; `weight` is a buffer."""
 
 
-def reference_l1_loss(input, target, reduction="mean", *, weight=None):
-    """w |x-t|, gradient 0 at x = t; the mean divides by the sum of w."""
-    x, t, w = accumulate(input, target, weight)
-    return _reduce((x - t).abs(), w, reduction)
-
-
-# options: none.
-_l1_loss = Op(reference_l1_loss, TENSORS, elementwise_shape, differentiable=BOTH)
-
-
+@loss(shape=elementwise_shape, check=check_weighted, operands=weighted_operands)
 def l1_loss(input, target, reduction="mean", *, weight=None):
     """Absolute error.
 
@@ -102,24 +71,20 @@ def l1_loss(input, target, reduction="mean", *, weight=None):
     NaN. Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.l1_loss`.
     """
-    weight, code = _arguments("l1_loss", input, target, reduction, weight)
-    return fused(_l1_loss, (input, target, weight, None), (), code, {"reduction": reduction})
+    x, t, w = accumulate(input, target, weight)
+    return _reduce((x - t).abs(), w, reduction)
 
 
 class L1Loss(LossModule, function=l1_loss):
     """Module of :func:`l1_loss`; `weight` is a buffer."""
 
 
-def reference_huber_loss(input, target, reduction="mean", delta=1.0, *, weight=None):
-    """w (d²/2 for |d| <= delta, else delta (|d| - delta/2)), d = x-t; the mean divides by the sum of w."""
-    x, t, w = accumulate(input, target, weight)
-    return _reduce(huber(x - t, delta), w, reduction)
-
-
-# options: delta.
-_huber_loss = Op(reference_huber_loss, TENSORS, elementwise_shape, differentiable=BOTH)
-
-
+@loss(
+    shape=elementwise_shape,
+    check=check_weighted,
+    operands=weighted_operands,
+    options={"delta": Number(low=0, open=True)},
+)
 def huber_loss(input, target, reduction="mean", delta=1.0, *, weight=None):
     """Huber's loss: squared error near 0, absolute error beyond delta.
 
@@ -142,26 +107,20 @@ def huber_loss(input, target, reduction="mean", delta=1.0, *, weight=None):
     Huber (1964), "Robust estimation of a location parameter"; same as :func:`torch.nn.functional.huber_loss`, except
     that torch's mean with a weight divides by the number of elements.
     """
-    weight, code = _arguments("huber_loss", input, target, reduction, weight)
-    check.number("huber_loss", "delta", delta, 0, open_low=True)
-    return fused(_huber_loss, (input, target, weight, None), (delta,), code, {"reduction": reduction, "delta": delta})
+    x, t, w = accumulate(input, target, weight)
+    return _reduce(huber(x - t, delta), w, reduction)
 
 
 class HuberLoss(LossModule, function=huber_loss):
     """Module of :func:`huber_loss`; `weight` is a buffer."""
 
 
-def reference_smooth_l1_loss(input, target, reduction="mean", beta=1.0, *, weight=None):
-    """w (d²/(2 beta) for |d| < beta, else |d| - beta/2), d = x-t; the mean divides by the sum of w."""
-    x, t, w = accumulate(input, target, weight)
-    d = x - t
-    return _reduce(d.abs() if beta == 0 else huber(d, beta) / beta, w, reduction)
-
-
-# options: beta.
-_smooth_l1_loss = Op(reference_smooth_l1_loss, TENSORS, elementwise_shape, differentiable=BOTH)
-
-
+@loss(
+    shape=elementwise_shape,
+    check=check_weighted,
+    operands=weighted_operands,
+    options={"beta": Number(low=0, divides=True)},
+)
 def smooth_l1_loss(input, target, reduction="mean", beta=1.0, *, weight=None):
     """Absolute error, rounded off by a parabola within beta.
 
@@ -183,9 +142,9 @@ def smooth_l1_loss(input, target, reduction="mean", beta=1.0, *, weight=None):
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or beta.
     Girshick (2015), "Fast R-CNN"; same as :func:`torch.nn.functional.smooth_l1_loss`.
     """
-    weight, code = _arguments("smooth_l1_loss", input, target, reduction, weight)
-    check.number("smooth_l1_loss", "beta", beta, 0)
-    return fused(_smooth_l1_loss, (input, target, weight, None), (beta,), code, {"reduction": reduction, "beta": beta})
+    x, t, w = accumulate(input, target, weight)
+    d = x - t
+    return _reduce(d.abs() if beta == 0 else huber(d, beta) / beta, w, reduction)
 
 
 class SmoothL1Loss(LossModule, function=smooth_l1_loss):

@@ -1,52 +1,17 @@
-"""Expected BLEU of the token distributions of a sequence model: reference, public function and Module."""
+"""Expected BLEU of the token distributions of a sequence model: the formula, which `loss` fuses, and the Module."""
 
 from __future__ import annotations
 
 import torch
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import Op, accumulation_dtype
+from .._op import accumulation_dtype
+from .._options import Integer, Number
 from ._shared import reduce, rows_shape
 
 LENGTHS = frozenset({torch.int32, torch.int64})
-
-
-def reference_expected_bleu_loss(
-    logits, target, *, max_order=4, logits_lengths=None, target_lengths=None, smooth=1.0, reduction="mean"
-):
-    """1 - BP exp(mean_n log precision_n), precision_n = (Σ_g min(E[count_g], count_g) + k_n) / (T-n+1 + k_n)."""
-    (B, T, _), U = logits.shape, target.shape[1]
-    x = logits.to(accumulation_dtype(logits.dtype))
-    t_length = _lengths(logits_lengths, logits, T)
-    u_length = _lengths(target_lengths, logits, U)
-    t_inside = torch.arange(T, device=x.device) < t_length.unsqueeze(1)
-    u_inside = torch.arange(U, device=x.device) < u_length.unsqueeze(1)
-    tokens = torch.where(u_inside, target.long(), 0)
-    p = torch.where(t_inside.unsqueeze(2), x, 0).softmax(2)
-    p = p.gather(2, tokens.unsqueeze(1).expand(B, T, U))
-    p = torch.where(t_inside.unsqueeze(2) & u_inside.unsqueeze(1), p, 0)
-    same = (tokens.unsqueeze(1) == tokens.unsqueeze(2)) & u_inside.unsqueeze(1) & u_inside.unsqueeze(2)
-
-    # of each reference n-gram, at its start: the probability at each position, and its equals in the reference
-    chance, equal = p, same
-    logs, hopeless = [], torch.zeros_like(t_length, dtype=torch.bool)
-    for n in range(1, max_order + 1):
-        if n > 1:
-            chance = chance[:, :-1, :-1] * p[:, n - 1 :, n - 1 :]
-            equal = equal[:, :-1, :-1] & same[:, n - 1 :, n - 1 :]
-        expected, count = chance.sum(1), equal.sum(2).to(x.dtype)
-        clipped = torch.where(expected > count, count, expected)
-        matches = (clipped / count.clamp(min=1)).sum(1)
-        k = smooth if n > 1 else 0
-        total = (t_length - n + 1).clamp(min=0).to(x.dtype) + k
-        none = matches + k < torch.finfo(x.dtype).tiny
-        hopeless = hopeless | none
-        logs.append((torch.where(none, 1, matches + k) / torch.where(none, 1, total)).log())
-    shortfall = u_length.to(x.dtype) / t_length.clamp(min=1).to(x.dtype) - 1
-    log_bleu = sum(logs) / max_order - shortfall.clamp(min=0)
-    return reduce(torch.where(hopeless, 1, 1 - log_bleu.exp()), reduction)
 
 
 def _lengths(lengths, logits, full):
@@ -55,17 +20,25 @@ def _lengths(lengths, logits, full):
     return lengths.long()
 
 
-# tensors: logits (B, T, V), target (B, U) (uint8, int32 or int64), logits_lengths and target_lengths (B,) (int32 or
-# int64) or None. options: max_order, smooth. Lengths outside [0, T] or [0, U] and classes outside [0, V) inside the
-# length are refused; nothing beyond a length is read, and its gradient is 0.
-_expected_bleu_loss = Op(
-    reference_expected_bleu_loss,
-    ("logits", "target", "logits_lengths", "target_lengths"),
-    rows_shape,
-    differentiable=("logits",),
+def check_sentences(name, logits, target, logits_lengths, target_lengths):
+    """Logits (B, T, V), class indices (B, U) and, if given, lengths (B,)."""
+    check.tensor(name, "target", target, check.CLASS_INDEX)
+    if logits.ndim != 3:
+        raise ValueError(f"{name}: expected logits of shape (B, T, V), got {tuple(logits.shape)}")
+    batch = logits.shape[:1]
+    if target.ndim != 2 or target.shape[:1] != batch:
+        raise ValueError(f"{name}: expected target of shape ({batch[0]}, U), got {tuple(target.shape)}")
+    check.same_device(name, "target", target, logits)
+    for argument, value in (("logits_lengths", logits_lengths), ("target_lengths", target_lengths)):
+        if value is not None:
+            check.shaped(name, argument, value, batch, logits, LENGTHS)
+
+
+@loss(
+    shape=rows_shape,
+    check=check_sentences,
+    options={"max_order": Integer(low=1, high=1024), "smooth": Number(low=0)},
 )
-
-
 def expected_bleu_loss(
     logits, target, *, max_order=4, logits_lengths=None, target_lengths=None, smooth=1.0, reduction="mean"
 ):
@@ -81,7 +54,7 @@ def expected_bleu_loss(
     Args:
         logits: (B, T, V); float32, float64, float16 or bfloat16.
         target: the references' tokens (B, U), in [0, V); uint8, int32 or int64.
-        max_order: N >= 1, the longest n-gram.
+        max_order: N, the longest n-gram, from 1 to 1024.
         logits_lengths, target_lengths: (B,), int32 or int64: the T and U of each sample; beyond them nothing is read.
         smooth: added to numerator and denominator of the orders above 1, >= 0.
         reduction: "none", "mean" (over the samples) or "sum".
@@ -97,24 +70,36 @@ def expected_bleu_loss(
     Papineni et al., "BLEU" (2002); Shao et al., "Minimizing the bag-of-ngrams difference" (2020). With one-hot
     distributions, sacrebleu's sentence BLEU with ``smooth_method="add-k"``.
     """
-    name = "expected_bleu_loss"
-    check.tensor(name, "logits", logits)
-    check.tensor(name, "target", target, check.CLASS_INDEX)
-    if logits.ndim != 3:
-        raise ValueError(f"{name}: expected logits of shape (B, T, V), got {tuple(logits.shape)}")
-    batch = logits.shape[:1]
-    if target.ndim != 2 or target.shape[:1] != batch:
-        raise ValueError(f"{name}: expected target of shape ({batch[0]}, U), got {tuple(target.shape)}")
-    check.same_device(name, "target", target, logits)
-    for argument, value in (("logits_lengths", logits_lengths), ("target_lengths", target_lengths)):
-        if value is not None:
-            check.shaped(name, argument, value, batch, logits, LENGTHS)
-    code = check.reduction_code(name, reduction)
-    check.integer(name, "max_order", max_order, 1)
-    check.number(name, "smooth", smooth, 0)
-    keywords = {"max_order": max_order, "smooth": smooth, "reduction": reduction}
-    tensors = logits, target, logits_lengths, target_lengths
-    return fused(_expected_bleu_loss, tensors, (float(max_order), float(smooth)), code, keywords)
+    (B, T, _), U = logits.shape, target.shape[1]
+    x = logits.to(accumulation_dtype(logits.dtype))
+    t_length = _lengths(logits_lengths, logits, T)
+    u_length = _lengths(target_lengths, logits, U)
+    t_inside = torch.arange(T, device=x.device) < t_length.unsqueeze(1)
+    u_inside = torch.arange(U, device=x.device) < u_length.unsqueeze(1)
+    tokens = torch.where(u_inside, target.long(), 0)
+    p = torch.where(t_inside.unsqueeze(2), x, 0).softmax(2)
+    p = p.gather(2, tokens.unsqueeze(1).expand(B, T, U))
+    p = torch.where(t_inside.unsqueeze(2) & u_inside.unsqueeze(1), p, 0)
+    same = (tokens.unsqueeze(1) == tokens.unsqueeze(2)) & u_inside.unsqueeze(1) & u_inside.unsqueeze(2)
+
+    # of each reference n-gram, at its start: the probability at each position, and its equals in the reference
+    chance, equal = p, same
+    logs, hopeless = [], torch.zeros_like(t_length, dtype=torch.bool)
+    for n in range(1, min(max_order, T + 1) + 1):  # all orders above T are as T + 1
+        if n > 1:
+            chance = chance[:, :-1, :-1] * p[:, n - 1 :, n - 1 :]
+            equal = equal[:, :-1, :-1] & same[:, n - 1 :, n - 1 :]
+        expected, count = chance.sum(1), equal.sum(2).to(x.dtype)
+        clipped = torch.where(expected > count, count, expected)
+        matches = (clipped / count.clamp(min=1)).sum(1)
+        k = smooth if n > 1 else 0
+        total = (t_length - n + 1).clamp(min=0).to(x.dtype) + k
+        none = matches + k < torch.finfo(x.dtype).tiny
+        hopeless = hopeless | none
+        logs.append((torch.where(none, 1, matches + k) / torch.where(none, 1, total)).log())
+    shortfall = u_length.to(x.dtype) / t_length.clamp(min=1).to(x.dtype) - 1
+    log_bleu = sum(logs) / max_order - shortfall.clamp(min=0)
+    return reduce(torch.where(hopeless, 1, 1 - log_bleu.exp()), reduction)
 
 
 class ExpectedBLEULoss(

@@ -1,45 +1,33 @@
-"""Loss of a variational autoencoder: reference, public function and Module."""
+"""Loss of a variational autoencoder: the formula, which `loss` fuses, and the Module."""
 
 from __future__ import annotations
 
 from .. import _checks as check
-from .._autograd import fused
+from .._loss import loss
 from .._module import LossModule
-from .._ops import Op
+from .._options import Choice, Number
 from ._shared import accumulate, exp_excess, reduce, rows_shape
 from .binary import cross_entropy_of_logits, cross_entropy_of_probabilities
 
-LIKELIHOODS = {"bernoulli": 0.0, "bernoulli_logits": 1.0, "gaussian": 2.0}
+LIKELIHOODS = Choice({"bernoulli": 0, "bernoulli_logits": 1, "gaussian": 2})
 
 
-def reference_vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta=1.0, reduction="mean"):
-    """Σ nll(reconstruction, target) + beta ½ Σ (e^logvar - logvar - 1 + mu²) of each sample, and both terms."""
-    x, t, mu, logvar = accumulate(reconstruction, target, mu, logvar)
-    if likelihood == "bernoulli":
-        nll = cross_entropy_of_probabilities(x, t)
-    elif likelihood == "bernoulli_logits":
-        nll = cross_entropy_of_logits(x, t)
-    else:
-        nll = (t - x) ** 2
-    divergence = (exp_excess(logvar) + mu**2) / 2
-    nll, divergence = (v.sum(tuple(range(1, v.ndim))) if v.ndim > 1 else v for v in (nll, divergence))
-    reconstruction_term, kl_term = reduce(nll, reduction), reduce(divergence, reduction)
-    return reconstruction_term + beta * kl_term, reconstruction_term, kl_term
+def check_autoencoder(name, reconstruction, target, mu, logvar):
+    """Data and code of one batch, in one dtype; the target of any."""
+    check.alike(name, "target", target, reconstruction)
+    if reconstruction.ndim == 0:
+        raise ValueError(f"{name}: expected reconstruction of shape (B, ...), got ()")
+    check.tensor(name, "mu", mu)
+    check.alike(name, "logvar", logvar, mu, check.FLOATING)
+    if mu.shape[:1] != reconstruction.shape[:1]:
+        raise ValueError(f"{name}: expected mu of shape ({reconstruction.shape[0]}, ...), got {tuple(mu.shape)}")
+    for argument, value in (("mu", mu), ("logvar", logvar)):
+        if value.dtype != reconstruction.dtype:
+            raise TypeError(f"{name}: expected {argument} of dtype {reconstruction.dtype}, got {value.dtype}")
+    check.same_device(name, "mu", mu, reconstruction)
 
 
-# tensors: reconstruction (B, *), target (same shape, any dense dtype), mu and logvar (B, *), of reconstruction's dtype.
-# options: likelihood (0 bernoulli, 1 bernoulli_logits, 2 gaussian), beta. Losses: total, reconstruction term, KL term;
-# the forward's gradients are those of the total, the backward takes a grad_output for each of the three. A float16
-# gradient of the Bernoulli likelihood on probabilities saturates.
-_vae_loss = Op(
-    reference_vae_loss,
-    ("reconstruction", "target", "mu", "logvar"),
-    rows_shape,
-    differentiable=("reconstruction", "mu", "logvar"),
-    losses=3,
-)
-
-
+@loss(shape=rows_shape, check=check_autoencoder, options={"likelihood": LIKELIHOODS, "beta": Number(low=0)})
 def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta=1.0, reduction="mean"):
     """Loss of a (beta-)VAE: negative log-likelihood of the data plus the divergence of the code from N(0, I).
 
@@ -68,22 +56,17 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Kingma and Welling, "Auto-encoding variational Bayes" (2014); Higgins et al., "beta-VAE" (2017).
     """
-    name = "vae_loss"
-    check.pair(name, reconstruction, target, names=("reconstruction", "target"))
-    if reconstruction.ndim == 0:
-        raise ValueError(f"{name}: expected reconstruction of shape (B, ...), got ()")
-    check.pair(name, mu, logvar, check.FLOATING, ("mu", "logvar"))
-    if mu.shape[:1] != reconstruction.shape[:1]:
-        raise ValueError(f"{name}: expected mu of shape ({reconstruction.shape[0]}, ...), got {tuple(mu.shape)}")
-    for argument, value in (("mu", mu), ("logvar", logvar)):
-        if value.dtype != reconstruction.dtype:
-            raise TypeError(f"{name}: expected {argument} of dtype {reconstruction.dtype}, got {value.dtype}")
-    check.same_device(name, "mu", mu, reconstruction)
-    code = check.reduction_code(name, reduction)
-    kind = check.choice(name, "likelihood", likelihood, LIKELIHOODS)
-    check.number(name, "beta", beta, 0)
-    keywords = {"likelihood": likelihood, "beta": beta, "reduction": reduction}
-    return fused(_vae_loss, (reconstruction, target, mu, logvar), (kind, float(beta)), code, keywords)
+    x, t, mu, logvar = accumulate(reconstruction, target, mu, logvar)
+    if likelihood == "bernoulli":
+        nll = cross_entropy_of_probabilities(x, t)
+    elif likelihood == "bernoulli_logits":
+        nll = cross_entropy_of_logits(x, t)
+    else:
+        nll = (t - x) ** 2
+    divergence = (exp_excess(logvar) + mu**2) / 2
+    nll, divergence = (v.sum(tuple(range(1, v.ndim))) if v.ndim > 1 else v for v in (nll, divergence))
+    reconstruction_term, kl_term = reduce(nll, reduction), reduce(divergence, reduction)
+    return reconstruction_term + beta * kl_term, reconstruction_term, kl_term
 
 
 class VAELoss(LossModule, function=vae_loss, tensors=("reconstruction", "target", "mu", "logvar")):

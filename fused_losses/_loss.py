@@ -1,0 +1,107 @@
+"""`loss`: makes a fused public function of a loss written in plain PyTorch.
+
+The function as written is the specification; its signature and docstring are the public ones. What else a loss has
+(checks, shapes, tensors made ready for the kernel) are small functions that take the arguments they name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol
+
+import torch
+from torch.overrides import handle_torch_function, has_torch_function
+
+from . import _checks
+from ._autograd import fused
+from ._op import Op, compiled_op
+from ._options import REDUCTIONS, Choice, Option, settings_reader
+
+P = ParamSpec("P")
+
+
+class Loss(Protocol[P]):
+    """A fused loss. `reference` is the function as written, `op` what autograd and the kernels know of it."""
+
+    reference: Callable[P, Any]
+    op: Op
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+
+
+def loss(
+    *, shape: Callable, check: Callable | None = None, options: dict[str, Option] | None = None,
+    reductions: Choice = REDUCTIONS, operands: Callable | None = None, kernel: Callable | None = None,
+    tensors: tuple[str | None, ...] | None = None, saved_shapes: Callable | None = None,
+) -> Callable[[Callable[P, Any]], Loss[P]]:  # fmt: skip
+    """Decorates the plain-PyTorch loss of the same name as its op.
+
+    shape, saved_shapes, tensors: as `compiled_op`.
+    check(name, ...): raises where tensors do not fit; the first tensor is known to be a floating one. Like `operands`
+        it takes those arguments of the loss that it names.
+    options: the kind of each argument that is neither a tensor nor `reduction`, in the order of the signature.
+    operands(...): the op's tensors; without it they are the arguments of the names that the op knows.
+    kernel: plain PyTorch of what the op computes from `operands`, where that is not the loss itself.
+    """
+
+    def decorate(function: Callable[P, Any]) -> Loss[P]:
+        name, known = function.__name__, options or {}
+        op = compiled_op(name, kernel or function, shape, tensors=tensors, saved_shapes=saved_shapes)
+        reduced = reductions if "reduction" in inspect.signature(function).parameters else None
+        public = _fused_function(function, op, known, check, operands, settings_reader(op, known, reduced))
+        public.op, public.reference = op, function
+        function.__qualname__ = f"{name}.reference"  # where pickle finds it
+        function.__doc__ = f"In plain PyTorch: {function.__doc__}"
+        return public
+
+    return decorate
+
+
+def _fused_function(function, op, options, check, operands, read_settings) -> Any:
+    """The public function: `function`'s signature with a body that runs the kernel.
+
+    It is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call would
+    take longer than a small loss.
+    """
+    name, parameters = function.__name__, inspect.signature(function).parameters
+    first = next(iter(parameters))
+    tensors = [p for p in parameters if p != "reduction" and (p not in options or options[p].or_tensor)]
+    values = [f"None if isinstance({o}, Tensor) else {o}" if options[o].or_tensor else o for o in options]
+    if "reduction" in parameters:
+        values.append("reduction")
+    keyword_only = [p for p in parameters if parameters[p].kind is inspect.Parameter.KEYWORD_ONLY]
+    signature = [p if parameters[p].default is inspect.Parameter.empty else f"{p}=..." for p in parameters]
+    if keyword_only:
+        signature.insert(len(parameters) - len(keyword_only), "*")
+    forwarded = [f"{p}={p}" if p in keyword_only else p for p in parameters]
+
+    def arguments(part: Callable, *before: str) -> str:
+        named = list(inspect.signature(part).parameters)
+        return ", ".join([*before, *named[len(before) :]])
+
+    ready = f"operands({arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
+    lines = [
+        f"def {name}({', '.join(signature)}):",
+        f"    if has_torch_function(({', '.join(tensors)},)):",
+        f"        return handle_torch_function({name}, ({', '.join(tensors)},), {', '.join(forwarded)})",
+        f"    check_first({name!r}, {first!r}, {first})",
+        f"    settings = read_settings({', '.join([f'{first}.dtype', f'{first}.dim()', *values])})",
+        f"    check({arguments(check, repr(name))})" if check else "",
+        f"    return fused(op, {ready}, settings)",
+    ]
+    filename = f"<fused {function.__module__}.{name}>"
+    source = "\n".join(line for line in lines if line) + "\n"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for tracebacks
+    namespace = {
+        "Tensor": torch.Tensor, "has_torch_function": has_torch_function, "fused": fused, "op": op, "check": check,
+        "handle_torch_function": handle_torch_function, "check_first": _checks.tensor, "operands": operands,
+        "read_settings": read_settings,
+    }  # fmt: skip
+    exec(compile(source, filename, "exec"), namespace)
+    public = namespace[name]
+    public.__module__ = function.__module__  # no __name__ in its globals: Dynamo would look them up in that module
+    public.__defaults__, public.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    public.__doc__ = function.__doc__
+    return public

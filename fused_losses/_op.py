@@ -1,0 +1,134 @@
+"""Loads the compiled libraries and makes an `Op` of each loss in their table (csrc/losses.h).
+
+`_C` (schemas and CPU kernels) is always there; `_C_cuda` only where the build found CUDA. The table says which tensors
+an op takes, whose gradients it computes, what it keeps for its backward and which options travel in which order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from . import _C
+from ._torch_private import direct_call
+
+NONE, MEAN, SUM, BATCHMEAN = range(4)  # how a reduction travels
+
+HAS_CUDA_KERNELS = importlib.util.find_spec("._C_cuda", __package__) is not None
+if HAS_CUDA_KERNELS:
+    try:
+        importlib.import_module("._C_cuda", __package__)
+    except (ImportError, OSError):  # built with CUDA, imported under a torch without it
+        HAS_CUDA_KERNELS = False
+
+_NAMESPACE = torch.ops.fused_losses
+_TABLE = {loss["name"]: loss for loss in _C.losses()}
+
+scale_ = direct_call(_NAMESPACE.scale_.default)
+torch.library.register_fake("fused_losses::scale_", lambda gradient, grad_output: None)
+
+
+class Settings(NamedTuple):
+    """The arguments of one call that are no tensors, checked: for the kernel and for the reference."""
+
+    options: tuple[float, ...]  # in the order of `Op.options`
+    reduction: int
+    keywords: dict[str, Any]  # as the reference takes them; shared by all equal calls, so never changed
+
+
+class Op:
+    """One loss as autograd sees it: a forward, a backward, and the plain PyTorch that stands in for both.
+
+    forward(*tensors, options, reduction, gradients) -> [*losses, *saved, *gradients]
+    backward(*grad_outputs, *saved, *tensors, options, reduction, gradients) -> gradients
+
+    `options` are numbers in the order of `self.options`; `gradients` is a bit mask over the tensors, and a gradient
+    comes for each bit set. Any pair of callables with this contract makes an Op, a compiled one or not.
+    """
+
+    __slots__ = (
+        "name", "reference", "tensors", "differentiable", "options", "losses", "saved", "forward", "backward", "run",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, reference: Callable, forward: Callable, backward: Callable, *, tensors: Sequence[str | None],
+        differentiable: int, options: Sequence[str] = (), losses: int = 1, saved: int = 0,
+        run: Callable | None = None,
+    ):  # fmt: skip
+        """
+        tensors: the reference's arguments, in the op's order; None where the op takes one that the reference has not.
+        differentiable: bit mask of those whose gradient the backward computes; for any other the reference serves.
+        losses, saved: how many results there are, and how many small tensors the forward keeps for the backward.
+        run: `forward` by a shorter way for eager mode, if there is one.
+        """
+        self.name, self.reference, self.forward, self.backward = name, reference, forward, backward
+        self.tensors, self.differentiable, self.options = tuple(tensors), differentiable, tuple(options)
+        self.losses, self.saved, self.run = losses, saved, run or forward
+
+    def call_reference(self, tensors: Sequence, keywords: dict):
+        """The reference of the op's tensors and the loss's other arguments; a keyword stands for a tensor not given."""
+        return self.reference(**{**keywords, **{n: t for n, t in zip(self.tensors, tensors) if t is not None}})
+
+
+def compiled_op(
+    name: str, reference: Callable, shape: Callable, *, tensors: Sequence[str | None] | None = None,
+    saved_shapes: Callable | None = None,
+) -> Op:  # fmt: skip
+    """The op `name` of the table.
+
+    reference: its plain PyTorch. `tensors` are the names of its arguments where they are not the table's.
+    shape(tensors, options, reduction): shape of each result; options by name, e.g. options["batch"].
+    saved_shapes: as `shape`, those of what the forward keeps.
+    """
+    row = _TABLE[name]
+    slots = _names(row["arguments"])
+    incoming = _names(row["incoming"])
+    losses = sum(argument.startswith("grad_") for argument in incoming)
+    forward, backward = (getattr(_NAMESPACE, op).default for op in (name, f"{name}_backward"))
+    if tensors is None:
+        known = reference.__code__.co_varnames[: reference.__code__.co_argcount + reference.__code__.co_kwonlyargcount]
+        tensors = [slot if slot in known else None for slot in slots]
+    op = Op(
+        name, reference, forward, backward, tensors=tensors, options=row["options"].split(), losses=losses,
+        differentiable=sum(1 << slots.index(argument) for argument in row["differentiable"].split()),
+        saved=len(incoming) - losses, run=direct_call(forward),
+    )  # fmt: skip
+    _register_fakes(op, shape, saved_shapes)
+    return op
+
+
+def _names(schema: str) -> list[str]:
+    """Of the arguments of a schema: "Tensor input, Tensor? weight" -> ["input", "weight"]."""
+    return [argument.split()[1] for argument in schema.split(", ")]
+
+
+def _register_fakes(op: Op, shape: Callable, saved_shapes: Callable | None) -> None:
+    """What the op and its backward return, without values: for torch.compile and torch.export."""
+
+    def gradients_like(tensors, gradients):
+        return [t.new_empty(t.shape) for i, t in enumerate(tensors) if t is not None and gradients >> i & 1]
+
+    def forward(*arguments):
+        *tensors, options, reduction, gradients = arguments
+        first, options = tensors[0], dict(zip(op.options, options))
+        dtype = accumulation_dtype(first.dtype)
+        shapes = [shape(tensors, options, reduction)] * op.losses
+        if saved_shapes is not None:
+            shapes += saved_shapes(tensors, options, reduction)
+        return [first.new_empty(s, dtype=dtype) for s in shapes] + gradients_like(tensors, gradients)
+
+    def backward(*arguments):
+        *tensors, _options, _reduction, gradients = arguments
+        return gradients_like(tensors[op.losses + op.saved :], gradients)
+
+    torch.library.register_fake(f"fused_losses::{op.name}", forward)
+    torch.library.register_fake(f"fused_losses::{op.name}_backward", backward)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: the dtype of every loss and of every sum."""
+    return torch.float64 if dtype is torch.float64 else torch.float32

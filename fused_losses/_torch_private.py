@@ -1,0 +1,43 @@
+"""Every name of torch used here that torch does not promise to keep, each with its reason."""
+
+from __future__ import annotations
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
+from torch.autograd.function import Function
+
+# The tensors that stand for plain ones while torch.export traces without Dynamo.
+TRACED = frozenset({FakeTensor, FunctionalTensor})
+
+# A torch.func transform (vmap, grad, jvp) is active: no kernel has a rule for it. Dynamo answers it too.
+transforms_active = torch._C._are_functorch_transforms_active
+
+# A tensor that escaped from a finished transform still wears that transform's wrapper, in which a gradient is lost.
+unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+
+# True of the incoming gradients of torch.autograd.grad(is_grads_batched=True), which is no transform.
+is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+# Whether the backward now running keeps its graph (retain_graph): then a saved gradient must stay as it is.
+keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
+
+# Not None while torch.jit.trace records, which takes no Python objects as arguments of a Function.
+tracing_state = torch._C._get_tracing_state
+
+
+def forward_mode_active() -> bool:
+    """A level of torch.autograd.forward_ad is open: tensors may carry tangents."""
+    return forward_ad._current_level >= 0
+
+
+def direct_call(overload):
+    """The built-in behind an OpOverload, without the Python frame of its own call; for eager mode."""
+    return overload._op
+
+
+def direct_apply(function: type[Function]):
+    """Function.apply without what it asks about torch.func, which takes a tenth of the time of a small loss: for a
+    caller that has asked `transforms_active` and `unwrap_if_dead`."""
+    return super(Function, function).apply
