@@ -43,16 +43,16 @@ def fused(op: Op, tensors: tuple, settings: Settings):
             if not t.is_contiguous():
                 dense = False
         bit <<= 1
-    if needs and not torch.is_grad_enabled():
-        needs = 0
     compiling = torch.compiler.is_compiling()
     if compiling:
         serves = plain or _are_traced(tensors)
     else:
         first = tensors[0]
         serves = plain and not forward_mode_active() and (first.is_cpu or _has_kernel(op, first.device))
-        if needs and tracing_state() is not None:
+        if needs and tracing_state() is not None:  # whether or not gradients are on: torch.jit.trace compares both
             serves = False
+    if needs and not torch.is_grad_enabled():
+        needs = 0
     if not serves or needs & ~op.differentiable or transforms_active():
         return op.call_reference(tensors, settings.keywords)
     if needs:
@@ -77,6 +77,13 @@ def _has_kernel(op: Op, device: torch.device) -> bool:
             "reinstall with nvcc on the PATH, or call fused_losses.reference"
         )
     return device.type == "cuda"
+
+
+def runs_plainly() -> bool:
+    """Nobody watches the operations: no transform, tangent, tracer or compiler; an autograd Function serves."""
+    return not (
+        torch.compiler.is_compiling() or transforms_active() or forward_mode_active() or tracing_state() is not None
+    )
 
 
 def _contiguous(tensors: Sequence) -> list:
@@ -123,40 +130,55 @@ class FusedLoss(Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs):
-        op, (options, reduction, _), needs, _ = call = ctx.call
-        grad_mode, gradients, grad_output = torch.is_grad_enabled(), ctx.gradients, grad_outputs[0]
+        op, _, needs, _ = call = ctx.call
+        n, gradients, grad_mode = len(ctx.needs_input_grad) - 1, ctx.gradients, torch.is_grad_enabled()
         if op.losses > 1:
             given = [g for g in grad_outputs if g is not None]
             if not given:
-                return (None,) * len(ctx.needs_input_grad)
-            if len(given) > 1 or grad_output is None:
+                return (None,) * (n + 1)
+            if len(given) > 1 or grad_outputs[0] is None:
                 gradients = None  # they are those of the first loss alone
             grad_outputs = [torch.zeros_like(given[0]) if g is None else g for g in grad_outputs]
-        n = len(ctx.needs_input_grad) - 1
         if gradients is not None and not grad_mode:
-            if keeps_graph() or is_batched(grad_output) or transforms_active():
-                gradients = [g * grad_output for g in gradients]
-            else:
-                ctx.gradients = None
-                for g in gradients:
-                    scale_(g, grad_output)
-            return _at_positions(gradients, needs, n)
-        eager = not torch.compiler.is_compiling()
+            return _at_positions(_hand_over(ctx, gradients, grad_outputs[0]), needs, n)
         saved = ctx.saved_tensors
-        tensors, rest = saved[:n], saved[n:]
-        batched = eager and any(map(is_batched, grad_outputs))
-        if grad_mode and eager and not batched:
-            gradients = FusedLossBackward.apply(call, rest, *grad_outputs, *tensors)
-        elif ctx.kept:
-            gradients = [g * grad_outputs[0] for g in rest[op.saved :]]
-        elif batched or (eager and transforms_active()):
+        tensors, kept = saved[:n], saved[n:]
+        if torch.compiler.is_compiling():
+            if ctx.kept:
+                gradients = [g * grad_outputs[0] for g in kept[op.saved :]]
+            else:
+                gradients = _run_backward(call, kept, grad_outputs, tensors)
+        elif _only_plain(grad_outputs):
             gradients = _first_derivative(call, *grad_outputs, *tensors)
+        elif grad_mode:
+            gradients = FusedLossBackward.apply(call, kept, *grad_outputs, *tensors)
         else:
-            if eager and not keeps_graph():
+            if not keeps_graph():
                 ctx.gradients = None  # not handed over: free it before the recomputed one is allocated
-            incoming, tensors = _contiguous(grad_outputs), _contiguous(tensors)  # sum() sends an expanded scalar
-            gradients = op.backward(*incoming, *rest[: op.saved], *tensors, options, reduction, needs)
+            gradients = _run_backward(call, kept, grad_outputs, tensors)
         return _at_positions(gradients, needs, n)
+
+
+def _hand_over(ctx, gradients: list, grad_output: torch.Tensor) -> list:
+    """The saved gradients times the scalar `grad_output`: themselves, scaled in place, where nobody else needs them."""
+    if keeps_graph() or _only_plain((grad_output,)):
+        return [g * grad_output for g in gradients]
+    ctx.gradients = None
+    for g in gradients:
+        scale_(g, grad_output)
+    return gradients
+
+
+def _only_plain(grad_outputs: Sequence[torch.Tensor]) -> bool:
+    """The incoming gradients are batched, wear a transform or carry tangents: plain PyTorch alone serves them."""
+    return transforms_active() or forward_mode_active() or any(map(is_batched, grad_outputs))
+
+
+def _run_backward(call: tuple, kept: Sequence, grad_outputs: Sequence, tensors: Sequence) -> list[torch.Tensor]:
+    """The kernel's gradients; sum() sends an expanded scalar, kernels read contiguous tensors."""
+    op, (options, reduction, _), needs, _ = call
+    dense = *_contiguous(grad_outputs), *kept[: op.saved], *_contiguous(tensors)
+    return op.backward(*dense, options, reduction, needs)
 
 
 _apply = direct_apply(FusedLoss)
@@ -170,10 +192,10 @@ class FusedLossBackward(Function):
 
     @staticmethod
     def forward(ctx, call, saved, *arguments):
-        op, (options, reduction, _), needs, _ = ctx.call = call
-        incoming, tensors = _contiguous(arguments[: op.losses]), _contiguous(arguments[op.losses :])
+        op = call[0]
+        ctx.call = call
         ctx.save_for_backward(*arguments)
-        return tuple(op.backward(*incoming, *saved[: op.saved], *tensors, options, reduction, needs))
+        return tuple(_run_backward(call, saved, arguments[: op.losses], arguments[op.losses :]))
 
     @staticmethod
     def backward(ctx, *grad_gradients):

@@ -42,7 +42,8 @@ def shaped(name: str, argument: str, value, shape: tuple, first: torch.Tensor, d
     tensor(name, argument, value, dtypes)
     if value.shape != shape:
         raise ValueError(f"{name}: expected {argument} of shape {tuple(shape)}, got {tuple(value.shape)}")
-    same_device(name, argument, value, first)
+    if value.device != first.device:
+        same_device(name, argument, value, first)
 
 
 def alike(name: str, argument: str, value, first: torch.Tensor, dtypes: frozenset = DENSE) -> None:
@@ -51,9 +52,7 @@ def alike(name: str, argument: str, value, first: torch.Tensor, dtypes: frozense
 
 
 def broadcastable(name: str, argument: str, value, input: torch.Tensor) -> None:
-    """None, or a tensor that broadcasts to the shape of `input` as in torch."""
-    if value is None:
-        return
+    """A tensor that broadcasts to the shape of `input` as in torch."""
     tensor(name, argument, value, DENSE)
     same_device(name, argument, value, input)
     shape, given = input.shape, value.shape

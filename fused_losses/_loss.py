@@ -63,7 +63,8 @@ def _fused_function(function, op, options, check, operands, read_settings) -> An
     """The public function: `function`'s signature with a body that runs the kernel.
 
     It is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call would
-    take longer than a small loss.
+    take longer than a small loss. While compiling, a tensor subclass sees the operations of the reference instead of
+    the loss: Dynamo would dispatch for ever.
     """
     name, parameters = function.__name__, inspect.signature(function).parameters
     first = next(iter(parameters))
@@ -84,7 +85,7 @@ def _fused_function(function, op, options, check, operands, read_settings) -> An
     ready = f"operands({arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
     lines = [
         f"def {name}({', '.join(signature)}):",
-        f"    if has_torch_function(({', '.join(tensors)},)):",
+        f"    if has_torch_function(({', '.join(tensors)},)) and not is_compiling():",
         f"        return handle_torch_function({name}, ({', '.join(tensors)},), {', '.join(forwarded)})",
         f"    check_first({name!r}, {first!r}, {first})",
         f"    settings = read_settings({', '.join([f'{first}.dtype', f'{first}.dim()', *values])})",
@@ -97,7 +98,7 @@ def _fused_function(function, op, options, check, operands, read_settings) -> An
     namespace = {
         "Tensor": torch.Tensor, "has_torch_function": has_torch_function, "fused": fused, "op": op, "check": check,
         "handle_torch_function": handle_torch_function, "check_first": _checks.tensor, "operands": operands,
-        "read_settings": read_settings,
+        "read_settings": read_settings, "is_compiling": torch.compiler.is_compiling,
     }  # fmt: skip
     exec(compile(source, filename, "exec"), namespace)
     public = namespace[name]

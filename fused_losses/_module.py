@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Callable, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-
-_WEIGHTS = ("weight", "pos_weight")
 
 
 class LossModule(nn.Module):
@@ -16,8 +15,8 @@ class LossModule(nn.Module):
 
     A subclass names its function: `class MSELoss(LossModule, function=mse_loss): ...`. Arguments of the function
     listed in `tensors` are those of `forward`; all others are options of the constructor with the function's
-    defaults, unless `defaults` overrides them. A tensor option is a buffer (a parameter if it is given as one), and so
-    is a weight assigned later. A subclass of a loss names nothing and inherits all.
+    defaults, unless `defaults` overrides them. An option is a buffer while it holds a tensor, a parameter while it
+    holds a Parameter. A subclass of a loss names nothing and inherits all.
     """
 
     function: ClassVar[Callable]
@@ -29,21 +28,14 @@ class LossModule(nn.Module):
         if function is None:
             return
         parameters = inspect.signature(function).parameters
-        options = [
-            p.replace(default=defaults.get(p.name, p.default)) for p in parameters.values() if p.name not in tensors
-        ]
         cls.function, cls.tensors = staticmethod(function), tuple(tensors)
-        cls.options = cls.__signature__ = inspect.Signature(options)
-
-        def forward(self, *tensors: torch.Tensor, **named: torch.Tensor):
-            return LossModule.forward(self, *tensors, **named)
-
-        # The names that torch.export asks for in dynamic_shapes, and help() shows.
+        cls.options = inspect.Signature(
+            [p.replace(default=defaults.get(p.name, p.default)) for p in parameters.values() if p.name not in tensors]
+        )
+        # The names that help() shows, and torch.export asks for in dynamic_shapes.
         named = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        own = inspect.Parameter("self", named)
-        forward.__signature__ = inspect.Signature([own, *(parameters[name].replace(kind=named) for name in tensors)])
-        forward.__doc__ = LossModule.forward.__doc__
-        cls.forward = forward
+        cls.__init__ = _showing(cls.__init__, cls.options.parameters.values())
+        cls.forward = _showing(cls.forward, [parameters[name].replace(kind=named) for name in tensors])
 
     def __init__(self, *args, **kwargs):
         super().__init__()
@@ -53,11 +45,16 @@ class LossModule(nn.Module):
             raise TypeError(f"{type(self).__name__}: {error}") from None
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            tensor = isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter)
-            if tensor or (value is None and name in _WEIGHTS):
-                self.register_buffer(name, value)
-            else:
-                setattr(self, name, value)
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.options.parameters:
+            return super().__setattr__(name, value)
+        for held in (self.__dict__, self._buffers, self._parameters):  # an option may become of another kind
+            held.pop(name, None)
+        if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+            return self.register_buffer(name, value)
+        return super().__setattr__(name, value)
 
     def forward(self, *tensors: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
         """The loss of the tensors, in the order of `self.tensors` or by name; the last may be optional."""
@@ -76,3 +73,15 @@ class LossModule(nn.Module):
             elif value != parameter.default:
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
+
+
+def _showing(method: Callable, parameters) -> Callable:
+    """A method that does the same and shows `parameters` after self."""
+
+    def shown(self, *args, **kwargs):
+        return method(self, *args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    shown.__signature__ = inspect.Signature([own, *parameters])
+    shown.__name__, shown.__doc__ = method.__name__, method.__doc__
+    return shown

@@ -49,7 +49,7 @@ class Option:
     """One option: `read` gives its value as the reference takes it, `encode` the numbers that travel for that value.
 
     or_tensor: the argument may be a tensor instead, which is then no option; it travels as None.
-    nested: the value holds values, of which equal ones are not equally good (1.0 and True).
+    nested: the value is a sequence of values.
     """
 
     or_tensor = nested = False
@@ -222,16 +222,22 @@ def settings_reader(op: Op, options: dict[str, Option], reductions: Choice | Non
             numbers.update(zip(option.wire_names(argument), option.encode(value)))
         return Settings(tuple(numbers[n] for n in op.options), int(numbers.get("reduction", NONE)), keywords)
 
-    return read if any(option.nested for option in options.values()) else _remembering(read)
+    nested = [2 + i for i, option in enumerate(known.values()) if option.nested]
+    return _remembering(read, nested)
 
 
-def _remembering(read: Callable[..., Settings]) -> Callable[..., Settings]:
-    """`read` with a memory for the arguments it has seen; typed, as 1 and True are equal."""
+def _remembering(read: Callable[..., Settings], nested: list[int]) -> Callable[..., Settings]:
+    """`read` with a memory for the arguments it has seen, and for their types, as 1 and True are equal.
+
+    nested: positions of the arguments that hold values; their types are handed on too, and read by nobody.
+    """
     remembered = functools.lru_cache(maxsize=1024, typed=True)(read)
 
     def look_up(*arguments) -> Settings:
         if not torch.compiler.is_compiling():
             try:
+                if nested:
+                    return remembered(*arguments, *(type(v) for i in nested for v in arguments[i]))
                 return remembered(*arguments)
             except TypeError:  # a value that cannot be hashed, or one that `read` refuses, as it will again
                 pass

@@ -25,8 +25,11 @@ def reduce(loss: torch.Tensor, reduction: str, denominator=None) -> torch.Tensor
 
 
 def softplus(x: torch.Tensor) -> torch.Tensor:
-    """log(1 + e^x), exact for any finite x, and so are its derivatives of any order."""
-    return -torch.nn.functional.logsigmoid(-x)
+    """log(1 + e^x), exact for any finite x, and so are its derivatives of any order.
+
+    Of operations that a sharded tensor has rules for; logsigmoid's derivative is none of them.
+    """
+    return x.clamp(min=0) + torch.log1p(torch.exp(torch.where(x < 0, x, -x)))
 
 
 def elementwise_shape(tensors, options, reduction):
@@ -61,14 +64,12 @@ def log_add_exp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return high + softplus(low - high)
 
 
-def readable(weight: torch.Tensor | None, input: torch.Tensor) -> torch.Tensor | None:
+def readable(weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
     """A weight that broadcasts to the input, in a form the elementwise kernels read.
 
     They read one of one element, of the input's shape, or whose dimensions other than one form a single run that
     matches the input's; any other is expanded here.
     """
-    if weight is None:
-        return None
     given, shape = weight.shape, input.shape
     trailing = shape[len(shape) - len(given) :]
     spans = [i for i, g in enumerate(given) if g != 1]

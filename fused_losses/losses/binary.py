@@ -80,24 +80,30 @@ def check_pair(name, input, target):
 def check_weighted(name, input, target, weight):
     """As `check_pair`, with a weight."""
     check.alike(name, "target", target, input)
-    check.broadcastable(name, "weight", weight, input)
+    if weight is not None:
+        check.broadcastable(name, "weight", weight, input)
 
 
 def check_logits(name, input, target, weight, pos_weight):
-    """As `check_pair`, with both weights."""
-    check.alike(name, "target", target, input)
-    check.broadcastable(name, "weight", weight, input)
-    check.broadcastable(name, "pos_weight", pos_weight, input)
+    """As `check_weighted`, with a weight of the positive targets too."""
+    check_weighted(name, input, target, weight)
+    if pos_weight is not None:
+        check.broadcastable(name, "pos_weight", pos_weight, input)
 
 
 def weighted_operands(input, target, weight):
     """The op's tensors of a loss with a weight."""
-    return input, target, readable(weight, input), None
+    return input, target, None if weight is None else readable(weight, input), None
 
 
 def logits_operands(input, target, weight, pos_weight):
     """The op's tensors of a loss with both weights."""
-    return input, target, readable(weight, input), readable(pos_weight, input)
+    return (
+        input,
+        target,
+        None if weight is None else readable(weight, input),
+        None if pos_weight is None else readable(pos_weight, input),
+    )
 
 
 @loss(shape=elementwise_shape, check=check_weighted, operands=weighted_operands)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import _checks as check
+from .._autograd import runs_plainly
 from .._loss import loss
 from .._module import LossModule
 from .._op import accumulation_dtype
@@ -108,7 +109,31 @@ def whiten(input, mean, scale_tril):
     Contiguous, so that the solve takes the same path, and rounds alike, whatever the strides of the arguments.
     """
     x, mean, factor = accumulate(input, mean, scale_tril)
-    return torch.linalg.solve_triangular(factor.contiguous(), (x - mean).contiguous().mT, upper=False).mT
+    factor, centred = factor.contiguous(), (x - mean).contiguous()
+    return SolveRows.apply(factor, centred) if runs_plainly() else solve_rows(factor, centred)
+
+
+def solve_rows(factor, rows):
+    """L⁻¹ r of each row r, L lower triangular."""
+    return torch.linalg.solve_triangular(factor, rows.mT, upper=False).mT
+
+
+class SolveRows(torch.autograd.Function):
+    """`solve_rows` with a backward that autocast leaves alone: torch's own has a matrix product."""
+
+    @staticmethod
+    def forward(ctx, factor, rows):
+        solved = solve_rows(factor, rows)
+        ctx.save_for_backward(factor, solved)
+        return solved
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        factor, solved = ctx.saved_tensors
+        with torch.autocast(grad_output.device.type, enabled=False):
+            of_rows = torch.linalg.solve_triangular(factor.mT, grad_output.mT, upper=True).mT
+            of_factor = -(of_rows.mT @ solved).tril() if ctx.needs_input_grad[0] else None
+        return of_factor, of_rows
 
 
 def whitened_distance(whitened, squared):
@@ -236,10 +261,11 @@ def fit_gaussian(x, *, shrinkage=0.0):
     if x.ndim != 2 or x.shape[0] == 0:
         raise ValueError(f"{name}: expected x of shape (N, D) with N >= 1, got {tuple(x.shape)}")
     shrinkage = Number(low=0, high=1).read(f"{name}: expected shrinkage", shrinkage, x.dtype, x.dim())
-    x = x.to(accumulation_dtype(x.dtype))
-    mean = x.mean(0)
-    centred = x - mean
-    covariance = centred.mT @ centred / x.shape[0]
-    average = covariance.diagonal().mean()
-    covariance = (1 - shrinkage) * covariance + torch.diag(shrinkage * average.expand(x.shape[1]))
-    return mean, torch.linalg.cholesky(covariance)
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(accumulation_dtype(x.dtype))
+        mean = x.mean(0)
+        centred = x - mean
+        covariance = centred.mT @ centred / x.shape[0]
+        average = covariance.diagonal().mean()
+        covariance = (1 - shrinkage) * covariance + torch.diag(shrinkage * average.expand(x.shape[1]))
+        return mean, torch.linalg.cholesky(covariance)
