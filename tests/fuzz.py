@@ -231,32 +231,25 @@ def within_range(want: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def difference(call: Call) -> str:
-    """Empty if the call is right, else what differs or what was raised."""
-    problem = call.problem
-    of_terms = 1.0 if problem.case.logits else call.at_least  # a divergence of equal rows is right to its terms
+    """Empty if the call is right, else what differs or what was raised.
+
+    What cancels is judged by its terms: those of a loss of logits are of order one, those of its gradient, summed or
+    averaged, at least of order 1/N.
+    """
+    problem, own = call.problem, call.at_least
     try:
         outputs, found = CONTEXTS[call.context](call)
         want, want_gradients = expected(problem, call.names, call.reduction, call.kind)
         for i, (a, b) in enumerate(zip(outputs, want, strict=True)):
-            exact = within_range(b, a.dtype)
-            assert_agrees(
-                a,
-                exact,
-                n_terms=problem.terms(None, call.reduction),
-                label=f"loss {i}",
-                magnitude=call.magnitude,
-                at_least=of_terms,
-            )
-        for name, gradient in found.items():
-            exact = within_range(want_gradients[name], gradient.dtype)
-            assert_agrees(
-                gradient,
-                exact,
-                n_terms=problem.terms(name),
-                label=f"gradient of {name}",
-                magnitude=call.magnitude,
-                at_least=call.at_least,
-            )
+            label, n_terms = f"loss {i}", problem.terms(None, call.reduction)
+            at_least = 1.0 if problem.case.logits else own
+            b = within_range(b, a.dtype)
+            assert_agrees(a, b, n_terms=n_terms, label=label, magnitude=call.magnitude, at_least=at_least)
+        for name, a in found.items():
+            label, n_terms = f"gradient of {name}", problem.terms(name)
+            at_least = max(own, 1 / max(a.numel(), 1)) if problem.case.logits else own
+            b = within_range(want_gradients[name], a.dtype)
+            assert_agrees(a, b, n_terms=n_terms, label=label, magnitude=call.magnitude, at_least=at_least)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
     return ""
