@@ -1,0 +1,201 @@
+"""Compiled ops called directly, as an exported program or a user of torch.ops calls them: nothing out of bounds is read.
+
+The calls are recorded from the public functions, one for each case, then repeated with other arguments.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases import CASES, each_case
+from problems import as_tuple
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fused_losses import _C
+
+TABLE = {loss["name"]: loss for loss in _C.losses()}
+OPS = torch.ops.fused_losses
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps (op, arguments) of every call of an op of the library."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fused_losses":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+def recorded(case, reduction=None, backward=False):
+    """(op name, arguments) of the forward op of a case, or of its backward: it runs where the forward keeps no gradient,
+    without a reduction or in float16."""
+    problem = case.problem(dtype=torch.float16 if backward and reduction != "none" else torch.float32)
+    with Recorder() as recorder:
+        if backward:
+            problem = problem.leaves(case.fused)
+            results = as_tuple(problem.call(reduction=reduction))
+            torch.autograd.backward(results, [torch.ones_like(r) for r in results])
+        else:
+            problem.call(reduction=reduction)
+    ops = {func.name().removeprefix("fused_losses::"): args for func, args in recorder.calls}
+    names = [name for name in ops if name.endswith("_backward") == backward and name != "scale_"]
+    assert len(names) == 1, ops.keys()
+    return names[0], list(ops[names[0]])
+
+
+def call(name, arguments):
+    return getattr(OPS, name)(*arguments)
+
+
+def is_tensor(value):
+    return isinstance(value, torch.Tensor)
+
+
+def strided(t):
+    """The same values at other strides, with something else between them."""
+    if t.ndim == 0:
+        return t
+    spread = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), 77 if t.dtype is not torch.bool else True)
+    spread[..., ::2] = t
+    return spread[..., ::2]
+
+
+def none_reduction(case):
+    return "none" if "none" in case.reductions else case.reductions[0]
+
+
+def assert_same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+@each_case
+def test_strided_arguments_give_the_same_bits(case):
+    name, arguments = recorded(case, none_reduction(case))
+    spread = [strided(a) if is_tensor(a) else a for a in arguments]
+    assert any(is_tensor(a) and not a.is_contiguous() for a in spread)
+    assert_same(call(name, spread), call(name, arguments))
+
+
+@each_case
+def test_a_strided_incoming_gradient_gives_the_same_bits(case):
+    name, arguments = recorded(case, none_reduction(case), backward=True)
+    spread = [strided(a) if is_tensor(a) else a for a in arguments]
+    assert_same(call(name, spread), call(name, arguments))
+
+
+@each_case
+def test_one_value_expanded_to_a_large_shape_is_read_within_bounds(case):
+    """The first tensor with all strides 0: the op must not take its one element for all."""
+    name, arguments = recorded(case)
+    arguments[0] = arguments[0].flatten()[0].expand(arguments[0].shape)
+    dense = [arguments[0].contiguous(), *arguments[1:]]
+    assert_same(call(name, arguments), call(name, dense))
+
+
+@each_case
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_options_of_another_number_are_refused(case, backward):
+    name, arguments = recorded(case, none_reduction(case), backward)
+    options = arguments[-3]
+    assert len(options) == len(TABLE[name.removesuffix("_backward")]["options"].split())
+    for other in ([*options, 0.0], options[1:]) if options else ([0.0],):
+        with pytest.raises(RuntimeError, match=f"{name.removesuffix('_backward')}: expected {len(options)} options"):
+            call(name, [*arguments[:-3], list(other), *arguments[-2:]])
+
+
+@each_case
+def test_an_unknown_reduction_is_refused(case):
+    name, arguments = recorded(case)
+    for other in (-1, 4, 2**40):
+        with pytest.raises(RuntimeError, match="expected reduction in"):
+            call(name, [*arguments[:-2], other, arguments[-1]])
+
+
+@each_case
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_a_tensor_of_another_length_is_refused(case, backward):
+    """Each tensor but the first, shorter or longer in each of its dimensions by one: a sentence or, where the loss
+    allows that size, a result; never a crash."""
+    name, arguments = recorded(case, none_reduction(case), backward)
+    refused = 0
+    for i, argument in enumerate(arguments):
+        if not is_tensor(argument) or (i == 0 and not backward):
+            continue
+        for dim in range(argument.ndim):
+            for change in (argument.narrow(dim, 0, argument.shape[dim] - 1), torch.cat([argument, argument], dim)):
+                others = [*arguments[:i], change.contiguous(), *arguments[i + 1 :]]
+                try:
+                    call(name, others)
+                except (RuntimeError, IndexError) as error:
+                    assert "expected" in str(error), error
+                    refused += 1
+    several = sum(map(is_tensor, arguments)) > 1
+    assert refused > 0 or not several
+
+
+@each_case
+def test_an_integer_input_is_refused(case):
+    name, arguments = recorded(case)
+    with pytest.raises(RuntimeError, match="expected"):
+        call(name, [arguments[0].to(torch.int64), *arguments[1:]])
+
+
+# ------------------------------------------------------------------------------------------------ <op>_into
+
+
+def into(case, factor, gradient=None):
+    """(total, gradient) of the op that writes into what it is given, and those of a sum by the public way."""
+    name, arguments = recorded(case, "sum" if "sum" in case.reductions else None)
+    tensors, options = arguments[:-3], arguments[-3]
+    gradient = torch.full_like(tensors[0], math.nan) if gradient is None else gradient(tensors)
+    losses = call(name, [*tensors, options, 2, 1])
+    total = getattr(OPS, f"{name}_into")(gradient, *tensors, options, factor)
+    return (total, gradient), (losses[0] * factor, losses[-1] * factor)
+
+
+WITH_SUM = [case for case in CASES if "sum" in case.reductions]
+each_with_sum = pytest.mark.parametrize("case", WITH_SUM, ids=[case.name for case in WITH_SUM])
+
+
+@each_with_sum
+def test_into_writes_the_gradient_of_the_sum_times_the_factor(case):
+    found, expected = into(case, 0.375)  # a power of two away from no factor at all, three eighths: no rounding hides
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[1], expected[1], rtol=2e-6, atol=1e-6 * expected[1].abs().max().item())
+
+
+@each_with_sum
+def test_into_the_input_itself_is_right_or_refused(case):
+    """A kernel that cannot work in place says so; one that can gives the bits of a gradient apart."""
+    apart, _ = into(case, 0.5)
+    try:
+        (total, gradient), _ = into(case, 0.5, lambda tensors: tensors[0])
+    except RuntimeError as error:
+        assert "in memory of its own" in str(error)
+        return
+    assert total.item() == apart[0].item()
+    assert torch.equal(gradient, apart[1])
+
+
+@each_with_sum
+def test_into_another_tensor_argument_or_another_shape_is_refused(case):
+    name, arguments = recorded(case, "sum")
+    tensors, options = arguments[:-3], arguments[-3]
+    run = getattr(OPS, f"{name}_into")
+    for gradient in (tensors[0].new_empty(tensors[0].numel() + 1), tensors[0].double(), strided(tensors[0])):
+        with pytest.raises(RuntimeError, match=r"expected (gradient|a contiguous gradient)"):
+            run(gradient, *tensors, options, 1.0)
+
+
+def test_losses_that_chunks_reuse_work_in_place():
+    """The rows of a product are turned into their gradient where they are."""
+    for name in ("cross_entropy", "kl_div_with_logits", "binary_cross_entropy_with_logits"):
+        case = next(case for case in CASES if case.name == name)
+        into(case, 1.0, lambda tensors: tensors[0])
