@@ -30,6 +30,12 @@ def with_a_batch(input, target, reduction):
     return input, target, None, None
 
 
+def in_deviations(d, logvar):
+    """d e^(-logvar/2), by factors of which none overflows before the square of the result does."""
+    quarter = torch.exp((-logvar / 4).clamp(max=700.0 if d.dtype is torch.float64 else 88.0))
+    return d * quarter * quarter
+
+
 @loss(
     shape=elementwise_shape,
     check=check_pair,
@@ -213,8 +219,8 @@ def gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reduction="batchme
     m, v, pm, pv = accumulate(mu, logvar, prior_mu, prior_logvar)
     d = m if pm is None else m - pm
     ratio = v if pv is None else v - pv
-    squared = d * d if pv is None else d * d * torch.exp(-pv)
-    return _reduce((exp_excess(ratio) + squared).sum(-1) / 2, reduction, mu)
+    z = d if pv is None else in_deviations(d, pv)
+    return _reduce((exp_excess(ratio) + z * z).sum(-1) / 2, reduction, mu)
 
 
 class GaussianKLLoss(LossModule, function=gaussian_kl, tensors=("mu", "logvar", "prior_mu", "prior_logvar")):

@@ -1,0 +1,117 @@
+"""Edges of the elementwise losses and of row sums: what a kernel refuses, and values where a formula overflows first."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases import each_dtype
+
+from fused_losses import functional as F
+from fused_losses import reference
+
+BINARY = ["binary_cross_entropy_with_logits", "weighted_binary_cross_entropy_with_logits", "sigmoid_focal_loss"]
+ON_PROBABILITIES = ["binary_cross_entropy", "weighted_binary_cross_entropy"]
+MASKS = (torch.bool, torch.uint8, torch.int32, torch.int64)
+each_mask_dtype = pytest.mark.parametrize("dtype", MASKS, ids=[str(d).removeprefix("torch.") for d in MASKS])
+
+
+def draw(n=2500, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, generator=generator), torch.randint(0, 2, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("name", BINARY + ON_PROBABILITIES)
+@each_mask_dtype
+def test_a_mask_of_any_integer_dtype_is_the_mask_as_floats(name, dtype):
+    x, mask = draw()
+    losses = [getattr(F, name)(x, t, reduction="none") for t in (mask.to(dtype), mask.float())]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("name", BINARY + ON_PROBABILITIES)
+@pytest.mark.parametrize("dtype", MASKS[1:], ids=[str(d).removeprefix("torch.") for d in MASKS[1:]])
+@pytest.mark.parametrize("at", [0, 1023, 1024, 2499])
+def test_a_mask_of_other_values_is_refused(name, dtype, at):
+    x, mask = draw()
+    mask[at] = 255
+    with pytest.raises(
+        RuntimeError, match=rf"{name}: expected an integer target to be .*, got 255 at flat index {at}$"
+    ):
+        getattr(F, name)(x, mask.to(dtype), reduction="mean")
+
+
+@pytest.mark.parametrize("name", BINARY[1:])
+def test_the_ignored_value_of_a_mask_is_not_refused(name):
+    x, mask = draw()
+    mask[7] = 255
+    found = getattr(F, name)(x, mask.to(torch.uint8), reduction="none", ignore_index=255)
+    assert found[7].item() == 0
+    expected = getattr(F, name)(x, mask.float(), reduction="none", ignore_index=255)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_a_soft_target_beyond_the_ends_is_taken_as_it_is(name):
+    """On logits torch takes any number; only integers are read as a mask."""
+    x, _ = draw(8)
+    target = torch.linspace(-0.5, 1.5, 8)
+    expected = getattr(reference, name)(x.double(), target.double(), reduction="none")
+    torch.testing.assert_close(getattr(F, name)(x, target, reduction="none").double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ON_PROBABILITIES)
+@pytest.mark.parametrize("wrong", [-1e-6, 1.0 + 1e-6, math.inf, -math.inf])
+@pytest.mark.parametrize("which", ["input", "target"])
+def test_a_number_that_is_no_probability_is_refused(name, wrong, which):
+    x, mask = draw()
+    arguments = {"input": x, "target": mask.float()}
+    arguments[which][1500] = wrong
+    with pytest.raises(RuntimeError, match=rf"{name}: expected {which} in \[0, 1\], got .* at flat index 1500$"):
+        getattr(F, name)(**arguments)
+
+
+@pytest.mark.parametrize("name", ON_PROBABILITIES)
+@each_dtype
+def test_nan_and_the_ends_are_probabilities(name, dtype):
+    """NaN propagates as everywhere."""
+    x = torch.tensor([0.0, 1.0, math.nan, 0.5], dtype=dtype)
+    t = torch.tensor([0.0, 1.0, 1.0, math.nan], dtype=dtype)
+    found = getattr(F, name)(x, t, reduction="none")
+    assert found[:2].tolist() == [0.0, 0.0]
+    assert found[2:].isnan().all()
+
+
+# ------------------------------------------------------------------------------------------------ Gaussian KL
+
+
+def gaussian_kl(function, mu, logvar, prior_mu, prior_logvar):
+    tensors = [t.clone().requires_grad_() for t in (mu, logvar, prior_mu, prior_logvar)]
+    loss = function(*tensors, reduction="none")
+    return loss.detach(), torch.autograd.grad(loss.sum(), tensors)
+
+
+@pytest.mark.parametrize("function", [F.gaussian_kl, reference.gaussian_kl], ids=["fused", "reference"])
+@each_dtype
+def test_equal_gaussians_diverge_by_nothing_however_narrow(function, dtype):
+    narrow = torch.tensor([[-30.0, -88.0, -90.0, -150.0, -500.0, -2000.0, -3e4]], dtype=dtype)
+    mu = torch.linspace(-2, 2, narrow.numel()).to(dtype).reshape(narrow.shape)
+    loss, gradients = gaussian_kl(function, mu, narrow, mu, narrow)
+    assert loss.tolist() == [0.0]
+    for gradient in gradients:
+        assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("function", [F.gaussian_kl, reference.gaussian_kl], ids=["fused", "reference"])
+@pytest.mark.parametrize("prior_logvar, size", [(-80, 1e-3), (-80, 1e3), (-95, 1), (-120, 1), (-150, 1e3), (-165, 1e3)])
+def test_gaussian_kl_is_finite_where_the_exact_value_is(function, prior_logvar, size):
+    """e^-logvar alone overflows float32 from -88.8 on; (m - p)² e^-logvar need not."""
+    d = size * math.exp(prior_logvar / 2)
+    shape = [torch.full((1, 1), v, dtype=torch.float64) for v in (d, prior_logvar, 0.0, prior_logvar)]
+    loss, gradients = gaussian_kl(function, *(t.float() for t in shape))
+    exact_loss, exact_gradients = gaussian_kl(reference.gaussian_kl, *(t.float().double() for t in shape))
+    torch.testing.assert_close(loss.double(), exact_loss, rtol=2e-6, atol=0)
+    for found, exact in zip(gradients, exact_gradients, strict=True):
+        if exact.abs().item() < torch.finfo(torch.float32).max:
+            torch.testing.assert_close(found.double(), exact, rtol=3e-6, atol=0)
