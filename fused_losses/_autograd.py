@@ -2,7 +2,7 @@
 
 `fused` is what the public functions call. It runs the kernel in eager mode, under torch.compile and torch.export,
 and the plain-PyTorch reference where only plain PyTorch can serve: torch.func transforms, forward-mode tangents,
-tensor subclasses, devices without a kernel, and gradients that no kernel computes.
+torch.jit.trace, tensor subclasses, devices without a kernel, and gradients that no kernel computes.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ def fused(op: Op, tensors: tuple, settings: Settings):
         serves = plain or _are_traced(tensors)
     else:
         first = tensors[0]
-        serves = plain and not forward_mode_active() and (first.is_cpu or _has_kernel(op, first.device))
-        if needs and tracing_state() is not None:  # whether or not gradients are on: torch.jit.trace compares both
-            serves = False
+        serves = plain and not forward_mode_active() and tracing_state() is None
+        serves = serves and (first.is_cpu or _has_kernel(op, first.device))
     if needs and not torch.is_grad_enabled():
         needs = 0
     if not serves or needs & ~op.differentiable or transforms_active():

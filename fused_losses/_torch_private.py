@@ -23,7 +23,8 @@ is_batched = torch._C._functorch.is_legacy_batchedtensor
 # Whether the backward now running keeps its graph (retain_graph): then a saved gradient must stay as it is.
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
-# Not None while torch.jit.trace records, which takes no Python objects as arguments of a Function.
+# Not None while torch.jit.trace records: a Function's arguments may be no objects then, and what is recorded with
+# gradients is compared with what is recorded without.
 tracing_state = torch._C._get_tracing_state
 
 

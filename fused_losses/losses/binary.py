@@ -114,7 +114,7 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
 
     Args:
         input: probabilities p in [0, 1], any shape; float32, float64, float16 or bfloat16.
-        target: t in [0, 1], the input's shape; any floating dtype, bool or uint8.
+        target: t in [0, 1], the input's shape; floating, bool, uint8, int32 or int64.
         weight: w, broadcast to the input's shape from the last dimension.
         reduction: "none", "mean" (over the elements) or "sum".
 
@@ -142,7 +142,7 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
 
     Args:
         input: logits x, any shape; float32, float64, float16 or bfloat16.
-        target: t in [0, 1], the input's shape; any floating dtype, bool or uint8.
+        target: t in [0, 1], the input's shape; floating, bool, uint8, int32 or int64.
         weight, pos_weight: w and p, broadcast to the input's shape from the last dimension.
         reduction: "none", "mean" (over the elements) or "sum".
 
@@ -169,7 +169,7 @@ def weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduc
 
     Args:
         input: probabilities p in [0, 1], any shape; float32, float64, float16 or bfloat16.
-        target: t in [0, 1], the input's shape; any floating dtype, bool or uint8. Soft targets mix the two weights.
+        target: t in [0, 1], the input's shape; floating, bool, uint8, int32 or int64. Soft targets mix the two weights.
         class_weights: (w0, w1), weights of the classes 0 and 1, not negative.
         reduction: "none", "mean" (over the elements, whatever their weights) or "sum".
 
@@ -215,7 +215,7 @@ def weighted_binary_cross_entropy_with_logits(
 
     Args:
         input: logits x, any shape; float32, float64, float16 or bfloat16.
-        target: t in [0, 1], the input's shape; any floating dtype, bool or uint8.
+        target: t in [0, 1], the input's shape; floating, bool, uint8, int32 or int64.
         class_weights: (w0, w1), weights of the classes 0 and 1, not negative.
         reduction: "none", "mean" (over the elements not ignored, whatever their weights) or "sum".
         weight, pos_weight: w and p, broadcast to the input's shape from the last dimension.
@@ -255,7 +255,7 @@ def sigmoid_focal_loss(
 
     Args:
         input: logits x, any shape; float32, float64, float16 or bfloat16.
-        target: t in [0, 1], the input's shape; any floating dtype, bool or uint8. Soft targets mix the two cases.
+        target: t in [0, 1], the input's shape; floating, bool, uint8, int32 or int64. Soft targets mix the two cases.
         alpha: weight of t = 1 in [0, 1], t = 0 gets 1 - alpha; -1 for no such weights.
         gamma: focusing exponent, not negative; 0 gives the binary cross-entropy times the alpha factor.
         reduction: "none", "mean" (over the elements not ignored) or "sum".
@@ -291,7 +291,8 @@ def hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
 
     Args:
         input: scores x, any shape; float32, float64, float16 or bfloat16.
-        target: t in {-1, +1}, the input's shape; any floating dtype. Labels 0 and 1 must be mapped by 2 t - 1 first.
+        target: t in {-1, +1}, the input's shape; floating, int32 or int64. Labels 0 and 1 must be mapped by 2 t - 1
+            first.
         margin: m, not negative.
         reduction: "none", "mean" (over the elements) or "sum".
         squared: the square of the loss.

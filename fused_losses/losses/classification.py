@@ -32,6 +32,11 @@ def along_classes(values, dims):
     return values if dims == 1 else values.reshape(-1, *(1,) * (dims - 2))
 
 
+def smoothed(y, label_smoothing, dim):
+    """y (1-e) + e/C for every class; none where there are no classes."""
+    return y * (1 - label_smoothing) + label_smoothing / max(y.shape[dim], 1)
+
+
 def pick(values, index, ignored, dim):
     """values[..., index, ...] over `dim`, 0 where ignored."""
     picked = values.gather(dim, torch.where(ignored, 0, index).unsqueeze(dim)).squeeze(dim)
@@ -114,9 +119,9 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     Args:
         input: logits x, (C,), (N, C) or (N, C, d1, ...); float32, float64, float16 or bfloat16.
         target: class indices, the input's shape without C (uint8, int32 or int64); or class probabilities y, the
-            input's shape (any floating dtype, bool or uint8).
+            input's shape (floating, bool, uint8, int32 or int64).
         weight: w, one for each class, (C,).
-        ignore_index: rows with this target give loss 0 and gradient 0 and leave the mean; indices only.
+        ignore_index: rows with this target give loss 0 and gradient 0 and leave the mean; indices only; None: no row.
         reduction: "none", "mean" or "sum". The mean divides by the sum of the weights of the rows' targets, with
             probabilities by the number of rows.
         label_smoothing: e in [0, 1]; y becomes y (1-e) + e/C.
@@ -134,14 +139,14 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     dim = min(1, x.dim() - 1)
     w = None if weight is None else along_classes(weight.to(x.dtype), x.dim())
     if is_dense(input, target):
-        y = target.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[dim]
+        y = smoothed(target.to(x.dtype), label_smoothing, dim)
         return reduce(-times(y if w is None else y * w, x.log_softmax(dim)).sum(dim), reduction)
     x, index, ignored = _without_ignored(x, target, ignore_index, dim)
     losses = -x.log_softmax(dim)
     losses = losses if w is None else times(w, losses)
     loss = pick(losses, index, ignored, dim)
     if label_smoothing:
-        spread = losses.sum(dim) / x.shape[dim]
+        spread = losses.sum(dim) / max(x.shape[dim], 1)
         loss = torch.where(ignored, 0, (1 - label_smoothing) * loss + label_smoothing * spread)
     counted = (~ignored).sum() if w is None else pick(w.expand_as(x), index, ignored, dim).sum()
     return reduce(loss, reduction, counted)
@@ -185,10 +190,10 @@ def softmax_focal_loss(
     Args:
         input: logits x, (C,), (N, C) or (N, C, d1, ...); float32, float64, float16 or bfloat16.
         target: class indices, the input's shape without C (uint8, int32 or int64); or class probabilities y, the
-            input's shape (any floating dtype, bool or uint8).
+            input's shape (floating, bool, uint8, int32 or int64).
         alpha: None, a factor >= 0 for all classes, or a tensor (C,) with one for each class.
         gamma: focusing exponent, not negative; 0 gives the cross-entropy times alpha.
-        ignore_index: rows with this target give loss 0 and gradient 0 and leave the mean; indices only.
+        ignore_index: rows with this target give loss 0 and gradient 0 and leave the mean; indices only; None: no row.
         reduction: "none", "mean" (over the rows not ignored, whatever their alpha) or "sum".
         label_smoothing: e in [0, 1]; y becomes y (1-e) + e/C.
 
@@ -205,11 +210,11 @@ def softmax_focal_loss(
     dim = min(1, x.dim() - 1)
     a = along_classes(alpha.to(x.dtype), x.dim()) if isinstance(alpha, torch.Tensor) else 1 if alpha is None else alpha
     if is_dense(input, target):
-        y = target.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[dim]
+        y = smoothed(target.to(x.dtype), label_smoothing, dim)
         return reduce(softmax_focal_terms(x, dim, gamma, y * a).sum(dim), reduction)
     x, index, ignored = _without_ignored(x, target, ignore_index, dim)
     y = torch.zeros_like(x).scatter(dim, torch.where(ignored, 0, index).unsqueeze(dim), 1.0)
-    y = y * (1 - label_smoothing) + label_smoothing / x.shape[dim]
+    y = smoothed(y, label_smoothing, dim)
     loss = torch.where(ignored, 0, softmax_focal_terms(x, dim, gamma, y * a).sum(dim))
     return reduce(loss, reduction, (~ignored).sum())
 

@@ -47,7 +47,7 @@ def contrastive_loss(x1, x2, target, margin=1.0, reduction="mean"):
 
     Args:
         x1, x2: embeddings (N, D) of the same dtype: float32, float64, float16 or bfloat16.
-        target: t (N,), 1 for a similar pair, 0 for a dissimilar one, or between; any floating dtype, bool or uint8.
+        target: t (N,), 1 for a similar pair, 0 for a dissimilar one, or between; floating, bool, uint8, int32 or int64.
         margin: m >= 0, the distance beyond which dissimilar pairs cost nothing.
         reduction: "none", "mean" (over the pairs) or "sum".
 
@@ -81,8 +81,8 @@ def contrastive_loss_from_distance(distance, target, margin=1.0, reduction="mean
 
     Args:
         distance: d, any shape; float32, float64, float16 or bfloat16.
-        target: t, the distance's shape, 1 for a similar pair, 0 for a dissimilar one, or between; any floating dtype,
-            bool or uint8.
+        target: t, the distance's shape, 1 for a similar pair, 0 for a dissimilar one, or between; floating, bool,
+            uint8, int32 or int64.
         margin: m >= 0.
         reduction: "none", "mean" (over the elements) or "sum".
 
@@ -222,7 +222,7 @@ def mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mea
 
     Args:
         input: x (N, D); float32, float64, float16 or bfloat16.
-        target: t (N,), 1 for a normal row, 0 for an anomaly, or between; any floating dtype, bool or uint8.
+        target: t (N,), 1 for a normal row, 0 for an anomaly, or between; floating, bool, uint8, int32 or int64.
         mean, scale_tril: μ (D,) and L (D, D), as in :func:`mahalanobis_distance`; gradients flow to both.
         margin: m >= 0.
         reduction: "none", "mean" (over the rows) or "sum".

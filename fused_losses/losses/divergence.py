@@ -50,8 +50,8 @@ def kl_div(input, target, reduction="mean", log_target=False):
 
     Args:
         input: log-probabilities x, any shape; float32, float64, float16 or bfloat16.
-        target: probabilities t, or their logarithms with `log_target`; the input's shape; any floating dtype, bool or
-            uint8.
+        target: probabilities t, or their logarithms with `log_target`; the input's shape; floating, bool,
+            uint8, int32 or int64.
         reduction: "none", "mean" (over the elements), "batchmean" (the sum over input.shape[0]: the divergence itself)
             or "sum".
         log_target: whether `target` holds logarithms.

@@ -148,16 +148,16 @@ def dice_loss(
 
     Args:
         input: (B, C, ...); float32, float64, float16 or bfloat16; logits, or probabilities with ``activation=None``.
-        target: the input's shape, in [0, 1]; any floating dtype, bool or uint8. Or class indices (B, ...) in [0, C),
-            uint8, int32 or int64. With C = 1 a target (B, ...) is the mask itself, of any of these dtypes.
+        target: the input's shape, in [0, 1]; floating, bool, uint8, int32 or int64. Or class indices (B, ...) in
+            [0, C), uint8, int32 or int64. With C = 1 a target (B, ...) is the mask itself, of any of these dtypes.
         activation: None, "sigmoid", or "softmax" over the classes.
         smooth_nr, smooth_dr: added to the numerator and the denominator, >= 0.
         squared: P = Σ p² and G = Σ g².
         batch: sum over the batch too before the ratio.
         include_background: False drops class 0 after the activation; needs C > 1.
         ignore_index: this value of the target drops the position (class indices) or the element (dense target).
-        weight: (C',), any floating dtype, bool or uint8, multiplies the loss of each class; C' = C, or C - 1 without
-            the background.
+        weight: (C',), floating, bool, uint8, int32 or int64, multiplies the loss of each class; C' = C, or C - 1
+            without the background.
         reduction: "none", "mean" (over the B·C' losses, or C' with `batch`) or "sum".
 
     Returns:

@@ -30,7 +30,7 @@ def mse_loss(input, target, reduction="mean", *, weight=None):
 
     Args:
         input: x, any shape; float32, float64, float16 or bfloat16.
-        target: t, the input's shape; any floating dtype, bool or uint8.
+        target: t, the input's shape; floating, bool, uint8, int32 or int64.
         reduction: "none", "mean" (the sum over the number of elements, or over the sum of the broadcast weights) or
             "sum".
         weight: w, broadcast to the input's shape from the last dimension.
@@ -59,7 +59,7 @@ def l1_loss(input, target, reduction="mean", *, weight=None):
 
     Args:
         input: x, any shape; float32, float64, float16 or bfloat16.
-        target: t, the input's shape; any floating dtype, bool or uint8.
+        target: t, the input's shape; floating, bool, uint8, int32 or int64.
         reduction: "none", "mean" (the sum over the number of elements, or over the sum of the broadcast weights) or
             "sum".
         weight: w, broadcast to the input's shape from the last dimension.
@@ -93,7 +93,7 @@ def huber_loss(input, target, reduction="mean", delta=1.0, *, weight=None):
 
     Args:
         input: x, any shape; float32, float64, float16 or bfloat16.
-        target: t, the input's shape; any floating dtype, bool or uint8.
+        target: t, the input's shape; floating, bool, uint8, int32 or int64.
         reduction: "none", "mean" (the sum over the number of elements, or over the sum of the broadcast weights) or
             "sum".
         delta: where the two parts meet, > 0.
@@ -129,7 +129,7 @@ def smooth_l1_loss(input, target, reduction="mean", beta=1.0, *, weight=None):
 
     Args:
         input: x, any shape; float32, float64, float16 or bfloat16.
-        target: t, the input's shape; any floating dtype, bool or uint8.
+        target: t, the input's shape; floating, bool, uint8, int32 or int64.
         reduction: "none", "mean" (the sum over the number of elements, or over the sum of the broadcast weights) or
             "sum".
         beta: where the two parts meet, not negative; 0 gives :func:`l1_loss`.

@@ -41,7 +41,7 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
 
     Args:
         reconstruction: x (B, ...); float32, float64, float16 or bfloat16.
-        target: t, the reconstruction's shape; any floating dtype, bool or uint8; in [0, 1] for the Bernoulli kinds.
+        target: t, the reconstruction's shape; floating, bool, uint8, int32 or int64; in [0, 1] for the Bernoulli kinds.
         mu, logvar: μ and v (B, ...), of the same shape and of the reconstruction's dtype.
         likelihood: "bernoulli", "bernoulli_logits" or "gaussian".
         beta: weight of the divergence, >= 0.

@@ -1,0 +1,215 @@
+"""Where a loss is called from: transforms that have ended, forward mode in the backward, autocast, tracers, modes,
+tensor subclasses, sharded tensors."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from cases import BY_NAME, each_case
+from problems import as_tuple, differentiable, gradients, incoming
+from tolerances import assert_agrees
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.testing._internal.two_tensor import TwoTensor
+
+import fused_losses
+from fused_losses import functional as F
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    yield
+    torch._dynamo.reset()
+
+
+def gradient_of_first(problem, change=lambda value: value, reduction=None):
+    """The gradient of the first trained argument, which is changed on its way into the loss."""
+    name = problem.case.fused[0]
+    leaf = problem.arguments[name].detach().clone().requires_grad_()
+    outputs = as_tuple(problem.call(None, reduction, **{name: change(leaf)}))
+    torch.autograd.backward(outputs, incoming(outputs, "one"))
+    return leaf.grad
+
+
+def escaped(value):
+    """`value` as it looks after the torch.func transform that it was seen in has ended."""
+    seen = []
+    torch.func.grad(lambda x: (seen.append(x), x.sum())[1])(value)
+    return seen[0]
+
+
+@each_case
+def test_a_tensor_that_escaped_from_a_transform_keeps_its_gradient(case):
+    problem = case.problem()
+    found = gradient_of_first(problem, escaped, case.reduced())
+    assert found is not None
+    assert torch.equal(found, gradient_of_first(problem, reduction=case.reduced()))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@each_case
+def test_tangents_of_the_incoming_gradient(case, create_graph):
+    """The gradient is linear in the incoming one, so its tangent is the gradient for the incoming tangent."""
+    problem = case.problem(None, torch.float64)
+    name = case.fused[0]
+    for reduction in case.reductions:
+        mine = problem.leaves([name])
+        leaf, outputs = mine.arguments[name], differentiable(mine.call(None, reduction))
+        ones = incoming(outputs, "one")
+        tangents = incoming(outputs, "tensor")
+        want = torch.autograd.grad(outputs, leaf, tangents, retain_graph=True)[0]
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(one, tangent) for one, tangent in zip(ones, tangents)]
+            (found,) = torch.autograd.grad(outputs, leaf, duals, create_graph=create_graph)
+            tangent = forward_ad.unpack_dual(found).tangent
+        assert tangent is not None, reduction
+        torch.testing.assert_close(tangent, want, rtol=1e-9, atol=1e-11)
+
+
+@each_case
+def test_autocast_around_the_backward(case):
+    """Casts nothing, in either pass: the same bits, of the gradient of every argument that has one."""
+    problem = case.problem()
+    names = [n for n in problem.floating() if n in case.fused]
+    _, want = gradients(problem, names, None, case.reduced())
+    with torch.autocast("cpu", torch.bfloat16):
+        _, found = gradients(problem, names, None, case.reduced())
+    for n in names:
+        assert torch.equal(found[n], want[n]), n
+
+
+def test_autocast_around_fit_gaussian():
+    x = torch.randn(64, 8)
+    want = fused_losses.fit_gaussian(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fused_losses.fit_gaussian(x)
+    assert all(torch.equal(a, b) for a, b in zip(found, want))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", ["mse_loss", "sigmoid_focal_loss", "cross_entropy", "dice_loss", "mahalanobis_loss"])
+def test_jit_trace_with_gradients(name):
+    case = BY_NAME[name]
+    problem = case.problem(None, torch.float64)
+    first = case.fused[0]
+    leaf = problem.arguments[first].clone().requires_grad_()
+    traced = torch.jit.trace(lambda value: problem.call(None, case.reduced(), **{first: value}), leaf)
+    traced(leaf).backward()
+    torch.testing.assert_close(leaf.grad, gradient_of_first(problem, reduction=case.reduced()))
+
+
+class Seen(TorchFunctionMode):
+    """Records the functions that are dispatched, outermost first."""
+
+    def __init__(self):
+        super().__init__()
+        self.functions = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.functions.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+@each_case
+def test_a_mode_sees_the_loss(case):
+    problem = case.problem()
+    want = as_tuple(problem.call())
+    with Seen() as seen:
+        found = as_tuple(problem.call())
+    assert seen.functions == [case.function]
+    assert all(torch.equal(a, b) for a, b in zip(found, want))
+
+
+@each_case
+def test_a_subclass_sees_the_loss(case):
+    """Whichever of the tensors is one; the arguments arrive as they were given."""
+
+    class Named(torch.Tensor):
+        seen: ClassVar[list] = []
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            cls.seen.append((function, len(args) + len(kwargs or {})))
+            return function
+
+    problem = case.problem()
+    for name, value in problem.tensors.items():
+        result = problem.call(**{name: value.as_subclass(Named)})
+        assert result is case.function, name
+    assert all(function is case.function for function, _ in Named.seen)
+
+
+def test_symbolic_trace():
+    """torch.fx keeps the call of the loss, with its options, by its name."""
+
+    class Model(torch.nn.Module):
+        def forward(self, input, target):
+            return F.dice_loss(input * 2, target, squared=True)
+
+    traced = torch.fx.symbolic_trace(Model())
+    (node,) = [node for node in traced.graph.nodes if node.target is F.dice_loss]
+    assert node.kwargs["squared"] is True
+    x, t = torch.randn(2, 3, 5), torch.rand(2, 3, 5)
+    assert torch.equal(traced(x, t), F.dice_loss(x * 2, t, squared=True))
+
+
+class Marked(torch.Tensor):
+    """Dispatches as a plain tensor does, and marks results."""
+
+
+# Dynamo cannot trace `1 - x` of a `Marked`, which the other formulas have.
+@pytest.mark.parametrize(
+    "name, kind",
+    [*((name, "two") for name in ("mse_loss", "sigmoid_focal_loss", "cross_entropy", "dice_loss")),
+     ("mse_loss", "marked"), ("cross_entropy", "marked")],
+)  # fmt: skip
+def test_compile_of_tensor_subclasses(name, kind):
+    """By the reference, whose operations the subclass knows."""
+    case = BY_NAME[name]
+    problem = case.problem()
+
+    def wrap(value):
+        return TwoTensor(value.clone(), value.clone()) if kind == "two" else value.as_subclass(Marked)
+
+    tensors = {n: wrap(t) for n, t in problem.tensors.items()}
+    tensors[case.fused[0]].requires_grad_()
+    backend = "aot_eager" if kind == "two" else "eager"  # torch's own mse_loss of the other fails under aot_eager
+    compiled = torch.compile(case.function, fullgraph=True, backend=backend)
+    loss = compiled(**{**tensors, **problem.options, "reduction": "sum"})
+    assert type(loss) is (TwoTensor if kind == "two" else Marked)
+    loss.backward()
+    value = loss.a if kind == "two" else loss.as_subclass(torch.Tensor)
+    assert_agrees(value.detach(), problem.call(None, "sum").double(), n_terms=problem.n_terms)
+    found = tensors[case.fused[0]].grad
+    found = found.a if kind == "two" else found.as_subclass(torch.Tensor)
+    assert_agrees(found, gradient_of_first(problem, reduction="sum").double(), n_terms=problem.n_terms)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """A mesh of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["binary_cross_entropy_with_logits", "weighted_binary_cross_entropy_with_logits", "sigmoid_focal_loss",
+     "binary_cross_entropy", "mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "hinge_loss"],
+)  # fmt: skip
+def test_sharded_tensors(name, mesh):
+    """Each elementwise loss of DTensors, by operations that have a rule for sharding."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    case = BY_NAME[name]
+    problem = case.problem()
+    sharded = {n: distribute_tensor(t, mesh, [Shard(0)]) for n, t in problem.tensors.items()}
+    leaf = sharded[case.fused[0]].requires_grad_()
+    loss = case.function(**{**sharded, "reduction": "sum"})
+    loss.backward()
+    assert_agrees(loss.full_tensor().detach(), problem.call(None, "sum").double(), n_terms=problem.n_terms)
+    want = gradient_of_first(problem, reduction="sum").double()
+    assert_agrees(leaf.grad.full_tensor(), want, n_terms=problem.n_terms)
