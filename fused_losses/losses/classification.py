@@ -74,7 +74,7 @@ def softmax_focal_terms(x, dim, gamma, share=None):
     """share_c (1-p_c)^gamma (-log p_c) for every class c along `dim`; share is 1 if not given."""
     cost = -x.log_softmax(dim)
     cost = cost if share is None else times(share, cost)
-    return cost if gamma == 0 else cost * torch.exp(gamma * log_one_minus_softmax(x, dim))
+    return cost if gamma == 0 or x.shape[dim] == 0 else cost * torch.exp(gamma * log_one_minus_softmax(x, dim))
 
 
 def check_classes(name, input, target, ignore_index):
