@@ -8,7 +8,7 @@ import scipy.special
 import sklearn.metrics
 import torch
 import torch.nn.functional as T
-from independent import assert_same, each_dtype, each_reduction, reduced
+from independent import assert_elementwise, each_dtype, each_reduction, reduced
 from tolerances import assert_agrees
 
 from fused_losses import functional as F
@@ -37,7 +37,7 @@ def hard(shape=SHAPE):
 @each_reduction
 def test_binary_cross_entropy_is_torchs(dtype, reduction, device):
     weight = torch.rand(3, 1, 1, dtype=torch.float64)
-    assert_same(
+    assert_elementwise(
         lambda p, t, w: F.binary_cross_entropy(p, t, w, reduction),
         lambda p, t, w: T.binary_cross_entropy(p, t, w.expand(SHAPE), reduction=reduction),
         probabilities(), soft(), weight, dtype=dtype, device=device,
@@ -71,7 +71,7 @@ def test_binary_cross_entropy_at_certainty(device):
 @each_reduction
 def test_binary_cross_entropy_with_logits_is_torchs(dtype, reduction, device):
     weight, pos_weight = torch.rand(4, 1, 1, 1, dtype=torch.float64), 0.5 + torch.rand(7, dtype=torch.float64)
-    assert_same(
+    assert_elementwise(
         lambda x, t, w, p: F.binary_cross_entropy_with_logits(x, t, w, reduction, p),
         lambda x, t, w, p: T.binary_cross_entropy_with_logits(x, t, w, reduction=reduction, pos_weight=p),
         logits(), soft(), weight, pos_weight, dtype=dtype, device=device,
@@ -96,7 +96,7 @@ def test_binary_cross_entropy_with_logits_is_scipys():
 @each_reduction
 def test_weighted_binary_cross_entropy_by_its_formula(dtype, reduction, device):
     """weight = t w1 + (1-t) w0; the mean is over the elements."""
-    assert_same(
+    assert_elementwise(
         lambda p, t: F.weighted_binary_cross_entropy(p, t, (1.0, 2.0), reduction),
         lambda p, t: reduced((t * 2 + (1 - t)) * -(t * p.log() + (1 - t) * (1 - p).log()), reduction),
         probabilities(), soft(), dtype=dtype, device=device,
@@ -125,7 +125,7 @@ def test_weighted_binary_cross_entropy_with_logits_by_its_formula(dtype, reducti
         return reduced(loss * (y * 3.0 + (1 - y) * 0.5) * counts, reduction, counts.sum())
 
     kind = target.to(torch.uint8).to(device)
-    assert_same(
+    assert_elementwise(
         lambda x, w, p: F.weighted_binary_cross_entropy_with_logits(
             x, kind, (0.5, 3.0), reduction, weight=w, pos_weight=p, ignore_index=255, label_smoothing=0.1
         ),
@@ -159,7 +159,7 @@ def torchvision_focal(x, t, alpha, gamma, reduction):
 def test_sigmoid_focal_loss_is_torchvisions(dtype, gamma, alpha, reduction, device):
     shape = (3, 41)
     for target in (soft(shape), hard(shape).double()):
-        assert_same(
+        assert_elementwise(
             lambda x, t: F.sigmoid_focal_loss(x, t, alpha, gamma, reduction),
             lambda x, t: torchvision_focal(x, t, alpha, gamma, reduction),
             logits(shape), target, dtype=dtype, device=device,
@@ -191,7 +191,7 @@ def test_sigmoid_focal_loss_weights_and_ignored(device):
         return ((0.6 * t + 0.4 * (1 - t)) * q**1.5 * ce * counts).sum() / counts.sum()
 
     given = target.float().to(device)
-    assert_same(
+    assert_elementwise(
         lambda x, w, p: F.sigmoid_focal_loss(x, given, 0.6, 1.5, "mean", weight=w, pos_weight=p, ignore_index=255),
         formula,
         logits(), torch.rand(3, 1, 1, dtype=torch.float64), torch.rand(7, dtype=torch.float64),
@@ -230,7 +230,7 @@ def test_hinge_loss_by_its_formula(dtype, reduction, squared, device):
         slack = torch.maximum(0.7 - t * x, torch.zeros(()))
         return reduced(slack**2 if squared else slack, reduction)
 
-    assert_same(
+    assert_elementwise(
         lambda x, t: F.hinge_loss(x, t, 0.7, reduction, squared=squared),
         formula,
         logits(), hard().double() * 2 - 1, dtype=dtype, device=device,

@@ -8,7 +8,7 @@ import scipy.special
 import sklearn.metrics
 import torch
 import torch.nn.functional as T
-from independent import DTYPES, assert_same, each_dtype, each_reduction, reduced
+from independent import DTYPES, assert_elementwise, each_dtype, each_reduction, reduced
 from tolerances import assert_agrees
 
 from fused_losses import functional as F
@@ -35,7 +35,7 @@ def numbers(shape=SHAPE):
 @each_reduction
 @each_loss
 def test_is_torchs(ours, theirs, options, dtype, reduction, device):
-    assert_same(
+    assert_elementwise(
         lambda x, t: ours(x, t, reduction=reduction, **options),
         lambda x, t: theirs(x, t, reduction=reduction, **options),
         numbers(), numbers(), dtype=dtype, device=device, gradients=(0, 1),
@@ -56,7 +56,7 @@ def test_weighted(ours, theirs, options, dtype, reduction, weighted, device):
         w = w.broadcast_to(SHAPE)
         return reduced(theirs(x, t, reduction="none", **options) * w, reduction, w.sum())
 
-    assert_same(
+    assert_elementwise(
         lambda x, t, w: ours(x, t, reduction=reduction, weight=w, **options),
         formula,
         numbers(), numbers(), 0.1 + torch.rand(weighted, dtype=torch.float64),
