@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import emulated_device
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -18,11 +19,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; test_det
     torch.set_num_threads(1)
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"))
+EMULATED = pytest.param(
+    "emulated", marks=pytest.mark.skipif(not emulated_device.BUILT, reason="not built: python tools/emulator.py")
+)
 
 
-@pytest.fixture(params=["cpu", CUDA])
-def device(request) -> str:
-    return request.param
+@pytest.fixture(params=["cpu", EMULATED, CUDA])
+def device(request):
+    """Where the tensors of a test are. On the emulated CUDA device they are the CPU's, and the ops are the emulated."""
+    if request.param != "emulated":
+        yield request.param
+    else:
+        with emulated_device.emulated():
+            yield "cpu"
 
 
 @pytest.fixture(autouse=True)

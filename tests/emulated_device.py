@@ -1,0 +1,88 @@
+"""The emulated CUDA device: the kernels of csrc/cuda compiled for the CPU (csrc/emulator), one device more for tests.
+
+Its tensors are CPU tensors; inside `emulated()` every op of the package is the one of torch.ops.fused_losses_emulated.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import pkgutil
+import re
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fused_losses import _autograd, _C, losses
+from fused_losses._ops import Op
+
+NAMESPACE = "fused_losses_emulated"
+KIND = os.environ.get("FUSED_LOSSES_EMULATOR", "plain")  # as for tools/emulator.py
+LIBRARY = Path(__file__).parents[1] / "build" / "emulator" / KIND / f"{NAMESPACE}.so"
+BUILT = LIBRARY.exists()
+
+
+@functools.cache
+def device():
+    """The module of the emulated device: its schemas are those of the CPU's ops."""
+    definitions = torch.library.Library(NAMESPACE, "DEF")
+    names = [row["name"] for row in _C.losses()]
+    for name in [*names, *(f"{name}_backward" for name in names), "scale_"]:
+        schema = str(getattr(torch.ops.fused_losses, name).default._schema)
+        definitions.define(schema.removeprefix("fused_losses::"))
+    device.definitions = definitions  # they last as long as this is alive
+    spec = importlib.util.spec_from_file_location(NAMESPACE, LIBRARY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def all_ops() -> tuple[Op, ...]:
+    modules = (importlib.import_module(m.name) for m in pkgutil.iter_modules(losses.__path__, f"{losses.__name__}."))
+    found = {id(op): op for module in modules for op in vars(module).values() if isinstance(op, Op)}
+    return tuple(found.values())
+
+
+def overload(name: str):
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+class _Declared(TorchDispatchMode):
+    """Tells a tracking build which memory an op was given."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == NAMESPACE:
+            tensors = [a for a in args if isinstance(a, torch.Tensor)]
+            device().begin_call([(t.data_ptr(), t.numel() * t.element_size()) for t in tensors if t.numel()])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def emulated(**settings):
+    """The package's ops are the emulated ones inside; settings as for the module's `configure`."""
+    module = device()
+    module.configure(**settings)
+    with ExitStack() as stack:
+        for op in all_ops():
+            forward, backward = overload(op.name), overload(f"{op.name}_backward")
+            for attribute, value in (("forward", forward), ("run", forward._op), ("backward", backward)):
+                stack.enter_context(mock.patch.object(op, attribute, value))
+        stack.enter_context(mock.patch.object(_autograd, "_scale", overload("scale_")._op))
+        if module.tracked:
+            stack.enter_context(_Declared())
+        try:
+            yield module
+        finally:
+            module.configure()
+
+
+def line_of(file: str, text: str) -> int:
+    """The number of the only line of a source that matches `text`."""
+    lines = (Path(__file__).parents[1] / file).read_text().splitlines()
+    (found,) = (i for i, line in enumerate(lines, 1) if re.search(text, line))
+    return found
