@@ -12,6 +12,8 @@ EXTRAS_demo := demos bench
 EXTRAS_test := test demos bench
 EXTRAS_sanitize := test demos bench
 EXTRAS_fuzz := test
+EXTRAS_cuda-race := test demos bench
+EXTRAS_cuda-coverage := test demos bench
 EXTRAS_bench := bench
 EXTRAS_compare := bench
 EXTRAS_lint := dev
@@ -25,7 +27,7 @@ CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda-compile/%.o,$(wildcard csrc
 CUDA_HEADERS := $(shell find csrc -name '*.h' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz bench compare sanitize cuda-check cuda-compile lint format clean FORCE
+.PHONY: help demo test fuzz bench compare sanitize cuda-check cuda-compile cuda-race cuda-coverage emulator lint format clean FORCE
 FORCE:
 
 help:  ## this list
@@ -42,7 +44,7 @@ demo: $(LIBRARY)  ## train the Siamese network with fused losses, then the bench
 	$(PY) -m fused_losses.demos siamese --output output/siamese
 	$(PY) -m benchmarks.run --quick
 
-test: $(LIBRARY)  ## all tests
+test: $(LIBRARY) emulator  ## all tests
 	$(PY) -m pytest tests -q $(WORKERS) $(TEST_ARGUMENTS)
 
 SECONDS ?= 60
@@ -55,6 +57,19 @@ bench: $(LIBRARY)  ## the full benchmark, its CSV, tables and plots; after Ctrl-
 
 compare: $(LIBRARY)  ## this tree against another build, call by call: make compare AGAINST=HEAD~3
 	$(PY) -m benchmarks.compare --against $(AGAINST) $(COMPARE_ARGUMENTS)
+
+emulator: build/environment
+	$(PY) tools/emulator.py
+
+cuda-race: $(LIBRARY)  ## every memory access of the CUDA kernels checked, on the CPU: races, fences, bounds
+	$(PY) tools/emulator.py race
+	FUSED_LOSSES_EMULATOR=race $(PY) -m pytest tests/test_emulator.py tests/test_race.py -q $(WORKERS) $(TEST_ARGUMENTS)
+
+cuda-coverage: $(LIBRARY)  ## the lines of the CUDA kernels that no test runs, on the CPU
+	$(PY) tools/emulator.py coverage
+	rm -f build/emulator/coverage/*.gcda
+	FUSED_LOSSES_EMULATOR=coverage $(PY) -m pytest tests -q $(WORKERS) -k "emulated or race" $(TEST_ARGUMENTS)
+	$(PY) tools/emulator_coverage.py
 
 sanitize: build/environment  ## value tests of an ASan/UBSan build, in build/sanitize
 	tools/sanitize.sh $(PY) $(SANITIZE_ARGUMENTS)

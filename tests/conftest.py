@@ -24,7 +24,14 @@ EMULATED = pytest.param(
 )
 
 
-@pytest.fixture(params=["cpu", EMULATED, CUDA])
+def pytest_generate_tests(metafunc):
+    """Tests that take `device` run on each; those marked `traced`, which are about torch's tracing, on real ones."""
+    if "device" in metafunc.fixturenames:
+        traced = metafunc.definition.get_closest_marker("traced")
+        metafunc.parametrize("device", ["cpu", *([] if traced else [EMULATED]), CUDA], indirect=True)
+
+
+@pytest.fixture
 def device(request):
     """Where the tensors of a test are. On the emulated CUDA device they are the CPU's, and the ops are the emulated."""
     if request.param != "emulated":

@@ -4,25 +4,39 @@ plain     for the test matrix
 race      checks every access of a kernel: races, unwritten, foreign and misaligned memory
 coverage  counts the lines that run
 
-The library goes to build/emulator/<kind>/, never into the package. MAX_JOBS and CXX as in torch.utils.cpp_extension.
+The library goes to build/emulator/<kind>/, never into the package. CXX and MAX_JOBS as for setup.py.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
+import torch
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "fused_losses_emulated"
 KINDS = {
     "plain": ["-O1", "-g0"],
-    "race": ["-O1", "-g1", "-fsanitize=thread", "-DFL_TRACKED"],
+    "race": ["-O1", "-g1", "-fsanitize=thread", "-DFL_TRACKED"],  # its calls, without its library
     "coverage": ["-O0", "-g0", "--coverage"],
 }
+FLAGS = ["-std=c++20", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+RULES = """
+rule compile
+  command = $compiler $flags -MMD -MF $out.d -x c++ -c $in -o $out
+  description = $source
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = $compiler -shared $in -o $out $link
+  description = $out
+"""
 
 
 def stable_abi() -> str:
@@ -33,36 +47,36 @@ def stable_abi() -> str:
     return setup.STABLE_ABI
 
 
-def folder(kind: str) -> Path:
-    return ROOT / "build" / "emulator" / kind
+def sources() -> list[Path]:
+    """All kernels, without build_facts.cu, which asks nvcc for facts; and the emulator."""
+    kernels = [path for path in sorted(ROOT.glob("csrc/*/*.cu")) if path.stem != "build_facts"]
+    return [*kernels, *sorted(ROOT.glob("csrc/emulator/*.cpp"))]
 
 
-def cuda_sources(kind: str) -> list[str]:
-    """Each .cu as a C++ file that includes it; build_facts.cu asks nvcc for facts and has no kernel."""
-    sources = []
-    for kernels in sorted(ROOT.glob("csrc/cuda/*.cu")):
-        if kernels.stem == "build_facts":
-            continue
-        path = folder(kind) / f"{kernels.stem}.cpp"
-        text = f'#include "cuda/{kernels.name}"\n'
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
-        sources.append(str(path))
-    return sources
+def ninja_file(kind: str) -> str:
+    includes = [ROOT / "csrc", *cpp_extension.include_paths(), sysconfig.get_path("include")]
+    warnings = ["-Wall", "-Wno-unknown-pragmas"]
+    defines = ["-DFL_EMULATED", f"-DFL_MODULE={NAME}", stable_abi()]
+    flags = [*FLAGS, *warnings, *defines, *KINDS[kind], *(f"-isystem {path}" for path in includes[1:])]
+    libraries = Path(torch.__file__).parent / "lib"
+    link = ["-Wl,--wrap=aoti_torch_empty_strided", f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch", "-ltorch_cpu"]
+    if kind == "coverage":
+        link.append("--coverage")
+    text = f"compiler = {os.environ.get('CXX', 'c++')}\nflags = -I{includes[0]} {' '.join(flags)}\n"
+    text += f"link = {' '.join(link)}\n{RULES}"
+    objects = []
+    for source in sources():
+        objects.append(f"{source.stem}.o")
+        text += f"build {objects[-1]}: compile {source}\n  source = {source.relative_to(ROOT)}\n"
+    return text + f"build {NAME}.so: link {' '.join(objects)}\n"
 
 
 def build(kind: str) -> None:
-    folder(kind).mkdir(parents=True, exist_ok=True)
-    flags = ["-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall"]
-    cpp_extension.load(
-        NAME,
-        [*cuda_sources(kind), *map(str, sorted(ROOT.glob("csrc/emulator/*.c*")))],
-        extra_cflags=[*flags, "-Wno-unknown-pragmas", "-DFL_EMULATED", stable_abi(), *KINDS[kind]],
-        extra_ldflags=["-Wl,--wrap=aoti_torch_empty_strided", *(["--coverage"] if kind == "coverage" else [])],
-        extra_include_paths=[str(ROOT / "csrc")],
-        build_directory=str(folder(kind)),
-        is_python_module=True,
-    )
+    folder = ROOT / "build" / "emulator" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "build.ninja").write_text(ninja_file(kind))
+    jobs = os.environ.get("MAX_JOBS", "2")
+    raise SystemExit(subprocess.call(["ninja", "--quiet", "-j", jobs], cwd=folder))
 
 
 if __name__ == "__main__":
@@ -70,5 +84,4 @@ if __name__ == "__main__":
     if kind not in KINDS:
         raise SystemExit(f"emulator: expected one of {', '.join(KINDS)}, got {kind}")
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    os.environ.setdefault("MAX_JOBS", "2")
     build(kind)

@@ -33,9 +33,9 @@ inline float __half2float(__half h) {
 inline __half __float2half_rn(float x) {
   const uint32_t u = std::bit_cast<uint32_t>(x), magnitude = u & 0x7fffffffu;
   const uint16_t sign = static_cast<uint16_t>(u >> 16 & 0x8000u);
-  if (magnitude > 0x7f800000u) return {0x7fff};                                   // the NaN of the device
+  if (magnitude > 0x7f800000u) return {0x7fff};                                  // the NaN of the device
   if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // from 65520 on: infinity
-  if (magnitude < 0x38800000u) {                                                  // below 2^-14: multiples of 2^-24
+  if (magnitude < 0x38800000u) {                                                 // below 2^-14: multiples of 2^-24
     const float steps = std::nearbyint(std::bit_cast<float>(magnitude) * 0x1p24f);
     return {static_cast<uint16_t>(sign | static_cast<uint16_t>(steps))};
   }

@@ -43,7 +43,7 @@ namespace {
 
 constexpr int kLanes = 32, kMostThreads = 1024;
 constexpr size_t kGap = 64, kGaps = 32 * kGap;  // between variables in shared memory: belongs to nobody
-constexpr int kUnwritten = 0xff;  // every floating type reads a NaN from bytes of this
+constexpr int kUnwritten = 0xff;                // every floating type reads a NaN from bytes of this
 
 std::mutex one_kernel_at_a_time;
 std::map<const void*, int64_t> allowed_shared;
@@ -333,9 +333,11 @@ void* dynamic_shared() { return running->block->shared.data(); }
 void copy_pack(void* to, const void* from) {
   const Untracked untracked;
   const auto odd = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 != 0; };
-  if (odd(to) || odd(from)) fail(std::string("a misaligned ") + (odd(to) ? "store" : "load") + " of 16 bytes");
-  track_access(from, 16, false, __builtin_return_address(0));
-  track_access(to, 16, true, __builtin_return_address(0));
+  const char* const code = static_cast<const char*>(__builtin_return_address(0));
+  if (odd(to) || odd(from))
+    fail(std::string("a misaligned ") + (odd(to) ? "write" : "read") + " of 16 bytes by " + name_of(code - 1));
+  track_access(from, 16, false, code);
+  track_access(to, 16, true, code);
   std::memcpy(to, from, 16);
 }
 

@@ -40,8 +40,8 @@ struct Thread {
   Site site;              // where it waits
   uint64_t given, taken;  // by a shuffle
   unsigned source;        // the lane it takes from
-  // What orders its accesses with those of other threads (tracker.h).
-  unsigned fences, fence_epoch, atomic_fences, atomic_epoch;
+  // What orders its accesses with those of other threads (tracker.h): fences so far, the barriers before the last.
+  unsigned fences, fence_epoch;
 };
 
 // A variable in shared memory, known by the address of a static of its declaration.
@@ -94,6 +94,7 @@ unsigned atomic_increment(unsigned* address, unsigned limit);
 void fence();
 void* shared_variable(const void* key, size_t bytes);
 void* dynamic_shared();
+bool on_a_stack(const void* address);
 void copy_pack(void* to, const void* from);  // 16 bytes
 [[noreturn]] void fail(const std::string& what);
 

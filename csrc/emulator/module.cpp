@@ -55,7 +55,7 @@ void configure(int multiprocessors, int resident_blocks, const std::string& orde
 }  // namespace
 }  // namespace fused_losses::emulator
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+PYBIND11_MODULE(FL_MODULE, m) {
   using namespace fused_losses::emulator;
   m.doc() = "The CUDA kernels of fused_losses on the CPU; the ops are in torch.ops.fused_losses_emulated.";
   m.def("configure", &configure, py::arg("multiprocessors") = 4, py::arg("resident_blocks") = 1,
@@ -73,5 +73,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         track_call();
         for (const auto& [data, bytes] : memory) track_memory(reinterpret_cast<const void*>(data), bytes, true);
       },
-      py::arg("memory"), "A tracking build lets the kernels touch this memory (address, bytes) and what the op allocates.");
+      py::arg("memory"),
+      "A tracking build lets the kernels touch this memory (address, bytes) and what the op allocates.");
 }

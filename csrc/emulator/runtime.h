@@ -15,7 +15,6 @@
 
 #include "emulator/half.h"
 #include "emulator/machine.h"
-#include "emulator/tracker.h"
 
 #define __global__
 #define __device__
@@ -28,21 +27,20 @@
 #define blockDim (::fused_losses::emulator::current.threads)
 #define gridDim (::fused_losses::emulator::current.grid)
 
-#define FL_SHARED(type, name, extent)   \
-  using name##_of_block = type extent;  \
-  static const char name##_key = 0;     \
-  name##_of_block& name = *static_cast< \
-      name##_of_block*>(::fused_losses::emulator::shared_variable(&name##_key, sizeof(name##_of_block)))
+#define FL_SHARED(type, name, extent)  \
+  using name##_of_block = type extent; \
+  static const char name##_key = 0;    \
+  name##_of_block& name =              \
+      *static_cast<name##_of_block*>(::fused_losses::emulator::shared_variable(&name##_key, sizeof(name##_of_block)))
 #define FL_DYNAMIC_SHARED(name) \
   unsigned char* name = static_cast<unsigned char*>(::fused_losses::emulator::dynamic_shared())
 
 #define FL_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses_emulated, CPU, m)
 
 #undef CUDA_KERNEL_ASSERT
-#define CUDA_KERNEL_ASSERT(condition)                                                             \
-  if (!(condition)) {                                                                             \
-    ::fused_losses::emulator::fail("assertion `" #condition "` failed at " __FILE__ ":" + \
-                                   std::to_string(__LINE__));                                     \
+#define CUDA_KERNEL_ASSERT(condition)                                                                                \
+  if (!(condition)) {                                                                                                \
+    ::fused_losses::emulator::fail("assertion `" #condition "` failed at " __FILE__ ":" + std::to_string(__LINE__)); \
   }
 
 inline void __syncthreads(const std::source_location& site = std::source_location::current()) {

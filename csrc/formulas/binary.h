@@ -117,7 +117,8 @@ struct SigmoidFocalGamma : Logistic<SigmoidFocalGamma<A, kGamma>, A> {
       const A p = s.p > tiny ? s.p : tiny, q = s.q > tiny ? s.q : tiny;
       const A u = p * (A(1) - t) + q * t;
       power = pow_from_log(log_(u), gamma);
-      slope = power * (ce.grad_input + by_u * (p * q / u));
+      // Without the exponent an infinite loss of weight 0, which is NaN, does not reach the slope.
+      slope = gamma == A(0) ? ce.grad_input : power * (ce.grad_input + by_u * (p * q / u));
     }
     return {alpha * power * ce.loss, alpha * slope, A(0)};
   }
