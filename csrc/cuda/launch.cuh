@@ -51,7 +51,8 @@ class Launch {
 };
 
 // A counter of finished blocks that is zero before and after each kernel using it: atomicInc wraps it. One per device
-// and stream, since kernels of one stream do not overlap; inside a graph capture a fresh one, zeroed by the graph.
+// and stream, since kernels of one stream do not overlap; inside a graph capture a fresh one, zeroed by the graph. The
+// stream is known by its id: a handle may be that of every thread's own stream, or be given to another one later.
 inline unsigned* block_counter(const Launch& launch, const Tensor& like, Tensor* keep) {
   const auto fresh = [&] {
     Tensor t = new_tensor(like, {1}, Dtype::kInt32);
@@ -64,12 +65,14 @@ inline unsigned* block_counter(const Launch& launch, const Tensor& like, Tensor*
     *keep = fresh();
     return static_cast<unsigned*>(keep->mutable_data_ptr());
   }
-  static auto* counters = new std::map<std::pair<int, cudaStream_t>, Tensor>;  // outlives the CUDA context: never freed
+  unsigned long long stream_id = 0;
+  STD_CUDA_CHECK(cudaStreamGetId(launch.stream(), &stream_id));
+  const std::pair key(launch.device(), stream_id);
+  static auto* counters = new std::map<std::pair<int, unsigned long long>, Tensor>;  // never freed: outlives CUDA
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
-  auto found = counters->find({launch.device(), launch.stream()});
-  if (found == counters->end())
-    found = counters->emplace(std::make_pair(launch.device(), launch.stream()), fresh()).first;
+  auto found = counters->find(key);
+  if (found == counters->end()) found = counters->emplace(key, fresh()).first;
   return static_cast<unsigned*>(found->second.mutable_data_ptr());
 }
 

@@ -252,11 +252,13 @@ void fail(const std::string& what) {
   __builtin_unreachable();  // a thread that failed gets no other turn
 }
 
+void fail(const std::string& what, const Site& site) { fail(what + " at " + at(site)); }
+
 void barrier(const Site& site) {
   const Untracked untracked;
   Thread& self = *running;
   Block& block = *self.block;
-  if (block.done > 0) fail("a barrier after another thread of the block has returned, at " + at(site));
+  if (block.done > 0) fail("a barrier after another thread of the block has returned", site);
   if (block.at_barrier > 0 && !same(site, block.site))
     fail("a barrier in divergent code: here at " + at(site) + ", another thread at " + at(block.site));
   self.site = block.site = site;
@@ -273,9 +275,9 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, const Site& sit
   const unsigned lane = self.index.x % kLanes;
   Thread* const lanes = &self - lane;
   Warp& warp = self.block->warps[self.index.x / kLanes];
-  if (!(mask >> lane & 1) || !(mask >> source & 1)) fail("a shuffle with a lane outside its mask, at " + at(site));
-  if (mask & ~warp.lanes) fail("a shuffle with lanes that do not exist, at " + at(site));
-  if (mask & warp.done) fail("a shuffle with a lane that has returned, at " + at(site));
+  if (!(mask >> lane & 1) || !(mask >> source & 1)) fail("a shuffle with a lane outside its mask", site);
+  if (mask & ~warp.lanes) fail("a shuffle with lanes that do not exist", site);
+  if (mask & warp.done) fail("a shuffle with a lane that has returned", site);
   if (warp.waiting && (warp.mask != mask || !same(site, warp.site)))
     fail("a shuffle in divergent code: here at " + at(site) + ", another lane at " + at(warp.site));
   self.site = warp.site = site;

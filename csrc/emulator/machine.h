@@ -97,6 +97,7 @@ void* dynamic_shared();
 bool on_a_stack(const void* address);
 void copy_pack(void* to, const void* from);  // 16 bytes
 [[noreturn]] void fail(const std::string& what);
+[[noreturn]] void fail(const std::string& what, const Site& site);
 
 // Fresh memory of a call: of unwritten bytes, which read as NaN in every floating type.
 void make_unwritten(void* data, size_t bytes);

@@ -38,10 +38,8 @@
 #define FL_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses_emulated, CPU, m)
 
 #undef CUDA_KERNEL_ASSERT
-#define CUDA_KERNEL_ASSERT(condition)                                                                                \
-  if (!(condition)) {                                                                                                \
-    ::fused_losses::emulator::fail("assertion `" #condition "` failed at " __FILE__ ":" + std::to_string(__LINE__)); \
-  }
+#define CUDA_KERNEL_ASSERT(condition) \
+  if (!(condition)) ::fused_losses::emulator::fail("assertion `" #condition "` failed", std::source_location::current())
 
 inline void __syncthreads(const std::source_location& site = std::source_location::current()) {
   fused_losses::emulator::barrier(site);
@@ -95,6 +93,10 @@ enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone };
 
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamGetId(cudaStream_t stream, unsigned long long* id) {
+  *id = reinterpret_cast<uintptr_t>(stream);
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
