@@ -6,9 +6,9 @@ Its tensors are CPU tensors; inside `emulated()` every op of the package is the 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
-import pkgutil
 import re
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,8 +17,9 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_losses import _autograd, losses
-from fused_losses._ops import Op
+from fused_losses import _autograd
+from fused_losses._op import Op
+from fused_losses._torch_private import direct_call
 
 NAMESPACE = "fused_losses_emulated"
 KIND = os.environ.get("FUSED_LOSSES_EMULATOR", "plain")  # as for tools/emulator.py
@@ -45,13 +46,12 @@ def device():
 
 @functools.cache
 def all_ops() -> tuple[Op, ...]:
-    modules = (importlib.import_module(m.name) for m in pkgutil.iter_modules(losses.__path__, f"{losses.__name__}."))
-    found = {id(op): op for module in modules for op in vars(module).values() if isinstance(op, Op)}
-    return tuple(found.values())
+    """The compiled ones of the package, wherever it keeps them."""
+    return tuple(o for o in gc.get_objects() if type(o) is Op and overload(o.name, "fused_losses") is o.forward)
 
 
-def overload(name: str):
-    return getattr(getattr(torch.ops, NAMESPACE), name).default
+def overload(name: str, namespace: str = NAMESPACE):
+    return getattr(getattr(getattr(torch.ops, namespace), name, None), "default", None)
 
 
 class _Declared(TorchDispatchMode):
@@ -64,6 +64,14 @@ class _Declared(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+_namespaces = ["fused_losses"]
+
+
+def ops():
+    """torch.ops.fused_losses, or the emulated ones inside `emulated()`: for tests that call an op directly."""
+    return getattr(torch.ops, _namespaces[-1])
+
+
 @contextmanager
 def emulated(**settings):
     """The package's ops are the emulated ones inside; settings as for the module's `configure`."""
@@ -72,14 +80,16 @@ def emulated(**settings):
     with ExitStack() as stack:
         for op in all_ops():
             forward, backward = overload(op.name), overload(f"{op.name}_backward")
-            for attribute, value in (("forward", forward), ("run", forward._op), ("backward", backward)):
+            for attribute, value in (("forward", forward), ("run", direct_call(forward)), ("backward", backward)):
                 stack.enter_context(mock.patch.object(op, attribute, value))
-        stack.enter_context(mock.patch.object(_autograd, "_scale", overload("scale_")._op))
+        stack.enter_context(mock.patch.object(_autograd, "scale_", direct_call(overload("scale_"))))
         if module.tracked:
             stack.enter_context(_Declared())
+        _namespaces.append(NAMESPACE)
         try:
             yield module
         finally:
+            _namespaces.pop()
             module.configure()
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import emulated_device
 import pytest
 import torch
+from cases import each_case
 from emulated_device import emulated, line_of
+from problems import gradients
+from tolerances import assert_agrees
 
 PLANTED = "csrc/emulator/planted.cu"
 pytestmark = pytest.mark.skipif(not emulated_device.BUILT, reason="not built: python tools/emulator.py")
@@ -78,6 +81,28 @@ def test_usable_after_an_error():
     message("failed_assertion")
     message("deadlock")
     assert run_planted("no_defect", elements=1000)[0] == 1000
+
+
+def results(problem, reduction, **settings):
+    names = [n for n in problem.floating() if n in problem.case.fused]
+    with emulated(**settings):
+        outputs, found = gradients(problem, names, None, reduction, "scalar")
+    return [*outputs, *found.values()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@each_case
+def test_no_result_depends_on_the_order_of_threads_and_blocks(case, dtype):
+    """The same bits in any order; on devices of other sizes the sums are grouped otherwise and agree."""
+    problem = case.problem(None, dtype, shape=case.big)
+    reduction = case.reductions[-1]
+    want = results(problem, reduction)
+    for order, resident in [("backward", 1), ("random", 1), ("random", 5)]:
+        got = results(problem, reduction, order=order, resident_blocks=resident, seed=7)
+        assert all(torch.equal(a, b) for a, b in zip(got, want)), f"{order}, {resident} resident blocks"
+    for multiprocessors in (2, 132):
+        for a, b in zip(results(problem, reduction, multiprocessors=multiprocessors), want):
+            assert_agrees(a, b.double(), n_terms=problem.n_terms, label=f"{multiprocessors} multiprocessors")
 
 
 @pytest.mark.parametrize("bad", [{"multiprocessors": 0}, {"resident_blocks": 0}, {"order": "sideways"}])

@@ -147,3 +147,13 @@ def test_nan_of_a_dropped_background(case, device):
         assert gradient.isnan().sum() <= 1
         assert not gradient[:, 0].nan_to_num().any()
         assert gradient[:, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_focal_compound_without_exponent_at_an_infinite_logit(dtype, device):
+    """gamma = 0 leaves cross-entropy: gradient 0 on the logit's own side, whatever becomes of the loss there."""
+    x = torch.tensor([[[INF, -INF, 0.5, -2.0]]], dtype=dtype, device=device, requires_grad=True)
+    target = torch.tensor([[[1.0, 0.0, 1.0, 0.0]]], dtype=dtype, device=device)
+    F.dice_focal_loss(x, target, activation="sigmoid", gamma=0.0).backward()
+    assert (x.grad[..., :2] == 0).all()
+    assert (x.grad[..., 2:].isfinite() & (x.grad[..., 2:] != 0)).all()

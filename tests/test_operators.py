@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_losses import functional as F
 
+pytestmark = pytest.mark.traced
+
 
 class Calls(TorchDispatchMode):
     """Records every call of an op of this library, arguments copied."""

@@ -55,6 +55,19 @@ def test_empty(case, device):
         assert found[case.fused[0]].shape == problem.tensors[case.fused[0]].shape
 
 
+@each_in("overlap")
+def test_empty_batch_summed_over(case, device):
+    """No sample adds to the sums of the classes, which are 0: the ratio is that of the smoothing terms."""
+    for activation in ("sigmoid", "softmax"):
+        for reduction in case.reductions:
+            options = {"activation": activation, "batch": True, "smooth_nr": 1.0, "smooth_dr": 4.0}
+            problem = case.problem(variant("batch", **options), torch.float32, device, (0, *case.shape[1:]))
+            want = as_tuple(problem.double().call(case.reference, reduction))
+            got, _ = gradients(problem, ["input"], None, reduction)
+            for a, b in zip(got, want):
+                assert_agrees(a, b.detach())
+
+
 @each_of(c for c in CASES if c.hollow)
 def test_empty_inner_dimension(case, device):
     """Rows of no elements, as the reference has them."""

@@ -11,6 +11,8 @@ from torch.autograd import forward_ad
 
 import fused_losses
 
+pytestmark = pytest.mark.traced
+
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler():

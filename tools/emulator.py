@@ -59,7 +59,8 @@ def ninja_file(kind: str) -> str:
     defines = ["-DFL_EMULATED", f"-DFL_MODULE={NAME}", stable_abi()]
     flags = [*FLAGS, *warnings, *defines, *KINDS[kind], *(f"-isystem {path}" for path in includes[1:])]
     libraries = Path(torch.__file__).parent / "lib"
-    link = ["-Wl,--wrap=aoti_torch_empty_strided", f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch", "-ltorch_cpu"]
+    link = ["-Wl,--wrap=aoti_torch_empty_strided", f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
+    link += ["-ltorch", "-ltorch_cpu"]
     if kind == "coverage":
         link.append("--coverage")
     text = f"compiler = {os.environ.get('CXX', 'c++')}\nflags = -I{includes[0]} {' '.join(flags)}\n"
