@@ -10,7 +10,7 @@ import math
 import numpy
 import pytest
 import torch
-from cases import CASES, each_case
+from cases import CASES, each_case, each_in, each_of
 from problems import as_tuple
 
 from fused_losses import functional as F
@@ -121,35 +121,33 @@ def test_a_list_of_class_weights():
         assert torch.equal(F.weighted_binary_cross_entropy(x, t, given), want)
 
 
-INDEXED = ["cross_entropy", "softmax_focal_loss"]
-
-
-@pytest.mark.parametrize("name", INDEXED)
+@each_in("classes")
 @pytest.mark.parametrize("module", [F, reference], ids=["fused", "reference"])
-def test_no_index_is_ignored(name, module):
+def test_no_index_is_ignored(case, module):
     x, t = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
-    function = getattr(module, name)
+    function = getattr(module, case.name)
     assert torch.equal(function(x, t, ignore_index=None), function(x, t))
 
 
-@pytest.mark.parametrize("name", INDEXED)
-def test_the_default_index_is_an_error_where_none_is_ignored(name):
+@each_in("classes")
+def test_the_default_index_is_an_error_where_none_is_ignored(case):
     x, t = torch.randn(4, 3), torch.tensor([0, 1, -100, 1])
     with pytest.raises((IndexError, RuntimeError), match="-100"):
-        getattr(F, name)(x, t, ignore_index=None)
+        case.function(x, t, ignore_index=None)
 
 
-@pytest.mark.parametrize("name", [*INDEXED, "dice_loss"])
-def test_an_ignore_index_that_no_double_holds(name):
+@each_of(case for case in CASES if {"classes", "overlap"} & {*case.groups})
+def test_an_ignore_index_that_no_double_holds(case):
     """2^62 + 1 is 2^62 as a double: a class of that number must not be ignored for it."""
     x, t = torch.randn(4, 3), torch.tensor([0, 1, 2**62, 1])
-    options = {"activation": "softmax"} if name == "dice_loss" else {}
-    x, t = (x[..., None], t[..., None]) if name == "dice_loss" else (x, t)
+    options = {}
+    if "overlap" in case.groups:
+        x, t, options = x[..., None], t[..., None], {"activation": "softmax"}
     for index in (2**62 + 1, 2**62, -(2**63), 2**53, 10**400):
-        with pytest.raises(ValueError, match=rf"^{name}: expected ignore_index > -2\*\*53 and < 2\*\*53, got"):
-            getattr(F, name)(x, t, ignore_index=index, **options)
+        with pytest.raises(ValueError, match=rf"^{case.name}: expected ignore_index > -2\*\*53 and < 2\*\*53, got"):
+            case.function(x, t, ignore_index=index, **options)
     with pytest.raises((IndexError, RuntimeError), match=str(2**62)):
-        getattr(F, name)(x, t, ignore_index=2**53 - 1, **options)
+        case.function(x, t, ignore_index=2**53 - 1, **options)
 
 
 def test_a_fraction_is_no_class():
@@ -193,26 +191,27 @@ def test_masks_and_targets_of_integers(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool, torch.float16])
-@pytest.mark.parametrize("name", ["dice_loss", "jaccard_loss", "tversky_loss"])
-def test_one_class_with_and_without_its_dimension(name, dtype):
+@each_in("overlap")
+def test_one_class_with_and_without_its_dimension(case, dtype):
     """(B, 1, ...) and (B, ...) are the mask of a single class, in any dtype."""
     x, t = torch.randn(2, 1, 4, 5), torch.rand(2, 1, 4, 5) > 0.5
-    want = getattr(F, name)(x, t.float())
-    assert torch.equal(getattr(F, name)(x, t.to(dtype)), want)
-    assert torch.equal(getattr(F, name)(x, t.squeeze(1).to(dtype)), want)
+    want = case.function(x, t.float())
+    assert torch.equal(case.function(x, t.to(dtype)), want)
+    assert torch.equal(case.function(x, t.squeeze(1).to(dtype)), want)
 
 
-@pytest.mark.parametrize("name", ["dice_loss", "jaccard_loss", "tversky_loss", "dice_cross_entropy_loss"])
-def test_no_classes_without_the_background(name):
+@each_of(case for case in CASES if {"overlap", "compound"} & {*case.groups})
+def test_no_classes_without_the_background(case):
     x = torch.randn(2, 0, 4)
-    with pytest.raises(ValueError, match=rf"^{name}: expected at least 2 classes with include_background=False, got 0"):
-        getattr(F, name)(x, torch.zeros(2, 0, 4), include_background=False)
+    words = rf"^{case.name}: expected at least 2 classes with include_background=False, got 0"
+    with pytest.raises(ValueError, match=words):
+        case.function(x, torch.zeros(2, 0, 4), include_background=False)
 
 
-@pytest.mark.parametrize("name", INDEXED)
-def test_no_classes(name):
+@each_in("classes")
+def test_no_classes(case):
     """Smoothed over no classes: nothing, not a division by zero."""
     for module in (F, reference):
-        loss = getattr(module, name)(torch.randn(3, 0), torch.zeros(3, 0), label_smoothing=0.1, reduction="none")
+        loss = getattr(module, case.name)(torch.randn(3, 0), torch.zeros(3, 0), label_smoothing=0.1, reduction="none")
         assert loss.shape == (3,)
         assert not loss.any()
