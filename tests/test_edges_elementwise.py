@@ -1,4 +1,4 @@
-"""Edges of the elementwise losses and of row sums: what a kernel refuses, and values where a formula overflows first."""
+"""Edges of elementwise losses and row sums: what a kernel refuses, and values where a formula overflows first."""
 
 from __future__ import annotations
 
