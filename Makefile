@@ -49,7 +49,7 @@ test: $(LIBRARY) emulator  ## all tests
 
 SECONDS ?= 60
 fuzz: $(LIBRARY)  ## random calls against the reference: make fuzz SECONDS=3600 SEED=1
-	PYTHONPATH=. $(PY) tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	PYTHONPATH=. $(PY) tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(FUZZ_ARGUMENTS)
 
 bench: $(LIBRARY)  ## the full benchmark, its CSV, tables and plots; after Ctrl-C it goes on where it was
 	$(PY) -m benchmarks.run --repeat 3 --resume

@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import emulated_device
 import torch
 from cases import CASES, DTYPES
 from layouts import LAYOUTS
@@ -259,7 +261,8 @@ def difference(call: Call) -> str:
 
 
 def reproducer(seed: int, number: int) -> str:
-    return f"PYTHONPATH=. python tests/fuzz.py --seed {seed} --call {number}"
+    device = " --emulated" if "--emulated" in sys.argv else ""
+    return f"PYTHONPATH=. python tests/fuzz.py --seed {seed} --call {number}{device}"
 
 
 def loop(seed: int, first: int, until: float, note: str) -> int:
@@ -285,7 +288,18 @@ def watch(seed: int, seconds: float) -> int:
     with tempfile.NamedTemporaryFile() as note:
         while time.time() < until:
             note.seek(0)
-            command = [sys.executable, __file__, "--seed", str(seed), "--from", str(first), str(until), note.name]
+            device = ["--emulated"] * ("--emulated" in sys.argv)
+            command = [
+                sys.executable,
+                __file__,
+                "--seed",
+                str(seed),
+                *device,
+                "--from",
+                str(first),
+                str(until),
+                note.name,
+            ]
             status = subprocess.run(command).returncode
             number, found = map(int, open(note.name).read().split())
             different += found
@@ -303,21 +317,25 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
     parser.add_argument("--call", type=int, help="only this call, with the whole traceback of a difference")
+    parser.add_argument("--emulated", action="store_true", help="the CUDA kernels, on the emulated device")
     parser.add_argument("--from", nargs=3, dest="start", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 31) if arguments.seed is None else arguments.seed
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    if arguments.call is not None:
-        call = draw(seed, arguments.call)
-        print(call.words)
-        text = difference(call)
-        print(text or "no difference")
-        return 1 if text else 0
-    if arguments.start:
-        first, until, note = arguments.start
-        loop(seed, int(first), float(until), note)
-        return 0
-    return watch(seed, arguments.seconds)
+    if arguments.emulated and not emulated_device.BUILT:
+        parser.error("--emulated: expected the emulated device, got none; build it with python tools/emulator.py")
+    with emulated_device.emulated() if arguments.emulated else nullcontext():
+        if arguments.call is not None:
+            call = draw(seed, arguments.call)
+            print(call.words)
+            text = difference(call)
+            print(text or "no difference")
+            return 1 if text else 0
+        if arguments.start:
+            first, until, note = arguments.start
+            loop(seed, int(first), float(until), note)
+            return 0
+        return watch(seed, arguments.seconds)
 
 
 if __name__ == "__main__":
