@@ -1,210 +1,128 @@
-// The tensor side of the softmax family: one softmax for each position, one pass over memory for loss and gradient.
+// The CPU driver of the softmax family: chunks of positions, one pass over memory for loss and gradient.
 #include "cpu/softmax.h"
 
 #include <memory>
 
-#include "host/check.h"
-#include "cpu/isa.h"
-#include "cpu/legacy.h"
-#include "cpu/memory.h"
+#include "cpu/device.h"
+#include "host/softmax.h"
 
 namespace fused_losses {
 namespace {
 
-constexpr const char* kNames[] = {
-#define FL_NAME(op, Functor, ...) #op,
-    FL_SOFTMAX_LOSSES(FL_NAME) FL_SOFTMAX_PAIR_LOSSES(FL_NAME)
-#undef FL_NAME
+// The weights of the classes as the loops read them.
+struct ClassWeights {
+  std::vector<double> doubles;
+  std::vector<float> floats;
+
+  // [padded_classes] in the accumulation dtype, ones where none are given; null where the loops need none.
+  const void* read(const SoftmaxProblem& problem, Dtype dtype) {
+    if (!problem.weight && problem.class_index && problem.label_smoothing == 0) return nullptr;
+    return dtype == Dtype::kFloat64 ? read(problem, &doubles) : read(problem, &floats);
+  }
+
+ private:
+  template <class A>
+  static const void* read(const SoftmaxProblem& problem, std::vector<A>* out) {
+    out->assign(padded_classes(problem.classes), A(0));
+    if (problem.weight) {
+      read_values(problem.weight, problem.weight_dtype, 0, problem.classes, out->data());
+    } else {
+      std::fill_n(out->begin(), problem.classes, A(1));
+    }
+    return out->data();
+  }
 };
 
-// What the positions [begin, end) with class indices add to the denominator of the mean: the weights of their classes,
+// What the positions [begin, end) of class indices y add to the denominator of the mean: the weights of their classes,
 // ones without. Indices out of range are left to the loops.
 template <class Index>
-double counted(const Index* y, int64_t begin, int64_t end, int64_t ignore_index, const double* weight,
-               int64_t classes) {
+double counted(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end) {
+  const Index* y = static_cast<const Index*>(problem.target);
   if (!weight) {
     int64_t count = 0;
-    for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != ignore_index;
+    for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != problem.ignore_index;
     return static_cast<double>(count);
   }
   double sum = 0;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t c = static_cast<int64_t>(y[i]);
-    if (c != ignore_index && c >= 0 && c < classes) sum += weight[c];
+    if (c != problem.ignore_index && c >= 0 && c < problem.classes) sum += weight[c];
   }
   return sum;
 }
 
-// One call of one loss, forward or backward.
-struct Call {
-  const SoftmaxEntry& entry;
-  SoftmaxOp op;
-  const Tensor& input;
-  const Tensor& target;
-  SoftmaxTask task;
+double count(const SoftmaxProblem& problem, bool weighted) {
   std::vector<double> weight;
-  std::vector<float> narrow_weight;
-  std::atomic<int64_t> invalid;
-  std::vector<int64_t> shape;  // of the losses
-  int64_t positions;
-  bool wide;
-
-  Call(SoftmaxOp op, const Tensor& input, const Tensor& target, const OptionalTensor& w, const Options& options)
-      : entry(for_isa(base::softmax_loops, avx2::softmax_loops, avx512::softmax_loops)[static_cast<int>(op)]),
-        op(op),
-        input(input),
-        target(target),
-        positions(1),
-        wide(dtype_of(input) == Dtype::kFloat64) {
-    const int64_t dims = input.dim();
-    const int64_t dim = entry.pair ? static_cast<int64_t>(options.dim) : dims > 1 ? 1 : 0;
-    task.outer = task.inner = 1;
-    task.classes = input.size(dim);
-    for (int64_t d = 0; d < dims; ++d) {
-      if (d == dim) continue;
-      (d < dim ? task.outer : task.inner) *= input.size(d);
-      shape.push_back(input.size(d));
-    }
-    positions = task.outer * task.inner;
-    task.input = input.const_data_ptr();
-    task.target = target.const_data_ptr();
-    task.dtype = dtype_of(input);
-    task.target_dtype = dtype_of(target);
-    task.indices = !entry.pair && target.dim() < dims;
-    task.ignore_index = entry.pair ? 0 : static_cast<int64_t>(options.ignore_index);
-    task.smoothing = entry.pair ? 0 : options.label_smoothing;
-    task.options = &options;
-    task.incoming = nullptr;
-    task.weight = nullptr;
-    if (!entry.pair) read_weight(w);
-    invalid = positions;
-    task.invalid = &invalid;
+  if (weighted && problem.weight) {
+    weight.resize(problem.classes);
+    read_values(problem.weight, problem.weight_dtype, 0, problem.classes, weight.data());
   }
+  const auto run = problem.target_dtype == Dtype::kUInt8   ? counted<uint8_t>
+                   : problem.target_dtype == Dtype::kInt32 ? counted<int32_t>
+                                                           : counted<int64_t>;
+  const double* weights = weighted && problem.weight ? weight.data() : nullptr;
+  return chunked_sum(problem.positions(), [&](int64_t b, int64_t e) { return run(problem, weights, b, e); });
+}
 
-  // Weights in the accumulation dtype; ones where none are given, null where the loops need none.
-  void read_weight(const OptionalTensor& w) {
-    task.weight = nullptr;
-    if (w) {
-      weight.resize(task.classes);
-      read_values(w->const_data_ptr(), dtype_of(*w), 0, task.classes, weight.data());
-    } else if (task.indices && task.smoothing == 0) {
-      return;
-    } else if (wide) {
-      weight.assign(task.classes, 1.0);
-    } else {
-      narrow_weight.assign(task.classes, 1.0f);
+// Positions of which one partial sum is kept: whole groups where the loops gather several outer indices.
+int64_t chunk_size(const SoftmaxProblem& problem) {
+  int64_t n = kChunk / (problem.classes > 0 ? problem.classes : 1);
+  if (runs_as_rows(problem.classes, problem.inner)) return n > 0 ? n : 1;
+  const int64_t lanes = tile_lanes(problem.classes);
+  if (n < lanes) n = lanes;
+  return problem.inner < kGatherInner ? n / problem.inner * problem.inner : n;
+}
+
+// The sum of the losses of all positions, chunks added in order.
+double sum_of_losses(const SoftmaxTask& task, SoftmaxLoop loop, Dtype dtype) {
+  const int64_t positions = task.positions();
+  if (positions == 0) return 0;
+  const int64_t size = chunk_size(task), chunks = (positions + size - 1) / size;
+  const int64_t bytes = scratch_size(task.classes, task.inner) * element_size(dtype);
+  std::vector<double> partial(chunks);
+  parallel(chunks, positions / chunks * (task.classes + 1), [&](int64_t first, int64_t last) {
+    const std::unique_ptr<char[]> space(new char[bytes + 64]);  // touched only where values pass through it
+    char* scratch = space.get() + (64 - reinterpret_cast<uintptr_t>(space.get()) % 64);
+    for (int64_t c = first; c < last; ++c) {
+      partial[c] = loop(task, c * size, c + 1 < chunks ? (c + 1) * size : positions, scratch);
     }
-    if (w && !wide) narrow_weight.assign(weight.begin(), weight.end());
-    weight.resize(padded_classes(task.classes));
-    narrow_weight.resize(padded_classes(task.classes));
-    task.weight = wide ? static_cast<const void*>(weight.data()) : narrow_weight.data();
-  }
+  });
+  double sum = 0;
+  for (const double p : partial) sum += p;
+  return sum;
+}
 
-  double denominator(Reduction reduction, bool weighted) const {
-    if (reduction == Reduction::kBatchMean) return static_cast<double>(input.size(0));
-    if (reduction != Reduction::kMean) return 1;
-    if (!task.indices) return static_cast<double>(positions);
-    const double* w = weighted && entry.weighted_mean ? weight.data() : nullptr;
-    return chunked_sum(positions, [&](int64_t begin, int64_t end) {
-      switch (task.target_dtype) {
-        case Dtype::kUInt8:
-          return counted(static_cast<const uint8_t*>(task.target), begin, end, task.ignore_index, w, task.classes);
-        case Dtype::kInt32:
-          return counted(static_cast<const int32_t*>(task.target), begin, end, task.ignore_index, w, task.classes);
-        default:
-          return counted(static_cast<const int64_t*>(task.target), begin, end, task.ignore_index, w, task.classes);
-      }
-    });
-  }
-
-  // Positions of which one partial sum is kept: whole groups where the loops gather several outer indices.
-  int64_t chunk() const {
-    int64_t n = kChunk / (task.classes > 0 ? task.classes : 1);
-    if (runs_as_rows(task.classes, task.inner)) return n > 0 ? n : 1;
-    const int64_t lanes = tile_lanes(task.classes);
-    if (n < lanes) n = lanes;
-    return task.inner < kGatherInner ? n / task.inner * task.inner : n;
-  }
-
-  double run() {
-    if (positions == 0) return 0;
-    const int64_t size = chunk(), chunks = (positions + size - 1) / size;
-    const int64_t bytes = scratch_size(task.classes, task.inner) * (wide ? sizeof(double) : sizeof(float));
-    std::vector<double> partial(chunks);
-    const SoftmaxLoop loop = entry.run[wide];
-    parallel(chunks, positions / chunks * (task.classes + 1), [&](int64_t first, int64_t last) {
-      const std::unique_ptr<char[]> space(new char[bytes + 64]);  // touched only where values pass through it
-      char* scratch = space.get() + (64 - reinterpret_cast<uintptr_t>(space.get()) % 64);
-      for (int64_t c = first; c < last; ++c) {
-        partial[c] = loop(task, c * size, c + 1 < chunks ? (c + 1) * size : positions, scratch);
-      }
-    });
-    if (invalid < positions) {
-      double given = 0;
-      read_values(target.const_data_ptr(), dtype_of(target), invalid, 1, &given);
-      refuse_value(kNames[static_cast<int>(op)], given, invalid.load(), "class index in [0, ", task.classes,
-             ") or ignore_index ", task.ignore_index);
-    }
-    double sum = 0;
-    for (const double p : partial) sum += p;
-    return sum;
-  }
-
-  // Allocates the gradients asked for and points the task at them.
-  std::vector<Tensor> gradient_outputs(int64_t gradients, std::vector<Tensor> out) {
-    if (wants(gradients, 0)) {
-      out.push_back(new_output(input));
-      task.grad_input = out.back().mutable_data_ptr();
-    }
-    if (entry.pair && wants(gradients, 1)) {
-      out.push_back(new_output(target));
-      task.grad_target = out.back().mutable_data_ptr();
-    }
-    return out;
+struct CpuSoftmax : CpuDevice {
+  static void run(LossId id, const Options& options, const SoftmaxProblem& problem, const Tensor&) {
+    run_softmax(id, options, problem);
   }
 };
 
-template <SoftmaxOp op>
-std::vector<Tensor> forward(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction,
-                            int64_t gradients) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Call call(op, input, target, weight, options);
-  if (reduce == Reduction::kNone) {
-    Tensor loss = new_tensor(input, call.shape.data(), call.shape.size(), accumulation_dtype(dtype_of(input)));
-    call.task.loss = loss.mutable_data_ptr();
-    call.run();
-    return {loss};
-  }
-  const double denominator = call.denominator(reduce, weight.has_value());
-  call.task.scale = reduction_factor(reduce, denominator);
-  std::vector<Tensor> out = call.gradient_outputs(gradients, {new_scalar(input)});
-  const double sum = call.run();
-  set_scalar(out[0], sum / denominator);
-  return out;
-}
-
-template <SoftmaxOp op>
-std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, OptionalTensor weight, Options options,
-                             int64_t reduction, int64_t gradients) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Call call(op, input, target, weight, options);
-  if (reduce == Reduction::kNone) {
-    call.task.incoming = grad_output.const_data_ptr();
-  } else {
-    call.task.scale =
-        scalar_value(grad_output) * reduction_factor(reduce, call.denominator(reduce, weight.has_value()));
-  }
-  std::vector<Tensor> out = call.gradient_outputs(gradients, {});
-  call.run();
-  return out;
-}
-
 }  // namespace
 
+void run_softmax(LossId id, const Options& options, const SoftmaxProblem& problem) {
+  const SoftmaxEntry& entry =
+      for_isa(base::softmax_loops, avx2::softmax_loops, avx512::softmax_loops)[loss_of(id).place];
+  const Dtype dtype = accumulation_dtype(problem.input_dtype);
+  SoftmaxTask task{problem};
+  ClassWeights weights;
+  const int64_t positions = problem.positions();
+  std::atomic<int64_t> invalid{positions};
+  task.options = &options;
+  task.invalid = &invalid;
+  task.class_weight = entry.pair ? nullptr : weights.read(problem, dtype);
+  if (task.results.counts) task.results.denominator = count(problem, entry.weighted_mean);
+  task.scale = gradient_scale(task.results, dtype);
+  const double sum = sum_of_losses(task, entry.run[dtype == Dtype::kFloat64], dtype);
+  if (invalid < positions) {
+    refuse_class_index(loss_of(id).name, problem.target, problem.target_dtype, invalid, problem.classes,
+                       problem.ignore_index);
+  }
+  store_total(task.results, dtype, sum);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor, ...)                                          \
-  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<SoftmaxOp::op>>::call))); \
-  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<SoftmaxOp::op>>::call)));
+#define FL_REGISTER(op, ...) register_loss<SoftmaxCall<CpuSoftmax>, LossId::op>(m);
   FL_SOFTMAX_LOSSES(FL_REGISTER)
   FL_SOFTMAX_PAIR_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

@@ -1,32 +1,24 @@
-// What the tensor side of the softmax family hands to the hot loops, and the table of loops of each instruction set.
+// The CPU driver of the softmax family, what it hands to its hot loops, and their table, one for each instruction set.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 
-#include "math/dtype.h"
+#include "host/problems.h"
 #include "losses.h"
 
 namespace fused_losses {
 
-// One call: operands, outputs (null where not wanted) and the factor of every gradient. A position is one softmax.
-struct SoftmaxTask {
-  int64_t outer, classes, inner;
-  const void* input;     // [outer, classes, inner] logits
-  const void* target;    // class indices [outer, inner], else [outer, classes, inner]
-  const void* weight;    // [padded_classes] accumulation dtype, or null: ones, against class indices
-  const void* incoming;  // [outer, inner] accumulation dtype, gradient of a loss that was not reduced, or null
-  Dtype dtype, target_dtype;
-  bool indices;
-  int64_t ignore_index;
-  double smoothing;
+// A Problem with what one call adds to it.
+struct SoftmaxTask : SoftmaxProblem {
   const Options* options;
-  double scale = 1;               // incoming scalar gradient / denominator
-  void* loss = nullptr;           // [outer, inner] accumulation dtype
-  void* grad_input = nullptr;     // as input
-  void* grad_target = nullptr;    // as target
+  const void* class_weight;       // [padded_classes] accumulation dtype, or null: ones, against class indices
+  double scale = 1;               // of every gradient, beside its position's incoming one
   std::atomic<int64_t>* invalid;  // lowest flat index of a class index out of range
 };
+
+// Runs a Problem; rows complete in it (inner 1) may be a tile that holds the logits and receives their gradient.
+void run_softmax(LossId id, const Options& options, const SoftmaxProblem& problem);
 
 // Rows are run one by one with classes in the vector lanes; everything else in tiles [classes, lanes] of positions.
 constexpr int64_t kRowBlock = 4096;     // classes of a row that share one shift of their exponentials
@@ -39,7 +31,7 @@ constexpr int64_t padded_classes(int64_t classes) { return (classes + 15) / 16 *
 
 constexpr bool runs_as_rows(int64_t classes, int64_t inner) { return inner == 1 && classes >= kShortRow; }
 
-// Positions of a tile: at least one cache line, at most what keeps a tile in the second-level cache.
+// Positions of a tile: at least one cache line, at most what keeps a tile in L2.
 constexpr int64_t tile_lanes(int64_t classes) {
   const int64_t lanes = (int64_t{1} << 15) / (classes > 0 ? classes : 1) / 16 * 16;
   return lanes < 16 ? 16 : lanes < kMaxLanes ? lanes : kMaxLanes;
@@ -61,13 +53,9 @@ using SoftmaxLoop = double (*)(const SoftmaxTask&, int64_t begin, int64_t end, v
 
 struct SoftmaxEntry {
   SoftmaxLoop run[2];  // by accumulation dtype: float, double
-  bool pair;           // target holds logits and has a gradient
+  bool pair;           // the target holds logits and has a gradient
   bool weighted_mean;  // the mean over class indices divides by the sum of the weights
 };
-
-#define FL_ENUMERATE(op, Functor, ...) op,
-enum class SoftmaxOp : int { FL_SOFTMAX_LOSSES(FL_ENUMERATE) FL_SOFTMAX_PAIR_LOSSES(FL_ENUMERATE) kCount };
-#undef FL_ENUMERATE
 
 namespace base {
 extern const SoftmaxEntry softmax_loops[];

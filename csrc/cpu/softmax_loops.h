@@ -10,10 +10,11 @@ namespace fused_losses::FL_ISA {
 #include "formulas/classification.h"
 #include "formulas/divergence.h"
 
-// e^-a, a: what a logit is below the peak of its row.
+// e^-a, a: what a logit is below its row_max.
 FL_HD float exp_below(float a) { return detail::exp_minus(a); }
 FL_HD double exp_below(double a) { return exp_(-a); }
 
+#include "cpu/lowest.h"
 #include "cpu/softmax_rows.h"
 #include "cpu/softmax_tiles.h"
 
@@ -36,9 +37,7 @@ inline int64_t class_of(const SoftmaxTask& task, int64_t position) {
   const int64_t y = load_index(task.target, task.target_dtype, position);
   if (y == task.ignore_index) return -1;
   if (y >= 0 && y < task.classes) return y;
-  int64_t known = task.invalid->load();
-  while (position < known && !task.invalid->compare_exchange_weak(known, position)) {
-  }
+  note_lowest(task.invalid, position);
   return -1;
 }
 
@@ -46,12 +45,12 @@ inline int64_t class_of(const SoftmaxTask& task, int64_t position) {
 template <class A>
 A scale_of(const SoftmaxTask& task, int64_t position) {
   const A scale = static_cast<A>(task.scale);
-  return task.incoming ? scale * static_cast<const A*>(task.incoming)[position] : scale;
+  return task.results.per_item ? scale * static_cast<const A*>(task.results.incoming)[position] : scale;
 }
 
 // The scratch arrays of one thread: rows or tiles by number, then the statistics of a row's blocks.
 template <class A>
-struct Scratch {
+struct SoftmaxScratch {
   A* data;
   int64_t stride;
 
@@ -73,8 +72,8 @@ const A* row_values(const void* data, Dtype dtype, int64_t offset, int64_t n, in
 }
 
 template <class A>
-A* row_output(void* data, Dtype dtype, int64_t offset, bool in_place, A* buffer) {
-  return data && in_place && dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : buffer;
+A* row_output(void* data, Dtype dtype, int64_t offset, bool direct, A* buffer) {
+  return data && direct && dtype == kDtypeOf<A> ? static_cast<A*>(data) + offset : buffer;
 }
 
 template <class A>
@@ -82,54 +81,70 @@ void row_store(const A* values, const A* buffer, void* data, Dtype dtype, int64_
   if (data && values == buffer) store_block(values, data, dtype, offset, n);
 }
 
+// The logits of row r, filled up to n; *next: those of the row after it, where they can be read in place.
+template <class A>
+const A* logits_of_row(const SoftmaxTask& task, const void* data, Dtype dtype, int64_t r, int64_t n, bool last,
+                       A* buffer, NextRow<A>* next) {
+  const A* row = row_values(data, dtype, r * task.classes, task.classes, n, -infinity_<A>(), buffer);
+  next->values = row != buffer && !last ? row + n : nullptr;
+  return row;
+}
+
+// Row r against class indices or probabilities. e: [n], which becomes the gradient; returns the loss.
 template <class F, class A>
-double softmax_rows(const F f, const SoftmaxTask& task, int64_t begin, int64_t end, const Scratch<A> scratch) {
+A class_row(const F f, const SoftmaxTask& task, int64_t r, int64_t n, bool last, A* e, const SoftmaxScratch<A> scratch,
+            NextRow<A>* next) {
+  const int64_t classes = task.classes;
+  const bool gradient = task.grad_input != nullptr;
+  const int64_t y = task.class_index ? class_of(task, r) : 0;
+  if (y < 0) {
+    for (int64_t i = 0; gradient && i < classes; ++i) e[i] = 0;
+    next->known = false;
+    return 0;
+  }
+  const A* x = logits_of_row(task, task.input, task.input_dtype, r, n, last, scratch.array(kInput), next);
+  const A* w = static_cast<const A*>(task.class_weight);
+  const A scale = scale_of<A>(task, r);
+  const A kept = static_cast<A>(1 - task.label_smoothing), spread = static_cast<A>(task.label_smoothing / classes);
+  if (!task.class_index) {
+    const A* given = row_values(task.target, task.target_dtype, r * classes, classes, n, A(0), scratch.array(kTarget));
+    const Mixture<A> mixture{given, w, kept, spread};
+    return mixture_row<true>(f, x, e, scratch.blocks(), n, mixture, int64_t{-1}, A(0), gradient, scale, next);
+  }
+  if (task.label_smoothing != 0) {
+    const Mixture<A> mixture{nullptr, w, kept, spread};
+    return mixture_row<false>(f, x, e, scratch.blocks(), n, mixture, y, kept * w[y], gradient, scale, next);
+  }
+  return index_row(f, x, gradient ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), scale, next);
+}
+
+template <class F, class A>
+double softmax_rows(const F f, const SoftmaxTask& task, int64_t begin, int64_t end, const SoftmaxScratch<A> scratch) {
   const int64_t classes = task.classes;
   // Logits of -inf fill a short row up to whole vectors: the scalar rest of three loops costs more than copying it.
   const int64_t n = classes < kPaddedBelow ? padded_classes(classes) : classes;
-  A* losses = static_cast<A*>(task.loss);
-  A *xs = scratch.array(kInput), *es = scratch.array(kExp), *ys = scratch.array(kTarget);
+  // The loops' pointers do not alias: a gradient that replaces the logits passes through scratch.
+  const bool whole = n == classes, direct = whole && task.grad_input != task.input;
+  A* losses = static_cast<A*>(task.results.losses);
+  A *e_buffer = scratch.array(kExp), *ez_buffer = scratch.array(kTargetExp);
   double sum = 0;
   NextRow<A> next[2];  // of the input, of the target
   for (int64_t r = begin; r < end; ++r) {
     const int64_t offset = r * classes;
-    const auto logits = [&](const void* data, Dtype dtype, A* buffer, NextRow<A>* after) {
-      const A* row = row_values(data, dtype, offset, classes, n, -infinity_<A>(), buffer);
-      after->values = row != buffer && r + 1 < end ? row + n : nullptr;
-      return row;
-    };
-    A* e = row_output(task.grad_input, task.dtype, offset, n == classes, es);
-    const A scale = scale_of<A>(task, r);
-    A loss = 0;
+    const bool last = r + 1 == end;
+    A* e = row_output(task.grad_input, task.input_dtype, offset, direct, e_buffer);
+    A loss;
     if constexpr (F::kPair) {
-      A* ez_buffer = scratch.array(kTargetExp);
-      A* ez = row_output(task.grad_target, task.target_dtype, offset, n == classes, ez_buffer);
-      loss = pair_row(f, logits(task.input, task.dtype, xs, &next[0]), e,
-                      logits(task.target, task.target_dtype, ys, &next[1]), ez, scratch.blocks(), n,
-                      task.grad_input != nullptr, task.grad_target != nullptr, scale, next);
+      A* ez = row_output(task.grad_target, task.target_dtype, offset, whole, ez_buffer);
+      const A* x = logits_of_row(task, task.input, task.input_dtype, r, n, last, scratch.array(kInput), &next[0]);
+      const A* z = logits_of_row(task, task.target, task.target_dtype, r, n, last, scratch.array(kTarget), &next[1]);
+      loss = pair_row(f, x, e, z, ez, scratch.blocks(), n, task.grad_input != nullptr, task.grad_target != nullptr,
+                      scale_of<A>(task, r), next);
       row_store(ez, ez_buffer, task.grad_target, task.target_dtype, offset, classes);
     } else {
-      const A* w = static_cast<const A*>(task.weight);
-      const int64_t y = task.indices ? class_of(task, r) : 0;
-      if (y < 0) {
-        for (int64_t i = 0; task.grad_input && i < classes; ++i) e[i] = 0;
-        next->has_peak = false;
-      } else {
-        const A* x = logits(task.input, task.dtype, xs, next);
-        const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
-        if (!task.indices) {
-          const A* shares = row_values(task.target, task.target_dtype, offset, classes, n, A(0), ys);
-          loss = mixture_row<true>(f, x, e, scratch.blocks(), n, Mixture<A>{shares, w, kept, spread}, int64_t{-1}, A(0),
-                                   task.grad_input != nullptr, scale, next);
-        } else if (task.smoothing != 0) {
-          loss = mixture_row<false>(f, x, e, scratch.blocks(), n, Mixture<A>{nullptr, w, kept, spread}, y, kept * w[y],
-                                    task.grad_input != nullptr, scale, next);
-        } else {
-          loss = index_row(f, x, task.grad_input ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), scale, next);
-        }
-      }
+      loss = class_row(f, task, r, n, last, e, scratch, next);
     }
-    row_store(e, es, task.grad_input, task.dtype, offset, classes);
+    row_store(e, e_buffer, task.grad_input, task.input_dtype, offset, classes);
     if (losses) losses[r] = loss;
     sum += static_cast<double>(loss);
   }
@@ -177,7 +192,7 @@ void scatter(const A* __restrict tile, int64_t step, int64_t outer, int64_t clas
 
 // Copies the span into `tile`. Not used in place: rows a power of two apart would share the same few cache sets.
 template <class A>
-Tile<const A> tile_values(const void* data, Dtype dtype, const Span s, A* tile, A* raw, int64_t lanes) {
+SoftmaxTile<const A> tile_values(const void* data, Dtype dtype, const Span s, A* tile, A* raw, int64_t lanes) {
   const int64_t offset = s.offset();
   if (s.gathered()) {
     const bool in_place = dtype == kDtypeOf<A>;
@@ -190,7 +205,7 @@ Tile<const A> tile_values(const void* data, Dtype dtype, const Span s, A* tile, 
 }
 
 template <class A>
-void tile_store(const Tile<A> tile, void* data, Dtype dtype, const Span s, A* raw) {
+void tile_store(const SoftmaxTile<A> tile, void* data, Dtype dtype, const Span s, A* raw) {
   if (!data) return;
   const int64_t offset = s.offset();
   if (s.gathered()) {
@@ -206,15 +221,16 @@ void tile_store(const Tile<A> tile, void* data, Dtype dtype, const Span s, A* ra
 }
 
 template <class F, class A>
-void class_tile(const F f, const SoftmaxTask& task, const Span span, const Scratch<A> scratch, int64_t step,
-                Lanes<A>* lanes, A* __restrict scale) {
+void class_tile(const F f, const SoftmaxTask& task, const Span span, const SoftmaxScratch<A> scratch, int64_t step,
+                SoftmaxLanes<A>* lanes, A* __restrict scale) {
   const int64_t n = span.n, classes = task.classes;
-  const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
-  const Tile<A> e{scratch.array(kExp), step};
-  const A* w = static_cast<const A*>(task.weight);
-  const A kept = static_cast<A>(1 - task.smoothing), spread = static_cast<A>(task.smoothing / classes);
-  if (!task.indices) {
-    const Tile<const A> y =
+  const SoftmaxTile<const A> x =
+      tile_values(task.input, task.input_dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
+  const SoftmaxTile<A> e{scratch.array(kExp), step};
+  const A* w = static_cast<const A*>(task.class_weight);
+  const A kept = static_cast<A>(1 - task.label_smoothing), spread = static_cast<A>(task.label_smoothing / classes);
+  if (!task.class_index) {
+    const SoftmaxTile<const A> y =
         tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), scratch.array(kRaw), step);
     const int64_t* no_extra = nullptr;
     const A* no_share = nullptr;
@@ -228,23 +244,23 @@ void class_tile(const F f, const SoftmaxTask& task, const Span span, const Scrat
       share[i] = y[i] < 0 ? A(0) : w ? w[y[i]] : A(1);
       scale[i] = y[i] < 0 ? A(0) : scale[i];
     }
-    if (task.smoothing != 0) {
+    if (task.label_smoothing != 0) {
       for (int64_t i = 0; i < n; ++i) share[i] *= kept;
-      mixture_tile<false>(f, x, e, Tile<const A>{nullptr, 0}, w, kept, spread, classes, lanes, y, share,
+      mixture_tile<false>(f, x, e, SoftmaxTile<const A>{nullptr, 0}, w, kept, spread, classes, lanes, y, share,
                           task.grad_input != nullptr, scale, n);
     } else {
-      index_tile(f, x, task.grad_input ? e : Tile<A>{nullptr, 0}, classes, lanes, y, share, scale, n);
+      index_tile(f, x, task.grad_input ? e : SoftmaxTile<A>{nullptr, 0}, classes, lanes, y, share, scale, n);
     }
   }
-  tile_store(e, task.grad_input, task.dtype, span, scratch.array(kRaw));
+  tile_store(e, task.grad_input, task.input_dtype, span, scratch.array(kRaw));
 }
 
 template <class F, class A>
-double softmax_tiles(const F f, const SoftmaxTask& task, int64_t begin, int64_t end, const Scratch<A> scratch) {
+double softmax_tiles(const F f, const SoftmaxTask& task, int64_t begin, int64_t end, const SoftmaxScratch<A> scratch) {
   const int64_t step = tile_lanes(task.classes);
   const int64_t most = task.inner < kGatherInner ? step / task.inner * task.inner : step;
-  A* losses = static_cast<A*>(task.loss);
-  Lanes<A> lanes;
+  A* losses = static_cast<A*>(task.results.losses);
+  SoftmaxLanes<A> lanes;
   alignas(64) A scale[kMaxLanes];
   double sum = 0;
   for (int64_t at = begin, n = 0; at < end; at += n) {
@@ -253,15 +269,16 @@ double softmax_tiles(const F f, const SoftmaxTask& task, int64_t begin, int64_t 
     const Span span{at, n, task.classes, task.inner};
     for (int64_t i = 0; i < n; ++i) scale[i] = scale_of<A>(task, at + i);
     if constexpr (F::kPair) {
-      Lanes<A> target_lanes;
+      SoftmaxLanes<A> target_lanes;
       A* raw = scratch.array(kRaw);
-      const Tile<const A> x = tile_values(task.input, task.dtype, span, scratch.array(kInput), raw, step);
-      const Tile<const A> z = tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), raw, step);
-      const Tile<A> ex{scratch.array(kExp), step};
-      const Tile<A> ez{scratch.array(kTargetExp), step};
+      const SoftmaxTile<const A> x = tile_values(task.input, task.input_dtype, span, scratch.array(kInput), raw, step);
+      const SoftmaxTile<const A> z =
+          tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), raw, step);
+      const SoftmaxTile<A> ex{scratch.array(kExp), step};
+      const SoftmaxTile<A> ez{scratch.array(kTargetExp), step};
       pair_tile(f, x, ex, z, ez, task.classes, &lanes, &target_lanes, task.grad_input != nullptr,
                 task.grad_target != nullptr, scale, n);
-      tile_store(ex, task.grad_input, task.dtype, span, raw);
+      tile_store(ex, task.grad_input, task.input_dtype, span, raw);
       tile_store(ez, task.grad_target, task.target_dtype, span, raw);
     } else {
       class_tile(f, task, span, scratch, step, &lanes, scale);
@@ -276,7 +293,7 @@ template <template <class> class Functor, class A>
 double softmax_loop(const SoftmaxTask& task, int64_t begin, int64_t end, void* scratch) {
   return Functor<A>::with(*task.options, [&](auto f) -> double {
     using F = decltype(f);
-    const Scratch<A> arrays{static_cast<A*>(scratch), scratch_stride(task.classes, task.inner)};
+    const SoftmaxScratch<A> arrays{static_cast<A*>(scratch), scratch_stride(task.classes, task.inner)};
     if (runs_as_rows(task.classes, task.inner)) return softmax_rows<F, A>(f, task, begin, end, arrays);
     return softmax_tiles<F, A>(f, task, begin, end, arrays);
   });

@@ -1,35 +1,35 @@
 // Row-wise loops over one contiguous row, classes in the vector lanes. Included by softmax_loops.h in each namespace.
 
-// Exponentials of a row in blocks of kRowBlock, each shifted by its own peak so that the row is read once:
-// p = e * factor[block], log p = rate (x - peak) - log_sum.
+// Exponentials of a row in blocks of kRowBlock, each shifted by its own row_max so that the row is read once:
+// p = e * factor[block], log p = rate (x - row_max) - log_sum.
 template <class A>
 struct RowSoftmax {
-  A peak, log_sum;
+  A row_max, log_sum;
   A* factor;  // [blocks]
 };
 
 template <class A>
-A row_peak(const A* __restrict x, const int64_t n) {
-  A peak = -infinity_<A>();
-#pragma omp simd reduction(max : peak)
-  for (int64_t i = 0; i < n; ++i) peak = x[i] > peak ? x[i] : peak;
-  return peak;
+A maximum(const A* __restrict x, const int64_t n) {
+  A found = -infinity_<A>();
+#pragma omp simd reduction(max : found)
+  for (int64_t i = 0; i < n; ++i) found = x[i] > found ? x[i] : found;
+  return found;
 }
 
-// Sum of e = exp(rate (x - shift)); e is written only with kStore. kAhead: *peak becomes the peak of `next`, the values
-// worked on after these: finding it costs nothing beside the exponentials.
+// Sum of e = exp(rate (x - shift)); e is written only with kStore. kAhead: *next_max becomes the maximum of `next`, the
+// values worked on after these: finding it costs nothing beside the exponentials.
 template <class A, bool kStore, bool kAhead>
-A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, const A* __restrict next, A* peak,
+A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, const A* __restrict next, A* next_max,
           const int64_t n) {
-  A sum = 0, highest = -infinity_<A>();
-#pragma omp simd reduction(+ : sum) reduction(max : highest)
+  A sum = 0, found = -infinity_<A>();
+#pragma omp simd reduction(+ : sum) reduction(max : found)
   for (int64_t i = 0; i < n; ++i) {
-    if constexpr (kAhead) highest = next[i] > highest ? next[i] : highest;
+    if constexpr (kAhead) found = next[i] > found ? next[i] : found;
     const A v = exp_below((shift - x[i]) * rate);
     sum += v;
     if constexpr (kStore) e[i] = v;
   }
-  if constexpr (kAhead) *peak = highest;
+  if constexpr (kAhead) *next_max = found;
   return sum;
 }
 
@@ -37,8 +37,8 @@ A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, c
 template <class A>
 struct NextRow {
   const A* values = nullptr;  // null: nothing, or not where it can be read yet
-  A peak = 0;                 // of its first block
-  bool has_peak = false;
+  A block_max = 0;            // of its first block, with `known`
+  bool known = false;
 };
 
 // space: [2 * blocks]. e: [n], or null where the exponentials are not needed. next: what the call before found about
@@ -47,30 +47,30 @@ template <class A>
 RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* space, NextRow<A>* next) {
   const int64_t blocks = (n + kRowBlock - 1) / kRowBlock;
   const auto length = [n](int64_t b) { return n - b * kRowBlock < kRowBlock ? n - b * kRowBlock : kRowBlock; };
-  A* peaks = space;
+  A* block_max = space;
   A* sums = space + blocks;
-  A peak = -infinity_<A>();
+  A row_max = -infinity_<A>();
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t at = b * kRowBlock, part = length(b);
     const bool last = b + 1 == blocks;
-    peaks[b] = next->has_peak ? next->peak : row_peak(x + at, part);
-    const A shift = peaks[b] == -infinity_<A>() ? A(0) : peaks[b];
+    block_max[b] = next->known ? next->block_max : maximum(x + at, part);
+    const A shift = block_max[b] == -infinity_<A>() ? A(0) : block_max[b];
     const A* following = last ? next->values : x + at + part;
-    next->has_peak = following && length(last ? 0 : b + 1) == part;
-    const auto run = next->has_peak ? (e ? row_exp<A, true, true> : row_exp<A, false, true>)
-                                    : (e ? row_exp<A, true, false> : row_exp<A, false, false>);
-    sums[b] = run(x + at, e ? e + at : nullptr, rate, shift, following, &next->peak, part);
-    peak = peaks[b] > peak ? peaks[b] : peak;
+    next->known = following && length(last ? 0 : b + 1) == part;
+    const auto run = next->known ? (e ? row_exp<A, true, true> : row_exp<A, false, true>)
+                                 : (e ? row_exp<A, true, false> : row_exp<A, false, false>);
+    sums[b] = run(x + at, e ? e + at : nullptr, rate, shift, following, &next->block_max, part);
+    row_max = block_max[b] > row_max ? block_max[b] : row_max;
   }
   double sum = 0;
   for (int64_t b = 0; b < blocks; ++b) {
     const A part = sums[b];
-    sums[b] = peaks[b] == -infinity_<A>() ? A(0) : exp_((peaks[b] - peak) * rate);
+    sums[b] = block_max[b] == -infinity_<A>() ? A(0) : exp_((block_max[b] - row_max) * rate);
     sum += part == A(0) ? 0.0 : static_cast<double>(part) * sums[b];
   }
   const A total = static_cast<A>(sum), inverse = A(1) / total;
   for (int64_t b = 0; b < blocks; ++b) sums[b] *= inverse;
-  return {peak, log_(total), sums};
+  return {row_max, log_(total), sums};
 }
 
 template <class A>
@@ -84,7 +84,7 @@ template <class F, class A>
 A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_t y, const A w, const A scale,
             NextRow<A>* next) {
   const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space, next);
-  const A u = (x[y] - s.peak) - s.log_sum;
+  const A u = (x[y] - s.row_max) - s.log_sum;
   const ClassTerms<A> t = f(u, exp_(u));
   if (e) {
     const A slope = scale * w * t.slope;
@@ -111,13 +111,13 @@ struct RowSums {
 
 template <class F, class A, bool kTarget>
 RowSums<A> mixture_sums(const F f, const A* __restrict x, const A* __restrict e, const A* __restrict y,
-                        const A* __restrict w, const A stretch, const A base, const A peak, const A log_sum,
+                        const A* __restrict w, const A stretch, const A base, const A row_max, const A log_sum,
                         const A factor, const int64_t n) {
   A loss = 0, slope = 0;
 #pragma omp simd reduction(+ : loss, slope)
   for (int64_t i = 0; i < n; ++i) {
     const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w[i];
-    const ClassTerms<A> t = f((x[i] - peak) - log_sum, e[i] * factor);
+    const ClassTerms<A> t = f((x[i] - row_max) - log_sum, e[i] * factor);
     loss += share == A(0) ? A(0) : share * t.loss;
     slope += share * t.slope;
   }
@@ -127,13 +127,13 @@ RowSums<A> mixture_sums(const F f, const A* __restrict x, const A* __restrict e,
 // e becomes the gradient; total: the sum of the slopes.
 template <class F, class A, bool kTarget>
 void mixture_gradient(const F f, const A* __restrict x, A* __restrict e, const A* __restrict y, const A* __restrict w,
-                      const A stretch, const A base, const A peak, const A log_sum, const A factor, const A total,
+                      const A stretch, const A base, const A row_max, const A log_sum, const A factor, const A total,
                       const A scale, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w[i];
     const A p = e[i] * factor;
-    const ClassTerms<A> t = f((x[i] - peak) - log_sum, p);
+    const ClassTerms<A> t = f((x[i] - row_max) - log_sum, p);
     e[i] = scale * (share * t.slope - p * total);
   }
 }
@@ -149,13 +149,13 @@ A mixture_row(const F f, const A* x, A* e, A* space, const int64_t n, const Mixt
   };
   blocks([&](int64_t b, int64_t at, int64_t part) {
     const RowSums<A> sums = mixture_sums<F, A, kTarget>(f, x + at, e + at, kTarget ? m.y + at : nullptr, m.w + at,
-                                                        m.stretch, m.base, s.peak, s.log_sum, s.factor[b], part);
+                                                        m.stretch, m.base, s.row_max, s.log_sum, s.factor[b], part);
     loss += sums.loss;
     slope += sums.slope;
   });
   A extra_slope = 0;
   if (extra >= 0 && extra_share != A(0)) {
-    const A u = (x[extra] - s.peak) - s.log_sum;
+    const A u = (x[extra] - s.row_max) - s.log_sum;
     const ClassTerms<A> t = f(u, exp_(u));
     extra_slope = extra_share * t.slope;
     loss += extra_share * t.loss;
@@ -165,7 +165,7 @@ A mixture_row(const F f, const A* x, A* e, A* space, const int64_t n, const Mixt
     const A total = static_cast<A>(slope);
     blocks([&](int64_t b, int64_t at, int64_t part) {
       mixture_gradient<F, A, kTarget>(f, x + at, e + at, kTarget ? m.y + at : nullptr, m.w + at, m.stretch, m.base,
-                                      s.peak, s.log_sum, s.factor[b], total, scale, part);
+                                      s.row_max, s.log_sum, s.factor[b], total, scale, part);
     });
     if (extra >= 0) e[extra] += scale * extra_slope;
   }
@@ -179,14 +179,14 @@ struct PairSums {
 
 // kKeep: ez becomes the slope of the input, for pair_gradient_kept.
 template <class F, class A, bool kKeep>
-PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, const A peak_x, const A log_sum_x,
-                      const A factor_x, const A* __restrict z, A* __restrict ez, const A peak_z, const A log_sum_z,
+PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, const A row_max_x, const A log_sum_x,
+                      const A factor_x, const A* __restrict z, A* __restrict ez, const A row_max_z, const A log_sum_z,
                       const A factor_z, const int64_t n) {
   A loss = 0, slope_x = 0, slope_z = 0;
 #pragma omp simd reduction(+ : loss, slope_x, slope_z)
   for (int64_t i = 0; i < n; ++i) {
-    const PairTerms<A> t = f((x[i] - peak_x) * f.rate - log_sum_x, ex[i] * factor_x,
-                             (z[i] - peak_z) * f.rate - log_sum_z, ez[i] * factor_z);
+    const PairTerms<A> t = f((x[i] - row_max_x) * f.rate - log_sum_x, ex[i] * factor_x,
+                             (z[i] - row_max_z) * f.rate - log_sum_z, ez[i] * factor_z);
     loss += t.loss;
     slope_x += t.slope_input;
     slope_z += t.slope_target;
@@ -204,13 +204,13 @@ void pair_gradient_kept(A* __restrict ex, const A* __restrict slope, const A sha
 
 // ex becomes the gradient of the input with kX, ez that of the target with kZ.
 template <class F, class A, bool kX, bool kZ>
-void pair_gradient(const F f, const A* __restrict x, A* __restrict ex, const A peak_x, const A log_sum_x,
-                   const A factor_x, const A total_x, const A* __restrict z, A* __restrict ez, const A peak_z,
+void pair_gradient(const F f, const A* __restrict x, A* __restrict ex, const A row_max_x, const A log_sum_x,
+                   const A factor_x, const A total_x, const A* __restrict z, A* __restrict ez, const A row_max_z,
                    const A log_sum_z, const A factor_z, const A total_z, const A scale, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A p = ex[i] * factor_x, q = ez[i] * factor_z;
-    const PairTerms<A> t = f((x[i] - peak_x) * f.rate - log_sum_x, p, (z[i] - peak_z) * f.rate - log_sum_z, q);
+    const PairTerms<A> t = f((x[i] - row_max_x) * f.rate - log_sum_x, p, (z[i] - row_max_z) * f.rate - log_sum_z, q);
     if constexpr (kX) ex[i] = scale * (t.slope_input - p * total_x);
     if constexpr (kZ) ez[i] = scale * (t.slope_target - q * total_z);
   }
@@ -229,8 +229,8 @@ A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int6
   const auto sums = keep ? pair_sums<F, A, true> : pair_sums<F, A, false>;
   double loss = 0, slope_x = 0, slope_z = 0;
   blocks([&](int64_t b, int64_t at, int64_t part) {
-    const PairSums<A> of =
-        sums(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], z + at, ez + at, r.peak, r.log_sum, r.factor[b], part);
+    const PairSums<A> of = sums(f, x + at, ex + at, s.row_max, s.log_sum, s.factor[b], z + at, ez + at, r.row_max,
+                                r.log_sum, r.factor[b], part);
     loss += of.loss;
     slope_x += of.slope_x;
     slope_z += of.slope_z;
@@ -243,8 +243,8 @@ A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int6
   } else if (grad_z) {
     const auto run = grad_x ? pair_gradient<F, A, true, true> : pair_gradient<F, A, false, true>;
     blocks([&](int64_t b, int64_t at, int64_t part) {
-      run(f, x + at, ex + at, s.peak, s.log_sum, s.factor[b], total_x, z + at, ez + at, r.peak, r.log_sum, r.factor[b],
-          total_z, factor, part);
+      run(f, x + at, ex + at, s.row_max, s.log_sum, s.factor[b], total_x, z + at, ez + at, r.row_max, r.log_sum,
+          r.factor[b], total_z, factor, part);
     });
   }
   return static_cast<A>(loss);

@@ -2,16 +2,16 @@
 // Row c of a tile begins at data + c * step. Exponential tiles are replaced by gradients in place.
 
 template <class A>
-struct Tile {
+struct SoftmaxTile {
   A* data;
   int64_t step;
 };
 
 // What is known of each position of a tile.
 template <class A>
-struct Lanes {
-  alignas(64) A peak[kMaxLanes], log_sum[kMaxLanes],
-      factor[kMaxLanes];  // p = e * factor, log p = rate (x - peak) - log_sum
+struct SoftmaxLanes {
+  alignas(64) A row_max[kMaxLanes], log_sum[kMaxLanes],
+      factor[kMaxLanes];  // p = e * factor, log p = rate (x - row_max) - log_sum
   alignas(64) A loss[kMaxLanes], slope[kMaxLanes];
 };
 
@@ -42,17 +42,17 @@ void lanes_narrow(const double* __restrict total, A* __restrict out, const int64
 }
 
 template <class A>
-void lanes_peak(const A* __restrict x, A* __restrict peak, const int64_t n) {
+void lanes_max(const A* __restrict x, A* __restrict row_max, const int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) peak[i] = x[i] > peak[i] ? x[i] : peak[i];
+  for (int64_t i = 0; i < n; ++i) row_max[i] = x[i] > row_max[i] ? x[i] : row_max[i];
 }
 
 template <class A, bool kStore>
-void lanes_exp(const A* __restrict x, A* __restrict e, const A rate, const A* __restrict peak, A* __restrict sum,
+void lanes_exp(const A* __restrict x, A* __restrict e, const A rate, const A* __restrict row_max, A* __restrict sum,
                const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const A v = exp_below((peak[i] - x[i]) * rate);
+    const A v = exp_below((row_max[i] - x[i]) * rate);
     sum[i] += v;
     if constexpr (kStore) e[i] = v;
   }
@@ -69,19 +69,19 @@ void lanes_logarithm(const A* __restrict sum, A* __restrict log_sum, A* __restri
 
 // e.data null: the exponentials are not stored.
 template <class A>
-void tile_softmax(const Tile<const A> x, const Tile<A> e, const int64_t classes, const A rate, Lanes<A>* lanes,
-                  const int64_t n) {
-  A *peak = lanes->peak, *sum = lanes->factor;
+void tile_softmax(const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const int64_t classes, const A rate,
+                  SoftmaxLanes<A>* lanes, const int64_t n) {
+  A *row_max = lanes->row_max, *sum = lanes->factor;
   alignas(64) double total[kMaxLanes] = {};
-  lanes_fill(peak, -infinity_<A>(), n);
-  for (int64_t c = 0; c < classes; ++c) lanes_peak(x.data + c * x.step, peak, n);
-  for (int64_t i = 0; i < n; ++i) peak[i] = peak[i] == -infinity_<A>() ? A(0) : peak[i];
+  lanes_fill(row_max, -infinity_<A>(), n);
+  for (int64_t c = 0; c < classes; ++c) lanes_max(x.data + c * x.step, row_max, n);
+  for (int64_t i = 0; i < n; ++i) row_max[i] = row_max[i] == -infinity_<A>() ? A(0) : row_max[i];
   lanes_fill(sum, A(0), n);
   for (int64_t c = 0; c < classes; ++c) {
     if (e.data) {
-      lanes_exp<A, true>(x.data + c * x.step, e.data + c * e.step, rate, peak, sum, n);
+      lanes_exp<A, true>(x.data + c * x.step, e.data + c * e.step, rate, row_max, sum, n);
     } else {
-      lanes_exp<A, false>(x.data + c * x.step, nullptr, rate, peak, sum, n);
+      lanes_exp<A, false>(x.data + c * x.step, nullptr, rate, row_max, sum, n);
     }
     if (flushes(c, classes)) lanes_flush(sum, total, n);
   }
@@ -112,11 +112,12 @@ void lanes_scale(A* __restrict e, const A* __restrict factor, const int64_t n) {
 // Class indices y, -1 where the position does not count; share: [n] weights of the classes, 0 where it does not count;
 // scale: [n] factors of the gradients.
 template <class F, class A>
-void index_tile(const F f, const Tile<const A> x, const Tile<A> e, const int64_t classes, Lanes<A>* lanes,
-                const int64_t* __restrict y, const A* __restrict share, const A* __restrict scale, const int64_t n) {
+void index_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const int64_t classes,
+                SoftmaxLanes<A>* lanes, const int64_t* __restrict y, const A* __restrict share,
+                const A* __restrict scale, const int64_t n) {
   tile_softmax(x, e, classes, A(1), lanes, n);
   alignas(64) A u[kMaxLanes] = {};
-  for (int64_t i = 0; i < n; ++i) u[i] = y[i] < 0 ? A(0) : x.data[y[i] * x.step + i] - lanes->peak[i];
+  for (int64_t i = 0; i < n; ++i) u[i] = y[i] < 0 ? A(0) : x.data[y[i] * x.step + i] - lanes->row_max[i];
   lanes_index(f, u, lanes->log_sum, share, lanes->loss, lanes->slope, n);
   if (!e.data) return;
   for (int64_t i = 0; i < n; ++i) {
@@ -131,12 +132,12 @@ void index_tile(const F f, const Tile<const A> x, const Tile<A> e, const int64_t
 
 template <class F, class A, bool kTarget>
 void lanes_mixture_sums(const F f, const A* __restrict x, const A* __restrict e, const A* __restrict y, const A stretch,
-                        const A base, const A w, const A* __restrict peak, const A* __restrict log_sum,
+                        const A base, const A w, const A* __restrict row_max, const A* __restrict log_sum,
                         const A* __restrict factor, A* __restrict loss, A* __restrict slope, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w;
-    const ClassTerms<A> t = f((x[i] - peak[i]) - log_sum[i], e[i] * factor[i]);
+    const ClassTerms<A> t = f((x[i] - row_max[i]) - log_sum[i], e[i] * factor[i]);
     loss[i] += share == A(0) ? A(0) : share * t.loss;
     slope[i] += share * t.slope;
   }
@@ -144,14 +145,14 @@ void lanes_mixture_sums(const F f, const A* __restrict x, const A* __restrict e,
 
 template <class F, class A, bool kTarget>
 void lanes_mixture_gradient(const F f, const A* __restrict x, A* __restrict e, const A* __restrict y, const A stretch,
-                            const A base, const A w, const A* __restrict peak, const A* __restrict log_sum,
+                            const A base, const A w, const A* __restrict row_max, const A* __restrict log_sum,
                             const A* __restrict factor, const A* __restrict slope, const A* __restrict scale,
                             const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w;
     const A p = e[i] * factor[i];
-    const ClassTerms<A> t = f((x[i] - peak[i]) - log_sum[i], p);
+    const ClassTerms<A> t = f((x[i] - row_max[i]) - log_sum[i], p);
     const A gradient = scale[i] * (share * t.slope - p * slope[i]);
     e[i] = scale[i] == A(0) ? A(0) : gradient;
   }
@@ -160,16 +161,17 @@ void lanes_mixture_gradient(const F f, const A* __restrict x, A* __restrict e, c
 // As index_tile for a mixture: class c has the share (stretch y + base) w[c], to which class extra[i] (if not negative)
 // adds extra_share[i], its weight included. scale: 0 where a position does not count.
 template <bool kTarget, class F, class A>
-void mixture_tile(const F f, const Tile<const A> x, const Tile<A> e, const Tile<const A> y, const A* w, const A stretch,
-                  const A base, const int64_t classes, Lanes<A>* lanes, const int64_t* __restrict extra,
-                  const A* __restrict extra_share, const bool gradient, const A* __restrict scale, const int64_t n) {
+void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const SoftmaxTile<const A> y,
+                  const A* w, const A stretch, const A base, const int64_t classes, SoftmaxLanes<A>* lanes,
+                  const int64_t* __restrict extra, const A* __restrict extra_share, const bool gradient,
+                  const A* __restrict scale, const int64_t n) {
   tile_softmax(x, e, classes, A(1), lanes, n);
   lanes_fill(lanes->loss, A(0), n);
   lanes_fill(lanes->slope, A(0), n);
   alignas(64) double loss_total[kMaxLanes] = {}, slope_total[kMaxLanes] = {};
   for (int64_t c = 0; c < classes; ++c) {
     lanes_mixture_sums<F, A, kTarget>(f, x.data + c * x.step, e.data + c * e.step,
-                                      kTarget ? y.data + c * y.step : nullptr, stretch, base, w[c], lanes->peak,
+                                      kTarget ? y.data + c * y.step : nullptr, stretch, base, w[c], lanes->row_max,
                                       lanes->log_sum, lanes->factor, lanes->loss, lanes->slope, n);
     if (!flushes(c, classes)) continue;
     lanes_flush(lanes->loss, loss_total, n);
@@ -180,7 +182,7 @@ void mixture_tile(const F f, const Tile<const A> x, const Tile<A> e, const Tile<
   alignas(64) A slope[kMaxLanes];
   if (extra) {
     alignas(64) A u[kMaxLanes] = {}, loss[kMaxLanes];
-    for (int64_t i = 0; i < n; ++i) u[i] = extra[i] < 0 ? A(0) : x.data[extra[i] * x.step + i] - lanes->peak[i];
+    for (int64_t i = 0; i < n; ++i) u[i] = extra[i] < 0 ? A(0) : x.data[extra[i] * x.step + i] - lanes->row_max[i];
     lanes_index(f, u, lanes->log_sum, extra_share, loss, slope, n);
     for (int64_t i = 0; i < n; ++i) {
       lanes->loss[i] = extra[i] < 0 ? A(0) : lanes->loss[i] + loss[i];
@@ -190,7 +192,7 @@ void mixture_tile(const F f, const Tile<const A> x, const Tile<A> e, const Tile<
   if (!gradient) return;
   for (int64_t c = 0; c < classes; ++c) {
     lanes_mixture_gradient<F, A, kTarget>(f, x.data + c * x.step, e.data + c * e.step,
-                                          kTarget ? y.data + c * y.step : nullptr, stretch, base, w[c], lanes->peak,
+                                          kTarget ? y.data + c * y.step : nullptr, stretch, base, w[c], lanes->row_max,
                                           lanes->log_sum, lanes->factor, lanes->slope, scale, n);
   }
   if (!extra) return;
@@ -201,12 +203,12 @@ void mixture_tile(const F f, const Tile<const A> x, const Tile<A> e, const Tile<
 
 template <class F, class A>
 void lanes_pair_sums(const F f, const A* __restrict x, const A* __restrict ex, const A* __restrict z,
-                     const A* __restrict ez, const Lanes<A>* __restrict s, const Lanes<A>* __restrict r,
+                     const A* __restrict ez, const SoftmaxLanes<A>* __restrict s, const SoftmaxLanes<A>* __restrict r,
                      A* __restrict loss, A* __restrict slope_x, A* __restrict slope_z, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const PairTerms<A> t = f((x[i] - s->peak[i]) * f.rate - s->log_sum[i], ex[i] * s->factor[i],
-                             (z[i] - r->peak[i]) * f.rate - r->log_sum[i], ez[i] * r->factor[i]);
+    const PairTerms<A> t = f((x[i] - s->row_max[i]) * f.rate - s->log_sum[i], ex[i] * s->factor[i],
+                             (z[i] - r->row_max[i]) * f.rate - r->log_sum[i], ez[i] * r->factor[i]);
     loss[i] += t.loss;
     slope_x[i] += t.slope_input;
     slope_z[i] += t.slope_target;
@@ -215,13 +217,13 @@ void lanes_pair_sums(const F f, const A* __restrict x, const A* __restrict ex, c
 
 template <class F, class A, bool kX, bool kZ>
 void lanes_pair_gradient(const F f, const A* __restrict x, A* __restrict ex, const A* __restrict z, A* __restrict ez,
-                         const Lanes<A>* __restrict s, const Lanes<A>* __restrict r, const A* __restrict scale,
-                         const int64_t n) {
+                         const SoftmaxLanes<A>* __restrict s, const SoftmaxLanes<A>* __restrict r,
+                         const A* __restrict scale, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A p = ex[i] * s->factor[i], q = ez[i] * r->factor[i], factor = scale[i] * f.rate;
     const PairTerms<A> t =
-        f((x[i] - s->peak[i]) * f.rate - s->log_sum[i], p, (z[i] - r->peak[i]) * f.rate - r->log_sum[i], q);
+        f((x[i] - s->row_max[i]) * f.rate - s->log_sum[i], p, (z[i] - r->row_max[i]) * f.rate - r->log_sum[i], q);
     if constexpr (kX) ex[i] = factor * (t.slope_input - p * s->slope[i]);
     if constexpr (kZ) ez[i] = factor * (t.slope_target - q * r->slope[i]);
   }
@@ -229,9 +231,9 @@ void lanes_pair_gradient(const F f, const A* __restrict x, A* __restrict ex, con
 
 // Logits x and z; their losses are left in s->loss.
 template <class F, class A>
-void pair_tile(const F f, const Tile<const A> x, const Tile<A> ex, const Tile<const A> z, const Tile<A> ez,
-               const int64_t classes, Lanes<A>* s, Lanes<A>* r, const bool grad_x, const bool grad_z,
-               const A* __restrict scale, const int64_t n) {
+void pair_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> ex, const SoftmaxTile<const A> z,
+               const SoftmaxTile<A> ez, const int64_t classes, SoftmaxLanes<A>* s, SoftmaxLanes<A>* r,
+               const bool grad_x, const bool grad_z, const A* __restrict scale, const int64_t n) {
   tile_softmax(x, ex, classes, f.rate, s, n);
   tile_softmax(z, ez, classes, f.rate, r, n);
   alignas(64) A loss[kMaxLanes], slope_x[kMaxLanes], slope_z[kMaxLanes];

@@ -37,7 +37,7 @@ __device__ __forceinline__ T narrow(A x) {
   }
 }
 
-// Element i of an array of any floating, bool or uint8 dtype. The switch is the same for all threads.
+// Element i of an array of any dtype. The switch is the same for all threads.
 template <class A>
 __device__ __forceinline__ A load_any(const void* data, Dtype dtype, int64_t i) {
   switch (dtype) {
@@ -49,6 +49,10 @@ __device__ __forceinline__ A load_any(const void* data, Dtype dtype, int64_t i) 
       return widen<A>(static_cast<const __nv_bfloat16*>(data)[i]);
     case Dtype::kUInt8:
       return widen<A>(static_cast<const uint8_t*>(data)[i]);
+    case Dtype::kInt32:
+      return static_cast<A>(static_cast<const int32_t*>(data)[i]);
+    case Dtype::kInt64:
+      return static_cast<A>(static_cast<const int64_t*>(data)[i]);
     default:
       return widen<A>(static_cast<const float*>(data)[i]);
   }

@@ -57,7 +57,7 @@ struct Team {
   }
 
   template <class A>
-  static __device__ __forceinline__ A largest(A x) {
+  static __device__ __forceinline__ A maximum(A x) {
     if constexpr (kThreadsPerRow == 1) {
       return x;
     } else if constexpr (kThreadsPerRow == 32) {
@@ -66,6 +66,11 @@ struct Team {
       FL_SHARED(A, shared, [32]);
       return block_max(x, shared);
     }
+  }
+
+  // Orders what each thread read before it before what any other writes after the next `sum` or `maximum`.
+  static __device__ __forceinline__ void finish_reads() {
+    if constexpr (kThreadsPerRow == 32) __syncwarp();
   }
 };
 
@@ -185,56 +190,56 @@ struct AnyRow {
   }
 };
 
-// log p = rate (x - peak) - log_sum, p = exp(rate (x - peak)) * inverse.
+// log p = rate (x - row_max) - log_sum, p = exp(rate (x - row_max)) * inverse.
 template <class A>
 struct Softmax {
-  A rate, peak, log_sum, inverse;
+  A rate, row_max, log_sum, inverse;
 };
 
-// A running maximum and the sum of exp(rate (x - peak)) below it.
+// A running maximum and the sum of exp(rate (x - row_max)) below it.
 template <class A>
 struct Running {
-  A peak, sum;
+  A row_max, sum;
 };
 
 template <class T>
 using ExpPolicy = std::conditional_t<sizeof(T) == 2, Fast, Precise>;  // half precision needs no more
 
-// exp(rate (x - peak)), 0 for x = -inf also while the peak is -inf.
+// exp(rate (x - row_max)), 0 for x = -inf also while the row_max is -inf.
 template <class Policy, class A>
-__device__ __forceinline__ A exp_below(A x, A peak, A rate) {
-  return exp_<Policy>((x - (peak == -infinity_<A>() ? A(0) : peak)) * rate);
+__device__ __forceinline__ A exp_below(A x, A row_max, A rate) {
+  return exp_<Policy>((x - (row_max == -infinity_<A>() ? A(0) : row_max)) * rate);
 }
 
 template <class A>
-__device__ __forceinline__ Softmax<A> finish_softmax(A rate, A peak, A sum) {
-  return {rate, peak, log_(sum), A(1) / sum};  // a row of -inf alone: -inf - -inf, NaN as torch
+__device__ __forceinline__ Softmax<A> finish_softmax(A rate, A row_max, A sum) {
+  return {rate, row_max, log_(sum), A(1) / sum};  // a row of -inf alone: -inf - -inf, NaN as torch
 }
 
 template <class A, class T, class Threads, class Row>
 __device__ __forceinline__ Running<A> running_softmax(const Row& row, A rate) {
   using Policy = ExpPolicy<T>;
-  A peak = -infinity_<A>(), sum = 0;
+  A row_max = -infinity_<A>(), sum = 0;
   row.each([&](int, int64_t, const auto& x) {
     constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
-    A high = peak;
+    A new_max = row_max;
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) high = widen<A>(x.v[i]) > high ? widen<A>(x.v[i]) : high;
-    if (high > peak) {
-      sum *= exp_below<Policy>(peak, high, rate);
-      peak = high;
+    for (int i = 0; i < kSize; ++i) new_max = widen<A>(x.v[i]) > new_max ? widen<A>(x.v[i]) : new_max;
+    if (new_max > row_max) {
+      sum *= exp_below<Policy>(row_max, new_max, rate);
+      row_max = new_max;
     }
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) sum += exp_below<Policy>(widen<A>(x.v[i]), peak, rate);
+    for (int i = 0; i < kSize; ++i) sum += exp_below<Policy>(widen<A>(x.v[i]), row_max, rate);
   });
-  const A high = Threads::largest(peak);
-  // A thread without a finite value has peak -inf and sum 0, or NaN from a NaN.
-  sum = Threads::sum(peak == -infinity_<A>() ? sum : sum * exp_<Policy>((peak - high) * rate));
-  return {high, sum};
+  const A of_all = Threads::maximum(row_max);
+  // A thread without a finite value has row_max -inf and sum 0, or NaN from a NaN.
+  sum = Threads::sum(row_max == -infinity_<A>() ? sum : sum * exp_<Policy>((row_max - of_all) * rate));
+  return {of_all, sum};
 }
 
 template <class A, class T, class Threads, class Row>
 __device__ __forceinline__ Softmax<A> row_softmax(const Row& row, A rate) {
   const Running<A> running = running_softmax<A, T, Threads>(row, rate);
-  return finish_softmax(rate, running.peak, running.sum);
+  return finish_softmax(rate, running.row_max, running.sum);
 }

@@ -1,10 +1,10 @@
-// The softmax losses against class indices or class probabilities on CUDA; kernels in softmax.cuh, their choice in
-// softmax_launch.cuh.
-#include <vector>
-
+// The softmax family's ops on CUDA, and the losses against class indices or class probabilities; kernels in
+// softmax.cuh, their choice in softmax_launch.cuh.
 #include "losses.h"
 #include "cuda/pack.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/results.cuh"
+#include "cuda/softmax.h"
 
 namespace fused_losses::cuda {
 namespace {
@@ -18,13 +18,30 @@ namespace {
 #include "cuda/softmax.cuh"
 #include "cuda/softmax_launch.cuh"
 
+struct CudaSoftmax : CudaDevice {
+  static void run(LossId id, const Options& options, const SoftmaxProblem& problem, const Tensor& like) {
+    run_softmax(id, options, problem, like);
+  }
+};
+
 }  // namespace
 
+void run_class_softmax(LossId id, const Options& options, const SoftmaxProblem& problem, const Tensor& like) {
+  switch (id) {
+#define FL_RUN(op, Functor, ...) \
+  case LossId::op:               \
+    return run_loss<Functor>(options, problem, like);
+    FL_SOFTMAX_LOSSES(FL_RUN)
+#undef FL_RUN
+    default:
+      return;
+  }
+}
+
 FL_CUDA_LIBRARY(m) {
-#define FL_REGISTER(op, Functor, ...)                                    \
-  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
-  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));
+#define FL_REGISTER(op, ...) register_loss<SoftmaxCall<CudaSoftmax>, LossId::op>(m);
   FL_SOFTMAX_LOSSES(FL_REGISTER)
+  FL_SOFTMAX_PAIR_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }
 

@@ -11,45 +11,29 @@ enum class Target { kIndex, kMixture, kLogits };
 
 constexpr int kMostThreads = 512;
 
-// Pointers of one call; null where not given or not wanted. Positions are [outer, inner].
-struct Operands {
-  int64_t outer, classes, inner;
-  const void *input, *target;  // [outer, classes, inner]; class indices: [outer, inner]
-  Dtype target_dtype, weight_dtype;
-  bool indices;
-  const void* weight;  // [classes]
-  int64_t ignore_index;
-  double smoothing;
-  const void* incoming;  // [outer, inner], or one element with `incoming_scalar`; accumulation dtype
-  bool incoming_scalar;
-  double factor;                   // 1 / denominator where it is known on the host
-  const double* denominator;       // else the denominator
-  void* loss;                      // [outer, inner] accumulation dtype, for "none"
-  void* total;                     // [1] accumulation dtype, for the other reductions
-  void *grad_input, *grad_target;  // as input, as target
-  double* partial;                 // workspace of grid_sum
+// A Problem with what one launch adds to it.
+struct SoftmaxOperands : SoftmaxProblem {
+  const double* denominator;  // where the data says it, else null
+  double* partial;            // workspace of grid_sum
   unsigned* finished;
-  void* split;  // [positions, splits] Running: softmaxes of the parts of a long row
+  void* split;         // [positions, splits] Running: softmaxes of the parts of a long row
+  void* class_logits;  // [positions] accumulation dtype: the logits of the target classes of rows that are split
   int splits;
-
-  __host__ __device__ int64_t positions() const { return outer * inner; }
 };
 
+// The factor of a position's gradient.
 template <class A>
-__device__ __forceinline__ A row_scale(const Operands& o, int64_t row) {
-  double scale = o.denominator ? 1.0 / *o.denominator : o.factor;
-  if (o.incoming) scale *= static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : row];
-  return static_cast<A>(scale);
+__device__ __forceinline__ A row_scale(const SoftmaxOperands& o, int64_t position) {
+  const A scale = gradient_scale<A>(o.results, o.denominator);
+  return o.results.per_item ? scale * static_cast<const A*>(o.results.incoming)[position] : scale;
 }
 
-// All losses added up and divided, by the last block to finish.
+// All losses added up, by the last block to finish.
 template <class A>
-__device__ __forceinline__ void write_total(const Operands& o, double sum) {
-  if (o.total == nullptr) return;
+__device__ __forceinline__ void write_total(const SoftmaxOperands& o, double sum) {
+  if (o.results.total == nullptr) return;
   double total;
-  if (grid_sum(sum, o.partial, o.finished, &total)) {
-    *static_cast<A*>(o.total) = static_cast<A>(o.denominator ? total / *o.denominator : total * o.factor);
-  }
+  if (grid_sum(sum, o.partial, o.finished, &total)) store_total<A>(o.results, o.denominator, total);
 }
 
 // Classes of each part of a row split in `splits`, whole packs.
@@ -59,12 +43,12 @@ __device__ __forceinline__ int64_t split_width(int64_t classes, int splits) {
 }
 
 template <class A>
-__device__ __forceinline__ A class_weight(const Operands& o, int64_t c) {
+__device__ __forceinline__ A class_weight(const SoftmaxOperands& o, int64_t c) {
   return o.weight ? load_any<A>(o.weight, o.weight_dtype, c) : A(1);
 }
 
 // The class of a row, or -1 where the row does not count.
-__device__ __forceinline__ int64_t class_of(const Operands& o, int64_t row) {
+__device__ __forceinline__ int64_t class_of(const SoftmaxOperands& o, int64_t row) {
   const int64_t y = load_index(o.target, o.target_dtype, row);
   if (y == o.ignore_index) return -1;
   CUDA_KERNEL_ASSERT(y >= 0 && y < o.classes && "class index in [0, classes) or ignore_index");
@@ -89,40 +73,45 @@ __device__ __forceinline__ void write_index_gradient(const Row& row, T* to, int6
                                                      int64_t y, A slope) {
   const A factor = -slope * s.inverse;
   write_row<A>(row, to, step, [&](int64_t c, A x) {
-    const A g = exp_<ExpPolicy<T>>((x - s.peak) * s.rate) * factor;
+    const A g = exp_<ExpPolicy<T>>((x - s.row_max) * s.rate) * factor;
     return c == y ? g + slope : g;
   });
 }
 
 template <class F, class A>
-__device__ __forceinline__ ClassTerms<A> index_terms(const F& f, const Operands& o, const Softmax<A>& s, A x,
+__device__ __forceinline__ ClassTerms<A> index_terms(const F& f, const SoftmaxOperands& o, const Softmax<A>& s, A x,
                                                      int64_t y) {
-  const A u = (x - s.peak) - s.log_sum, w = class_weight<A>(o, y);
+  const A u = (x - s.row_max) - s.log_sum, w = class_weight<A>(o, y);
   const ClassTerms<A> t = f(u, exp_(u));
   return {w == A(0) ? A(0) : w * t.loss, w * t.slope};
 }
 
 // One row against class indices or a mixture of classes; returns its loss.
 template <Target kTarget, class F, class T, class Threads, class Row>
-__device__ __forceinline__ Accumulation<T> class_row(const F& f, const Operands& o, const Row& row, const T* x,
+__device__ __forceinline__ Accumulation<T> class_row(const F& f, const SoftmaxOperands& o, const Row& row, const T* x,
                                                      int64_t position, int64_t base, int64_t step) {
   using A = Accumulation<T>;
   T* to = o.grad_input ? static_cast<T*>(o.grad_input) + base : nullptr;
-  const int64_t y = o.indices ? class_of(o, position) : int64_t{-1};
-  if (o.indices && y < 0) {
+  const int64_t y = o.class_index ? class_of(o, position) : int64_t{-1};
+  if (o.class_index && y < 0) {
     if (to) write_row<A>(row, to, step, [](int64_t, A) { return A(0); });
     return A(0);
+  }
+  A class_logit = 0;  // read before another thread of the row may write the gradient there
+  if constexpr (kTarget == Target::kIndex) {
+    class_logit = widen<A>(x[y * step]);
+    Threads::finish_reads();
   }
   const Softmax<A> s = row_softmax<A, T, Threads>(row, A(1));
   const A scale = row_scale<A>(o, position);
   if constexpr (kTarget == Target::kIndex) {
-    const ClassTerms<A> t = index_terms(f, o, s, widen<A>(x[y * step]), y);
+    const ClassTerms<A> t = index_terms(f, o, s, class_logit, y);
     if (to) write_index_gradient<A>(row, to, step, s, y, scale * t.slope);
     return t.loss;
   } else {
-    const A kept = static_cast<A>(1 - o.smoothing), spread = static_cast<A>(o.smoothing / o.classes);
+    const A kept = static_cast<A>(1 - o.label_smoothing), spread = static_cast<A>(o.label_smoothing / o.classes);
     const auto share = [&](int64_t c) {
-      const A given = o.indices ? A(c == y) : load_any<A>(o.target, o.target_dtype, base + c * step);
+      const A given = o.class_index ? A(c == y) : load_any<A>(o.target, o.target_dtype, base + c * step);
       return (kept * given + spread) * class_weight<A>(o, c);
     };
     A loss = 0, slope = 0;
@@ -130,7 +119,7 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const Operands&
       constexpr int kSize = sizeof(values.v) / sizeof(values.v[0]);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) {
-        const A u = (widen<A>(values.v[i]) - s.peak) - s.log_sum, part = share(at + i);
+        const A u = (widen<A>(values.v[i]) - s.row_max) - s.log_sum, part = share(at + i);
         const ClassTerms<A> t = f(u, exp_<ExpPolicy<T>>(u));
         loss += part == A(0) ? A(0) : part * t.loss;
         slope += part * t.slope;
@@ -140,7 +129,7 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const Operands&
     slope = Threads::sum(slope);
     if (to) {
       write_row<A>(row, to, step, [&](int64_t c, A v) {
-        const A u = (v - s.peak) - s.log_sum, p = exp_<ExpPolicy<T>>(u);
+        const A u = (v - s.row_max) - s.log_sum, p = exp_<ExpPolicy<T>>(u);
         return scale * (share(c) * f(u, p).slope - p * slope);
       });
     }
@@ -150,13 +139,13 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const Operands&
 
 // One row against logits z of its own dtype or another.
 template <class F, class T, class Threads, class Row, class OtherRow>
-__device__ __forceinline__ Accumulation<T> logits_row(const F& f, const Operands& o, const Row& row,
+__device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxOperands& o, const Row& row,
                                                       const OtherRow& other, int64_t position, int64_t base,
                                                       int64_t step) {
   using A = Accumulation<T>;
   const Softmax<A> s = row_softmax<A, T, Threads>(row, f.rate), r = row_softmax<A, T, Threads>(other, f.rate);
   const auto terms = [&](A x, A z, A* p, A* q) {
-    const A u = (x - s.peak) * s.rate - s.log_sum, v = (z - r.peak) * r.rate - r.log_sum;
+    const A u = (x - s.row_max) * s.rate - s.log_sum, v = (z - r.row_max) * r.rate - r.log_sum;
     *p = exp_<ExpPolicy<T>>(u);
     *q = exp_<ExpPolicy<T>>(v);
     return f(u, *p, v, *q);
@@ -197,7 +186,7 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const Operands
 }
 
 template <Target kTarget, class F, class T, class Threads, class Row, class OtherRow>
-__global__ void __launch_bounds__(kMostThreads) softmax_kernel(const F f, const Operands o) {
+__global__ void __launch_bounds__(kMostThreads) softmax_kernel(const F f, const SoftmaxOperands o) {
   using A = Accumulation<T>;
   FL_DYNAMIC_SHARED(space);
   T* shared = reinterpret_cast<T*>(space);
@@ -213,7 +202,7 @@ __global__ void __launch_bounds__(kMostThreads) softmax_kernel(const F f, const 
       loss = class_row<kTarget, F, T, Threads>(f, o, row, static_cast<const T*>(o.input) + base, position, base, step);
     }
     if (Threads::rank() == 0) {
-      if (o.loss) static_cast<A*>(o.loss)[position] = loss;
+      if (o.results.losses) static_cast<A*>(o.results.losses)[position] = loss;
       sum += loss;
     }
   }
@@ -223,7 +212,8 @@ __global__ void __launch_bounds__(kMostThreads) softmax_kernel(const F f, const 
 // ---- A long row split over blocks: its parts' softmaxes first, then the gradient of each part. ----
 
 template <class T, int kSize>
-__device__ __forceinline__ GlobalRow<T, kSize, 0, Team<0>> row_part(const Operands& o, int64_t part, int64_t* begin) {
+__device__ __forceinline__ GlobalRow<T, kSize, 0, Team<0>> row_part(const SoftmaxOperands& o, int64_t part,
+                                                                    int64_t* begin) {
   const int64_t row = part / o.splits, width = split_width<kSize>(o.classes, o.splits);
   *begin = part % o.splits * width;
   const int64_t left = o.classes - *begin, length = left < width ? (left > 0 ? left : 0) : width;
@@ -231,30 +221,35 @@ __device__ __forceinline__ GlobalRow<T, kSize, 0, Team<0>> row_part(const Operan
 }
 
 template <class T, int kSize>
-__global__ void __launch_bounds__(kMostThreads) split_softmax_kernel(const Operands o) {
+__global__ void __launch_bounds__(kMostThreads) split_softmax_kernel(const SoftmaxOperands o) {
   using A = Accumulation<T>;
   int64_t begin;
   for (int64_t part = blockIdx.x; part < o.positions() * o.splits; part += gridDim.x) {
     const Running<A> running = running_softmax<A, T, Team<0>>(row_part<T, kSize>(o, part, &begin), A(1));
-    if (threadIdx.x == 0) static_cast<Running<A>*>(o.split)[part] = running;
+    if (threadIdx.x != 0) continue;
+    static_cast<Running<A>*>(o.split)[part] = running;
+    const int64_t position = part / o.splits, y = part % o.splits == 0 ? class_of(o, position) : -1;
+    if (y < 0) continue;
+    const T* x = static_cast<const T*>(o.input) + position * o.classes;
+    static_cast<A*>(o.class_logits)[position] = widen<A>(x[y]);
   }
 }
 
 // The softmax of a row from those of its parts; every warp does it for itself.
 template <class A>
 __device__ __forceinline__ Softmax<A> merged_softmax(const Running<A>* parts, int splits) {
-  A peak = -infinity_<A>(), sum = 0;
-  for (int i = threadIdx.x % 32; i < splits; i += 32) peak = parts[i].peak > peak ? parts[i].peak : peak;
-  peak = warp_max(peak);
+  A row_max = -infinity_<A>(), sum = 0;
+  for (int i = threadIdx.x % 32; i < splits; i += 32) row_max = parts[i].row_max > row_max ? parts[i].row_max : row_max;
+  row_max = warp_max(row_max);
   for (int i = threadIdx.x % 32; i < splits; i += 32) {
     const Running<A> part = parts[i];
-    sum += part.peak == -infinity_<A>() ? part.sum : part.sum * exp_(part.peak - peak);
+    sum += part.row_max == -infinity_<A>() ? part.sum : part.sum * exp_(part.row_max - row_max);
   }
-  return finish_softmax(A(1), peak, warp_sum(sum));
+  return finish_softmax(A(1), row_max, warp_sum(sum));
 }
 
 template <class F, class T, int kSize>
-__global__ void __launch_bounds__(kMostThreads) split_index_kernel(const F f, const Operands o) {
+__global__ void __launch_bounds__(kMostThreads) split_index_kernel(const F f, const SoftmaxOperands o) {
   using A = Accumulation<T>;
   double sum = 0;
   for (int64_t part = blockIdx.x; part < o.positions() * o.splits; part += gridDim.x) {
@@ -267,13 +262,12 @@ __global__ void __launch_bounds__(kMostThreads) split_index_kernel(const F f, co
       if (to) write_row<A>(row, to, 1, [](int64_t, A) { return A(0); });
     } else {
       const Softmax<A> s = merged_softmax(static_cast<const Running<A>*>(o.split) + position * o.splits, o.splits);
-      const T* x = static_cast<const T*>(o.input) + position * o.classes;
-      const ClassTerms<A> t = index_terms(f, o, s, widen<A>(x[y]), y);
+      const ClassTerms<A> t = index_terms(f, o, s, static_cast<const A*>(o.class_logits)[position], y);
       if (to) write_index_gradient<A>(row, to, 1, s, y - begin, row_scale<A>(o, position) * t.slope);
       loss = t.loss;
     }
     if (threadIdx.x == 0 && part % o.splits == 0) {
-      if (o.loss) static_cast<A*>(o.loss)[position] = loss;
+      if (o.results.losses) static_cast<A*>(o.results.losses)[position] = loss;
       sum += loss;
     }
   }
@@ -282,7 +276,7 @@ __global__ void __launch_bounds__(kMostThreads) split_index_kernel(const F f, co
 
 // *denominator = the number of rows that count, or the sum of their classes' weights.
 template <class A, bool kWeighted>
-__global__ void __launch_bounds__(kMostThreads) denominator_kernel(const Operands o, double* denominator) {
+__global__ void __launch_bounds__(kMostThreads) denominator_kernel(const SoftmaxOperands o, double* denominator) {
   double sum = 0;
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < o.positions();
        i += int64_t{gridDim.x} * blockDim.x) {

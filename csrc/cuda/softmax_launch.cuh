@@ -1,4 +1,4 @@
-// Which kernel of softmax.cuh runs a call, its workspace, and the ops. Included after softmax.cuh.
+// Which kernel of softmax.cuh runs a Problem, and its workspace. Included after softmax.cuh.
 
 constexpr int64_t kOwnShared = 2048;  // more than what the kernels declare themselves
 
@@ -14,11 +14,11 @@ struct SoftmaxLaunch {
   using A = Accumulation<T>;
   static constexpr int kPack = std::is_same_v<T, double> ? 1 : 16 / sizeof(T);
   const Launch& launch;
-  const Tensor& input;
-  Operands o;
+  const Tensor& like;
+  SoftmaxOperands o;
   const F& f;
 
-  void sums(int grid, GridSum* workspace) {
+  void use(GridSum* workspace) {
     o.partial = workspace->data();
     o.finished = workspace->finished;
   }
@@ -26,8 +26,8 @@ struct SoftmaxLaunch {
   template <class Threads, class Row, class OtherRow>
   void go(int64_t items, int64_t per_block, int threads, int64_t bytes = 0) {
     const int grid = launch.grid(items, per_block, 2048 / threads);
-    GridSum workspace(launch, input, grid);
-    sums(grid, &workspace);
+    GridSum workspace(launch, like, grid);
+    use(&workspace);
     const auto kernel = softmax_kernel<kTarget, F, T, Threads, Row, OtherRow>;
     if (bytes + kOwnShared > 48 * 1024) {  // what a launch may have without asking, the kernel's own included
       STD_CUDA_CHECK(
@@ -50,10 +50,12 @@ struct SoftmaxLaunch {
     splits = splits < useful ? splits : useful;
     o.splits = static_cast<int>(splits < 1 ? 1 : splits < 64 ? splits : 64);
     const int grid = launch.grid(rows * o.splits, 1, 2048 / kMostThreads);
-    Tensor parts = new_tensor(input, {rows * o.splits * 2}, accumulation_dtype(dtype_of(input)));
+    const Dtype dtype = accumulation_dtype(o.input_dtype);
+    Tensor parts = new_tensor(like, {rows * o.splits * 2}, dtype), class_logits = new_tensor(like, {rows}, dtype);
     o.split = parts.mutable_data_ptr();
-    GridSum workspace(launch, input, grid);
-    sums(grid, &workspace);
+    o.class_logits = class_logits.mutable_data_ptr();
+    GridSum workspace(launch, like, grid);
+    use(&workspace);
     launch(split_softmax_kernel<T, kSize>, grid, kMostThreads, 0, o);
     launch(split_index_kernel<F, T, kSize>, grid, kMostThreads, 0, f, o);
   }
@@ -63,7 +65,7 @@ struct SoftmaxLaunch {
     constexpr int kWarps = kThreads / 32;
     constexpr bool kLogits = kTarget == Target::kLogits;
     if constexpr (kLogits) {
-      if (o.target_dtype != dtype_of(input)) {  // one dtype for both is the case worth tuning
+      if (o.target_dtype != o.input_dtype) {  // one dtype for both is the case worth tuning
         using Block = Team<0>;
         using Single = Team<1>;
         if (o.inner > 1) {
@@ -97,113 +99,44 @@ struct SoftmaxLaunch {
   }
 };
 
-// Sizes, pointers and outputs of one call.
-struct Call {
-  Operands o{};
-  std::vector<int64_t> shape;  // of the losses
-
-  Call(const Tensor& input, const Tensor& target, const OptionalTensor& weight, const Options& options, bool logits) {
-    const int64_t dims = input.dim(), dim = logits ? static_cast<int64_t>(options.dim) : dims > 1 ? 1 : 0;
-    o.outer = o.inner = 1;
-    o.classes = input.size(dim);
-    for (int64_t d = 0; d < dims; ++d) {
-      if (d == dim) continue;
-      (d < dim ? o.outer : o.inner) *= input.size(d);
-      shape.push_back(input.size(d));
-    }
-    o.input = input.const_data_ptr();
-    o.target = target.const_data_ptr();
-    o.target_dtype = dtype_of(target);
-    o.indices = !logits && target.dim() < dims;
-    if (weight && !logits) {
-      o.weight = weight->const_data_ptr();
-      o.weight_dtype = dtype_of(*weight);
-    }
-    o.ignore_index = logits ? 0 : static_cast<int64_t>(options.ignore_index);
-    o.smoothing = logits ? 0 : options.label_smoothing;
-    o.factor = 1;
-  }
-
-  std::vector<Tensor> gradient_outputs(const Tensor& input, const Tensor& target, int64_t gradients, bool logits,
-                                       std::vector<Tensor> out) {
-    if (wants(gradients, 0)) {
-      out.push_back(new_like(input));
-      o.grad_input = out.back().mutable_data_ptr();
-    }
-    if (logits && wants(gradients, 1)) {
-      out.push_back(new_like(target));
-      o.grad_target = out.back().mutable_data_ptr();
-    }
-    return out;
-  }
-};
-
-// Launches one call, forward or backward.
+// Finds the denominator that the data says, which stays on the device.
 template <template <class> class Functor>
-void run(Operands o, const Tensor& input, const Options& options, Reduction reduction) {
-  const Launch launch(input);
+void count_positions(const Launch& launch, const Tensor& like, SoftmaxOperands o, double* denominator) {
+  const int grid = launch.grid(o.positions(), kThreads);
+  GridSum workspace(launch, like, grid);
+  o.partial = workspace.data();
+  o.finished = workspace.finished;
+  const auto kernel = o.input_dtype == Dtype::kFloat64 ? denominator_kernel<double, Functor<double>::kWeightedMean>
+                                                       : denominator_kernel<float, Functor<float>::kWeightedMean>;
+  launch(kernel, grid, kThreads, 0, o, denominator);
+}
+
+template <template <class> class Functor>
+void run_loss(const Options& options, const SoftmaxProblem& problem, const Tensor& like) {
+  const Launch launch(like);
+  SoftmaxOperands o{problem};
   constexpr bool kLogits = Functor<float>::kPair;
   Tensor denominator;
-  if (reduction == Reduction::kBatchMean) o.factor = 1.0 / static_cast<double>(input.size(0));
-  if (reduction == Reduction::kMean && o.indices) {
-    denominator = new_tensor(input, {1}, Dtype::kFloat64);
-    double* value = static_cast<double*>(denominator.mutable_data_ptr());
-    const int grid = launch.grid(o.positions(), kThreads);
-    GridSum workspace(launch, input, grid);
-    o.partial = workspace.data();
-    o.finished = workspace.finished;
-    if constexpr (!kLogits) {
-      const auto kernel = dtype_of(input) == Dtype::kFloat64
-                              ? denominator_kernel<double, Functor<double>::kWeightedMean>
-                              : denominator_kernel<float, Functor<float>::kWeightedMean>;
-      launch(kernel, grid, kThreads, 0, o, value);
+  if constexpr (!kLogits) {
+    if (o.results.counts) {
+      denominator = new_tensor(like, {1}, Dtype::kFloat64);
+      double* value = static_cast<double*>(denominator.mutable_data_ptr());
+      count_positions<Functor>(launch, like, o, value);
+      o.denominator = value;
     }
-    o.denominator = value;
-  } else if (reduction == Reduction::kMean) {
-    o.factor = 1.0 / static_cast<double>(o.positions());
   }
-  with_floating(dtype_of(input), [&](auto tag) {
+  with_floating(o.input_dtype, [&](auto tag) {
     using T = decltype(tag);
     Functor<Accumulation<T>>::with(options, [&](auto f) {
       using F = decltype(f);
       if constexpr (kLogits) {
-        SoftmaxLaunch<Target::kLogits, F, T>{launch, input, o, f}.run();
-      } else if (o.indices && o.smoothing == 0) {
-        SoftmaxLaunch<Target::kIndex, F, T>{launch, input, o, f}.run();
+        SoftmaxLaunch<Target::kLogits, F, T>{launch, like, o, f}.run();
+      } else if (o.class_index && o.label_smoothing == 0) {
+        SoftmaxLaunch<Target::kIndex, F, T>{launch, like, o, f}.run();
       } else {
-        SoftmaxLaunch<Target::kMixture, F, T>{launch, input, o, f}.run();
+        SoftmaxLaunch<Target::kMixture, F, T>{launch, like, o, f}.run();
       }
       return 0;
     });
   });
-}
-
-template <template <class> class Functor>
-std::vector<Tensor> forward(Tensor input, Tensor target, OptionalTensor weight, Options options, int64_t reduction,
-                            int64_t gradients) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Call call(input, target, weight, options, Functor<float>::kPair);
-  std::vector<Tensor> out;
-  if (reduce == Reduction::kNone) {
-    out.push_back(new_tensor(input, call.shape.data(), call.shape.size(), accumulation_dtype(dtype_of(input))));
-    call.o.loss = out[0].mutable_data_ptr();
-  } else {
-    out.push_back(new_scalar(input));
-    call.o.total = out[0].mutable_data_ptr();
-    out = call.gradient_outputs(input, target, gradients, Functor<float>::kPair, std::move(out));
-  }
-  run<Functor>(call.o, input, options, reduce);
-  return out;
-}
-
-template <template <class> class Functor>
-std::vector<Tensor> backward(Tensor grad_output, Tensor input, Tensor target, OptionalTensor weight, Options options,
-                             int64_t reduction, int64_t gradients) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Call call(input, target, weight, options, Functor<float>::kPair);
-  call.o.incoming = grad_output.const_data_ptr();
-  call.o.incoming_scalar = reduce != Reduction::kNone;
-  std::vector<Tensor> out = call.gradient_outputs(input, target, gradients, Functor<float>::kPair, {});
-  run<Functor>(call.o, input, options, reduce);
-  return out;
 }

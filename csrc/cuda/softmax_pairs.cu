@@ -1,10 +1,10 @@
-// The softmax losses against the softmax of a second tensor on CUDA; kernels in softmax.cuh, their choice in
+// The losses against the softmax of a second tensor on CUDA; kernels in softmax.cuh, their choice in
 // softmax_launch.cuh.
-#include <vector>
-
 #include "losses.h"
 #include "cuda/pack.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/results.cuh"
+#include "cuda/softmax.h"
 
 namespace fused_losses::cuda {
 namespace {
@@ -20,12 +20,16 @@ namespace {
 
 }  // namespace
 
-FL_CUDA_LIBRARY(m) {
-#define FL_REGISTER(op, Functor, ...)                                    \
-  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
-  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));
-  FL_SOFTMAX_PAIR_LOSSES(FL_REGISTER)
-#undef FL_REGISTER
+void run_logits_softmax(LossId id, const Options& options, const SoftmaxProblem& problem, const Tensor& like) {
+  switch (id) {
+#define FL_RUN(op, Functor, ...) \
+  case LossId::op:               \
+    return run_loss<Functor>(options, problem, like);
+    FL_SOFTMAX_PAIR_LOSSES(FL_RUN)
+#undef FL_RUN
+    default:
+      return;
+  }
 }
 
 }  // namespace fused_losses::cuda

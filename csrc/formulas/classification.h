@@ -29,18 +29,18 @@ struct SoftmaxFocalGamma {
 
   FL_HD ClassTerms<A> operator()(A u, A p) const {
     if constexpr (kGamma == 0) return {-factor * u, -factor};
-    const A miss = -expm1_(u);
-    const A power = factor * modulator(miss);
-    const A ratio = miss == A(0) ? A(1) : -u / miss;
-    const A tilt = p == A(0) ? A(0) : gamma * p * ratio;
-    return {power * -u, -power * (A(1) + tilt)};
+    const A one_minus_p = -expm1_(u);
+    const A modulated = factor * modulator(one_minus_p);
+    const A ratio = one_minus_p == A(0) ? A(1) : -u / one_minus_p;
+    const A from_modulator = p == A(0) ? A(0) : gamma * p * ratio;
+    return {modulated * -u, -modulated * (A(1) + from_modulator)};
   }
 
-  FL_HD A modulator(A miss) const {
-    if constexpr (kGamma == 1) return miss;
-    if constexpr (kGamma == 2) return miss * miss;
-    if constexpr (kGamma == 3) return miss * miss * miss;
-    return pow_from_log(log_(miss), gamma);
+  FL_HD A modulator(A one_minus_p) const {
+    if constexpr (kGamma == 1) return one_minus_p;
+    if constexpr (kGamma == 2) return one_minus_p * one_minus_p;
+    if constexpr (kGamma == 3) return one_minus_p * one_minus_p * one_minus_p;
+    return pow_from_log(log_(one_minus_p), gamma);
   }
 };
 

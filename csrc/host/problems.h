@@ -71,4 +71,21 @@ struct RowSumsProblem {
   Results results;
 };
 
+// One softmax, and one loss, for each position [outer, inner].
+struct SoftmaxProblem {
+  int64_t outer = 1, classes = 0, inner = 1;
+  const void* input = nullptr;   // [outer, classes, inner] logits
+  const void* target = nullptr;  // [outer, inner] with `class_index`, else as the input: class probabilities or logits
+  const void* weight = nullptr;  // [classes]; null: not given
+  Dtype input_dtype = Dtype::kFloat32, target_dtype = Dtype::kFloat32, weight_dtype = Dtype::kFloat32;
+  bool class_index = false;     // the target holds the class of each position
+  int64_t ignore_index = 0;     // such positions do not count
+  double label_smoothing = 0;   // against classes
+  void* grad_input = nullptr;   // as input, whose own memory it may be
+  void* grad_target = nullptr;  // as target, of logits
+  Results results;              // `counts`: the positions, or the weights of their classes
+
+  constexpr int64_t positions() const { return outer * inner; }
+};
+
 }  // namespace fused_losses

@@ -48,8 +48,13 @@ def without(dropped: torch.Tensor, *tensors):
 
 
 def exp_excess(x: torch.Tensor) -> torch.Tensor:
-    """e^x - 1 - x, infinity at infinity (1000 is beyond the overflow of e^x)."""
-    return torch.expm1(x) - x.clamp(max=1000)
+    """e^x - 1 - x to a few eps, not negative; infinity at infinity (1000 is beyond the overflow of e^x)."""
+    small = x.abs() < 0.25
+    near = torch.where(small, x, 0)
+    series = 1 + near / 14
+    for k in range(13, 2, -1):
+        series = 1 + near / k * series
+    return torch.where(small, near**2 / 2 * series, torch.expm1(x) - x.clamp(max=1000))
 
 
 def times(factor: torch.Tensor, log_value: torch.Tensor) -> torch.Tensor:

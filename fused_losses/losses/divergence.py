@@ -81,10 +81,17 @@ class KLDivLoss(LossModule, function=kl_div):
 
 
 def _log_distance(log_p, log_q):
-    """p (log p - log q), 0 with gradient 0 where log p is -inf."""
+    """p (log p - log q) - p + q, q where log p is -inf; summed over distributions, -p + q is 0.
+
+    Never negative; an error that all of a row's log p, or log q, have in common does not reach the sum.
+    """
     empty = (log_p == -torch.inf) & ~log_q.isnan()
-    log_p, log_q = without(empty, log_p, log_q)
-    return torch.where(empty, 0, log_p.exp() * (log_p - log_q))
+    q = log_q.exp()
+    log_p, other = without(empty, log_p, log_q)
+    p, d = log_p.exp(), other - log_p
+    near = d < 1
+    far = q - p - p * torch.where(near, 1, d)
+    return torch.where(empty, q, torch.where(near, p * exp_excess(torch.where(near, d, 0)), far))
 
 
 def _without_dim(tensors, options, reduction):
@@ -166,7 +173,7 @@ def js_div_with_logits(input, target, reduction="batchmean", *, beta=0.5, dim=-1
     log_p, log_q = t.log_softmax(dim), x.log_softmax(dim)
     empty = (log_p == -torch.inf) & (log_q == -torch.inf)
     a, b = without(empty, log_p, log_q)
-    log_m = log_add_exp(a + math.log(beta), b + math.log1p(-beta))
+    log_m = torch.where(empty, -torch.inf, log_add_exp(a + math.log(beta), b + math.log1p(-beta)))
     loss = beta * _log_distance(log_p, log_m) + (1 - beta) * _log_distance(log_q, log_m)
     return _reduce(loss.sum(dim), reduction, input)
 

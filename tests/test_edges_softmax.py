@@ -1,0 +1,158 @@
+"""Edges of the softmax family: nearly equal distributions, gradients in place of logits, class indices out of range."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tolerances import assert_agrees
+
+from fused_losses import functional as F
+from fused_losses import reference
+
+OPS = torch.ops.fused_losses
+each_namespace = pytest.mark.parametrize("namespace", [F, reference], ids=["fused", "reference"])
+
+
+@each_namespace
+@pytest.mark.parametrize(
+    "name, options",
+    [("kl_div_with_logits", {}), ("kl_div_with_logits", {"temperature": 4.0}), ("js_div_with_logits", {}),
+     ("js_div_with_logits", {"beta": 0.01})],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(64, 5), (64, 1000), (2, 5000), (8, 30, 20)])
+@pytest.mark.parametrize("distance", [0, 1e-5, 1e-3, 0.03, 1, 30])
+def test_divergences_of_nearly_equal_rows(namespace, name, options, shape, distance, device):
+    """Never negative, and within a few eps of the terms: of p |log p - log q| * (1 + |log p| + |log q|)."""
+    x = 3 * torch.randn(shape, device=device)
+    z = x + distance * torch.randn(shape, device=device)
+    loss = getattr(namespace, name)(x, z, reduction="none", dim=1, **options)
+    exact = getattr(reference, name)(x.double(), z.double(), reduction="none", dim=1, **options)
+    rate = 1 / options.get("temperature", 1)
+    u, v = ((rate * t.double()).log_softmax(1) for t in (x, z))
+    size = 1 + u.abs().amax(1) + v.abs().amax(1)
+    d = (u - v).abs() + torch.finfo(torch.float32).eps * size.unsqueeze(1)
+    terms = torch.minimum(d, d * d) * u.logaddexp(v).exp() / rate**2
+    spread = (d * u.logaddexp(v).exp()).sum(1) / rate**2
+    assert (loss >= 0).all()
+    error = (loss - exact).abs()
+    bound = 8 * torch.finfo(torch.float32).eps * size * torch.maximum(spread, terms.sum(1))
+    assert (error <= bound).all(), (error / bound).max()
+    if distance == 0 and name == "kl_div_with_logits":
+        assert (loss == 0).all()
+
+
+@each_namespace
+def test_divergences_of_rows_that_share_no_class(namespace, device):
+    """A class that only one of the two can take counts in full; one that neither can take, not at all."""
+    x = torch.tensor([[0.0, -torch.inf, -torch.inf]], device=device)
+    z = torch.tensor([[-torch.inf, 0.0, -torch.inf]], device=device)
+    assert namespace.kl_div_with_logits(x, z).item() == torch.inf
+    assert_agrees(namespace.js_div_with_logits(x, z), torch.tensor(2.0).log())
+
+
+@pytest.mark.parametrize(
+    "classes, inner", [(3, 1), (40, 1), (48, 1), (2048, 1), (5000, 1), (40000, 1), (5, 7), (30, 20)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_in_place_of_the_logits(classes, inner, dtype, smoothing, device):
+    """The op that writes into a given gradient may be given its input: the same bits as into memory of its own."""
+    x = torch.randn(6, classes, inner, device=device).to(dtype)
+    y = torch.randint(classes, (6, inner), device=device)
+    y[1] = -100
+    own, total = torch.full_like(x, torch.nan), None
+    total = OPS.cross_entropy_into(own, x, y, None, [-100, smoothing], 0.25)
+    in_place = x.clone()
+    again = OPS.cross_entropy_into(in_place, in_place, y, None, [-100, smoothing], 0.25)
+    assert torch.equal(own, in_place)
+    assert torch.equal(total, again)
+    leaf = x.clone().requires_grad_()
+    expected = F.cross_entropy(leaf, y, reduction="sum", label_smoothing=smoothing)
+    expected.backward(torch.tensor(0.25, dtype=expected.dtype, device=device))
+    assert_agrees(total, 0.25 * expected.detach())
+    assert_agrees(own, leaf.grad)
+
+
+@pytest.mark.parametrize("classes, inner", [(3, 1), (40, 1), (2048, 1), (5000, 1), (30, 20)])
+@pytest.mark.parametrize("name, option", [("kl_div_with_logits", 2.0), ("js_div_with_logits", 0.3)])
+def test_gradient_in_place_of_the_logits_of_a_divergence(classes, inner, name, option, device):
+    x, z = torch.randn(2, 6, classes, inner, device=device)
+    op = getattr(OPS, f"{name}_into")
+    own = torch.full_like(x, torch.nan)
+    total = op(own, x, z, None, [option, 1], 1.0)
+    in_place = x.clone()
+    assert torch.equal(op(in_place, in_place, z, None, [option, 1], 1.0), total)
+    assert torch.equal(own, in_place)
+    with pytest.raises(RuntimeError, match="memory of its own"):
+        op(z, x, z, None, [option, 1], 1.0)
+
+
+@pytest.mark.parametrize("name, options", [("cross_entropy", [-100, 0]), ("softmax_focal_loss", [-100, 0, 2, 1])])
+def test_class_out_of_range_is_an_index_error(name, options):
+    """As torch's; and a class beyond what a double holds is named with all its digits."""
+    x = torch.randn(4, 7)
+    for wrong in (7, -1, 2**62 + 1):
+        y = torch.tensor([0, 1, wrong, 3])
+        message = rf"^{name}: expected class index in \[0, 7\) or ignore_index -100, got {wrong} at flat index 2$"
+        with pytest.raises(IndexError, match=message):
+            getattr(F, name)(x, y)
+        with pytest.raises(IndexError, match=message):
+            getattr(OPS, name)(x, y, None, options, 1, 0)
+
+
+def test_an_ignore_index_that_no_integer_equals():
+    """Given to the op directly: nothing is ignored."""
+    x, y = torch.randn(4, 7), torch.tensor([0, 1, 2, 3])
+    for none in (float("nan"), 1e300, -torch.inf):
+        assert OPS.cross_entropy(x, y, None, [none, 0], 1, 0)[0] == F.cross_entropy(x, y)
+
+
+@each_namespace
+@pytest.mark.parametrize("name", ["cross_entropy", "softmax_focal_loss"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_no_classes(namespace, name, smoothing, device):
+    """Rows without classes: loss 0 against probabilities; ignored or out of range against indices."""
+    function = getattr(namespace, name)
+    x = torch.zeros(3, 0, device=device)
+    for target, reduction, expected in (
+        (x, "mean", 0.0),
+        (x, "sum", 0.0),
+        (torch.full((3,), -100, device=device), "sum", 0.0),
+        (torch.full((3,), -100, device=device), "mean", torch.nan),
+    ):
+        leaf = x.clone().requires_grad_()
+        loss = function(leaf, target, reduction=reduction, label_smoothing=smoothing)
+        assert_agrees(loss.detach(), torch.tensor(expected))
+        loss.backward()
+        assert leaf.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("name, options", [("cross_entropy", [-100, 0]), ("softmax_focal_loss", [-100, 0, 2, 1])])
+def test_ops_on_classes_refuse_what_they_cannot_read(name, options):
+    op = getattr(OPS, name)
+    x, y = torch.randn(4, 7), torch.randint(7, (4,))
+    for wrong, match in (
+        ((torch.tensor(1.0), y, None), "at least one dimension"),
+        ((x, y[:3], None), r"got \(3,\)"),
+        ((x, x[:, :6], None), r"target of shape \(4, 7\), got \(4, 6\)"),
+        ((x, y.float(), None), "class indices of dtype"),
+        ((x, y, torch.ones(6)), r"weight of shape \(7,\), got \(6,\)"),
+    ):
+        with pytest.raises(RuntimeError, match=f"^{name}: expected .*{match}"):
+            op(*wrong, options, 1, 0)
+    with pytest.raises(RuntimeError, match=f"^{name}: expected {len(options)} options"):
+        op(x, y, None, options[1:], 1, 0)
+
+
+@pytest.mark.parametrize("name", ["kl_div_with_logits", "js_div_with_logits"])
+def test_ops_on_logits_refuse_what_they_cannot_read(name):
+    op = getattr(OPS, name)
+    x = torch.randn(4, 7)
+    for wrong, dim, match in (
+        ((x, x[:3], None), 1, r"target of shape \(4, 7\), got \(3, 7\)"),
+        ((x, x.long(), None), 1, "target of a floating dtype"),
+        ((x, x, None), 2, r"dim in \[0, 2\), got 2"),
+        ((x, x, None), float("nan"), r"dim in \[0, 2\), got nan"),
+    ):
+        with pytest.raises(RuntimeError, match=f"^{name}: expected .*{match}"):
+            op(*wrong, [0.5, dim], 1, 0)
