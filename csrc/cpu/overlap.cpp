@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <cmath>
-#include <optional>
 #include <vector>
 
 #include "cpu/device.h"
@@ -212,8 +211,9 @@ class OverlapRun {
     const int64_t at = invalid_;
     if (at == INT64_MAX) return;
     const OverlapOptions& options = task_.options;
-    const auto ignored = options.ignoring ? std::optional(static_cast<int64_t>(options.ignore_index)) : std::nullopt;
-    refuse_class_index(loss_of(id_).name, task_.target, task_.target_dtype, at, task_.classes, ignored);
+    const int64_t ignored = options.ignoring ? static_cast<int64_t>(options.ignore_index) : 0;
+    refuse_class_index(loss_of(id_).name, task_.target, task_.target_dtype, at, task_.classes,
+                       options.ignoring ? &ignored : nullptr);
   }
 
   // Loss and coefficients of classes [from, to) of row r, from their sums. The background left out has no loss, and no

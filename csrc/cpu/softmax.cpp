@@ -116,7 +116,7 @@ void run_softmax(LossId id, const Options& options, const SoftmaxProblem& proble
   const double sum = sum_of_losses(task, entry.run[dtype == Dtype::kFloat64], dtype);
   if (invalid < positions) {
     refuse_class_index(loss_of(id).name, problem.target, problem.target_dtype, invalid, problem.classes,
-                       problem.ignore_index);
+                       &problem.ignore_index);
   }
   store_total(task.results, dtype, sum);
 }

@@ -36,9 +36,9 @@ template <class... What>
   refuse(op, expected..., ", got ", value.str(), " at flat index ", index);
 }
 
-// As `refuse_value`, of a class outside [0, classes) at flat index `index` of `target`.
+// As `refuse_value`, of a class outside [0, classes) at flat index `index` of `target`. ignore_index: null for none.
 [[noreturn]] inline void refuse_class_index(const char* op, const void* target, Dtype dtype, int64_t index,
-                                            int64_t classes, std::optional<int64_t> ignore_index) {
+                                            int64_t classes, const int64_t* ignore_index) {
   const int64_t given = dtype == Dtype::kUInt8   ? static_cast<const uint8_t*>(target)[index]
                         : dtype == Dtype::kInt32 ? static_cast<const int32_t*>(target)[index]
                                                  : static_cast<const int64_t*>(target)[index];

@@ -38,7 +38,9 @@ def smoothed(y, label_smoothing, dim):
 
 
 def pick(values, index, ignored, dim):
-    """values[..., index, ...] over `dim`, 0 where ignored."""
+    """values[..., index, ...] over `dim`, 0 where ignored, also where there are no classes."""
+    if not values.shape[dim]:
+        values, index = values.sum(dim, keepdim=True), index + 1
     picked = values.gather(dim, torch.where(ignored, 0, index).unsqueeze(dim)).squeeze(dim)
     return torch.where(ignored, 0, picked)
 
@@ -213,6 +215,8 @@ def softmax_focal_loss(
         y = smoothed(target.to(x.dtype), label_smoothing, dim)
         return reduce(softmax_focal_terms(x, dim, gamma, y * a).sum(dim), reduction)
     x, index, ignored = _without_ignored(x, target, ignore_index, dim)
+    if not x.shape[dim]:
+        return reduce(pick(x, index, ignored, dim), reduction, (~ignored).sum())
     y = torch.zeros_like(x).scatter(dim, torch.where(ignored, 0, index).unsqueeze(dim), 1.0)
     y = smoothed(y, label_smoothing, dim)
     loss = torch.where(ignored, 0, softmax_focal_terms(x, dim, gamma, y * a).sum(dim))
