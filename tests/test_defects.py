@@ -72,11 +72,16 @@ def test_sigmoid_focal_gradient_below_gamma_one_is_no_nan(x, gamma, device):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_softmax_focal_gradient_below_gamma_one_is_no_nan(gamma, device):
     logits = torch.tensor([[60.0, -60.0, 0.0], [1e4, -1e4, 0.0]], device=device, requires_grad=True)
-    for classes in ([0, 0], [1, 1], [2, 0]):
+    nothing = [0.0, 0.0, 0.0]
+    for classes, want, slopes in (
+        ([0, 0], 0.0, [nothing, nothing]),
+        ([1, 1], (120 + 2e4) / 2, [[0.5, -0.5, 0.0]] * 2),
+        ([2, 0], 60 / 2, [[0.5, 0.0, -0.5], nothing]),
+    ):
         loss = F.softmax_focal_loss(logits, torch.tensor(classes, device=device), gamma=gamma)
         (gradient,) = torch.autograd.grad(loss, logits)
-        assert loss.isfinite()
-        assert gradient.isfinite().all()
+        torch.testing.assert_close(loss.item(), want, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(gradient.cpu(), torch.tensor(slopes), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [512, 1024])
@@ -86,11 +91,15 @@ def test_dice_in_float16_does_not_overflow(case, side, device):
     target = torch.ones((1, 2, side, side), dtype=torch.float16, device=device)
     loss = case.function(half, target)
     (gradient,) = torch.autograd.grad(loss * 65536, half)
-    double = torch.full((1, 2, 8, 8), 3.0, dtype=torch.float64)
+    double = torch.full((1, 2, 8, 8), 3.0, dtype=torch.float64, requires_grad=True)
     want = case.function(double, torch.ones_like(double))
+    (slope,) = torch.autograd.grad(want * 65536, double)
     torch.testing.assert_close(loss.item(), want.item(), rtol=1e-4, atol=1e-6)
-    assert gradient.isfinite().all()
-    assert gradient.any()
+    spread = slope.mean().half().item() * (8 / side) ** 2  # the same slope for each element, over more of them
+    assert spread != 0
+    torch.testing.assert_close(
+        gradient.cpu().double(), torch.full_like(gradient.cpu().double(), spread), rtol=2e-3, atol=0
+    )
 
 
 @each_in("overlap")
