@@ -75,12 +75,12 @@ __global__ void __launch_bounds__(512) read_kernel(const Sentences<Accumulation<
     const LogitsRow<T, kSize> logits(o.logits, Dtype{}, row * o.classes, 1, o.classes, nullptr);
     const Softmax<A> s = row_softmax<A, T, Team<0>>(logits, A(1));
     if (threadIdx.x == 0) {
-      o.softmax[2 * row] = s.peak;
+      o.softmax[2 * row] = s.row_max;
       o.softmax[2 * row + 1] = s.inverse;
     }
     const int64_t places = o.reference_length(sample);
     for (int64_t u = threadIdx.x; u < places; u += blockDim.x) {
-      o.chance[row * o.places + u] = exp_(widen<A>(logits.x[o.token(sample, u)]) - s.peak) * s.inverse;
+      o.chance[row * o.places + u] = exp_(widen<A>(logits.x[o.token(sample, u)]) - s.row_max) * s.inverse;
     }
   }
 }

@@ -56,6 +56,10 @@ T __shfl_xor_sync(unsigned mask, T x, int by, const std::source_location& site =
   return x;
 }
 
+inline void __syncwarp(const std::source_location& site = std::source_location::current()) {
+  fused_losses::emulator::shuffle(0xffffffffu, 0, threadIdx.x % 32, site);
+}
+
 inline unsigned atomicInc(unsigned* address, unsigned limit) {
   return fused_losses::emulator::atomic_increment(address, limit);
 }

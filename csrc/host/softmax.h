@@ -35,12 +35,8 @@ class SoftmaxCall : Call<Device> {
     } else {
       read_classes();
     }
-    Results& results = problem_.results;
-    results.factor = a.factor;
-    results.counts = a.reduction == Reduction::kMean && problem_.class_index;
-    results.denominator = a.reduction == Reduction::kMean        ? static_cast<double>(problem_.positions())
-                          : a.reduction == Reduction::kBatchMean ? static_cast<double>(a.first().size(0))
-                                                                 : 1;
+    this->set_factors(&problem_.results, problem_.positions());
+    problem_.results.counts = a.reduction == Reduction::kMean && problem_.class_index;
   }
 
   std::vector<Tensor> make_results() {
