@@ -150,7 +150,7 @@ def compile_ahead(arguments, until: float) -> None:
             child.wait()
 
 
-def measure(arguments, facts, clock, case, shape, compile_until) -> tuple[list[dict], dict]:
+def measure(arguments, facts, clock, case, shape, compile_until, with_memory) -> tuple[list[dict], dict]:
     """The rows of one case and size, and what failed."""
     device = torch.device(arguments.device)
     dtypes = [getattr(torch, name) for name in arguments.dtypes]
@@ -163,7 +163,7 @@ def measure(arguments, facts, clock, case, shape, compile_until) -> tuple[list[d
     if arguments.prepare:
         return [], field.failures
     peaks = {}
-    if arguments.memory:
+    if with_memory:
         for (rival, dtype), form in field.form.items():
             if dtype != "float32":
                 continue
@@ -265,8 +265,9 @@ class Run:
                 continue
             progress.begin(f"{case.key} {name}" + (f", run {repetition + 1}" if self.arguments.repeat > 1 else ""))
             facts = self.facts | {"run": f"{self.facts['run']}.{repetition}"}
+            memory = self.arguments.memory and repetition == 0  # it has no spread
             try:
-                found, failed = measure(self.arguments, facts, self.clock, case, shape, self.compile_until)
+                found, failed = measure(self.arguments, facts, self.clock, case, shape, self.compile_until, memory)
             except Exception as error:  # one case must not cost the others' rows
                 found, failed = [], {("all", ""): f"{type(error).__name__}: {error}".splitlines()[0]}
             progress.finish()
