@@ -8,9 +8,10 @@ import math
 import pytest
 import torch
 from emulated_device import ops
+from tolerances import assert_agrees
 
 import fused_losses.functional as F
-from fused_losses import _C
+from fused_losses import _C, reference
 
 OPS = [row for row in _C.losses() if row["family"] == "overlap"]
 RATIOS = [row for row in OPS if "_weight" not in row["options"]]
@@ -100,3 +101,175 @@ def test_a_class_out_of_range_is_an_index_error(row):
             IndexError, match=rf"{row['name']}: expected class index in \[0, 3\), got 7 at flat index 39"
         ):
             getattr(F, row["name"])(x, wrong, activation="softmax")
+
+
+def losses(*names):
+    """Fused and reference functions of the losses named, all overlap losses without."""
+    chosen = [row["name"] for row in OPS if not names or row["name"] in names]
+    both = [(name, module) for name in chosen for module in (F, reference)]
+    ids = [f"{name}-{module.__name__.rpartition('.')[2]}" for name, module in both]
+    return pytest.mark.parametrize("loss", [getattr(module, name) for name, module in both], ids=ids)
+
+
+def value_and_gradient(loss, x, *arguments, **options):
+    x = x.detach().clone().requires_grad_()
+    found = loss(x, *arguments, **options)
+    (gradient,) = torch.autograd.grad(found, x)
+    return found.detach(), gradient
+
+
+def plain(name, x, g, activation, squared, smooth_nr):
+    """The loss summed over classes and samples and its gradient, by autograd in float64, smooth_dr = 0."""
+    x = x.double().requires_grad_()
+    p = x.sigmoid() if activation == "sigmoid" else x.softmax(1)
+    power = 2 if squared else 1
+    i, a, b = ((p * g).sum(2), (p**power).sum(2), (g**power).sum(2))
+    ratio = {
+        "dice_loss": lambda: (2 * i + smooth_nr) / (a + b),
+        "jaccard_loss": lambda: (i + smooth_nr) / (a + b - i),
+        "tversky_loss": lambda: (i + smooth_nr) / (0.5 * a + 0.5 * b),
+    }[name]()
+    total = (1 - ratio).sum()
+    return total.detach(), torch.autograd.grad(total, x)[0]
+
+
+@losses("dice_loss", "jaccard_loss", "tversky_loss")
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_vanishing_denominator_leaves_the_gradient_exact(loss, activation, dtype, device):
+    """A class absent from the target, with ever smaller probabilities and no smooth_dr."""
+    name = loss.__name__.removeprefix("reference_")
+    for squared in (False, True) if name != "tversky_loss" else (False,):
+        options = {"squared": True} if squared else {}
+        for logit in (15.0, 20.0, 30.0, 40.0) if squared else (30.0, 45.0, 60.0, 75.0, 86.0):
+            x = torch.randn(2, 2, 24, device=device).to(dtype)
+            x[:, 1] -= 2 * logit if activation == "softmax" and squared else logit
+            if activation == "softmax":
+                x[:, 0] += 0 if not squared else -logit
+            target = torch.zeros(2, 24, dtype=torch.int64, device=device)
+            one_hot = torch.stack([torch.ones_like(target), torch.zeros_like(target)], 1)
+            for smooth_nr in (0.0, 1e-5):
+                expected = plain(name, x, one_hot, activation, squared, smooth_nr)
+                for given in (target, one_hot.to(dtype), one_hot.to(torch.uint8)):
+                    found = value_and_gradient(
+                        loss, x, given, activation=activation, smooth_nr=smooth_nr, smooth_dr=0.0, reduction="sum",
+                        **options,
+                    )  # fmt: skip
+                    label = f"squared={squared} logit={logit} smooth_nr={smooth_nr}"
+                    assert_agrees(found[0], expected[0], n_terms=24, label=label)
+                    # 1 / 24: the slope of the class that is there, which the softmax lets cancel
+                    assert_agrees(found[1], expected[1], dtype, n_terms=24, label=label, at_least=1 / 24)
+
+
+@losses()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_no_nan_however_small_the_denominator(loss, dtype, device):
+    for logit in (45.0, 90.0, 103.0, 104.0, 300.0, 700.0, 746.0, 1e4):
+        for activation in ("sigmoid", "softmax"):
+            x = torch.full((1, 3, 9), -logit, device=device).to(dtype)
+            x[:, 0] = 0
+            for target in (torch.zeros(1, 9, dtype=torch.int64), torch.full((1, 9), 2), torch.arange(9).view(1, 9) % 3):
+                options = {"activation": activation, "smooth_nr": 0.0, "smooth_dr": 0.0}
+                for value in value_and_gradient(loss, x, target.to(device), **options):
+                    assert value.isfinite().all(), f"{activation} {logit}"
+                if loss.__name__.endswith(("dice_loss", "jaccard_loss")):
+                    for value in value_and_gradient(loss, x, target.to(device), squared=True, **options):
+                        assert value.isfinite().all(), f"{activation} {logit} squared"
+
+
+@losses()
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_an_ignore_index_that_never_occurs_changes_nothing(loss, activation, device):
+    x = torch.full((2, 2, 9), -150.0, device=device)
+    x[:, 0] = 0
+    target = torch.zeros(2, 9, dtype=torch.int64, device=device)
+    one_hot = torch.stack([torch.ones_like(target), torch.zeros_like(target)], 1).float()
+    for given in (target, one_hot):
+        for batch in (False, True):
+            options = {"activation": activation, "smooth_nr": 0.0, "smooth_dr": 1e-3, "batch": batch}
+            expected = value_and_gradient(loss, x, given, **options)
+            for ignore_index in (200, -100):
+                found = value_and_gradient(loss, x, given, ignore_index=ignore_index, **options)
+                assert all(map(torch.equal, found, expected))
+
+
+@losses()
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_what_is_all_ignored_gives_no_loss_and_no_gradient(loss, activation, device):
+    x = torch.randn(2, 2, 9, device=device)
+    options = {"activation": activation, "smooth_nr": 0.0, "smooth_dr": 1.0, "ignore_index": 7, "reduction": "sum"}
+    target = torch.full((2, 9), 7, device=device)
+    for given in (target, target.unsqueeze(1).expand(x.shape).float()):
+        value, gradient = value_and_gradient(loss, x, given, **options)
+        assert value == 0
+        assert not gradient.any()
+    target[1] = 0  # the first sample only
+    value, gradient = value_and_gradient(loss, x, target, **options)
+    alone, alone_gradient = value_and_gradient(loss, x[1:], target[1:], **options)
+    torch.testing.assert_close(value, alone)
+    assert not gradient[0].any()
+    assert torch.allclose(gradient[1:], alone_gradient)
+
+
+@losses("tversky_loss")
+def test_tversky_is_dice_where_it_has_no_exponent(loss, device):
+    """A smooth_nr above smooth_dr takes both below 0; an exponent needs a base that is not."""
+    x, y = inputs(device)
+    x = x.double() + 9 * torch.nn.functional.one_hot(y, 3).movedim(-1, 1)
+    dice = value_and_gradient(F.dice_loss, x, y, activation="softmax", smooth_nr=6.0, smooth_dr=0.0)
+    found = value_and_gradient(loss, x, y, activation="softmax", smooth_nr=3.0, smooth_dr=0.0)
+    assert dice[0] < 0
+    for got, expected in zip(found, dice):
+        assert_agrees(got, expected, n_terms=37)
+    value, gradient = value_and_gradient(loss, x, y, activation="softmax", smooth_nr=3.0, smooth_dr=0.0, gamma=2.0)
+    assert value == 0
+    assert not gradient.any()
+
+
+@each_op
+def test_a_mask_holds_0_and_1(row):
+    loss, name = getattr(F, row["name"]), row["name"]
+    x, _ = inputs(shape=(2, 3, 1100))
+    for activation in ("sigmoid", "softmax"):
+        for dtype in (torch.uint8, torch.int32, torch.int64):
+            mask = torch.randint(2, x.shape).to(dtype)
+            expected = value_and_gradient(loss, x, mask.float(), activation=activation)
+            found = value_and_gradient(loss, x, mask, activation=activation)
+            assert all(map(torch.equal, found, expected))
+            mask[1, 1, 1050] = 255
+            mask[1, 2, 3] = 2
+            words = f"{name}: expected an integer target to be 0, 1 or ignore_index, got 255 at flat index 5450"
+            with pytest.raises(RuntimeError, match=words):
+                loss(x, mask, activation=activation)
+            with pytest.raises(RuntimeError, match="ignore_index, got 2 at flat index 5503"):
+                loss(x, mask, activation=activation, ignore_index=255)
+            mask[1, 2, 3] = 1
+            loss(x, mask, activation=activation, ignore_index=255)
+    single = torch.randint(2, (2, 1, 70))
+    for dtype in (torch.bool, torch.int32, torch.int64):
+        assert torch.equal(loss(x[:, :1, :70], single.to(dtype), activation="sigmoid"),
+                           loss(x[:, :1, :70], single[:, 0].float(), activation="sigmoid"))  # fmt: skip
+    with pytest.raises(RuntimeError, match="-1 at flat index 0"):
+        loss(x[:, :1, :70], single[:, 0] - 1 - single[0, 0, 0], activation="sigmoid")
+
+
+@losses()
+def test_an_empty_batch_summed_over_the_batch(loss, device):
+    """No position: nothing is intersected, and the ratio is that of the smoothing terms; nothing is ignored either."""
+    for target in (torch.zeros(0, 5, dtype=torch.int64, device=device), torch.zeros(0, 3, 5, device=device)):
+        for activation in ("sigmoid", "softmax"):
+            x = torch.zeros(0, 3, 5, device=device)
+            for ignore_index in (None, 255):
+                options = {"activation": activation, "batch": True, "ignore_index": ignore_index}
+                value, gradient = value_and_gradient(loss, x, target, smooth_nr=1.0, smooth_dr=4.0, **options)
+                assert value == pytest.approx(0.75)
+                assert gradient.shape == x.shape
+
+
+@losses("dice_focal_loss")
+def test_an_infinite_logit_on_its_own_side_has_no_focal_gradient(loss, device):
+    x = torch.tensor([math.inf, -math.inf, 0.5], device=device).view(1, 1, 3)
+    g = torch.tensor([1.0, 0.0, 1.0], device=device).view(1, 1, 3)
+    _, gradient = value_and_gradient(loss, x, g, activation="sigmoid", gamma=0.0)
+    assert gradient[0, 0, :2].tolist() == [0, 0]
+    assert gradient[0, 0, 2] < 0

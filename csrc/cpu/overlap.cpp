@@ -2,6 +2,7 @@
 // while the sample is still in the cache where that is possible.
 #include "cpu/overlap.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <vector>
@@ -13,16 +14,15 @@
 namespace fused_losses {
 namespace {
 
-#include "cpu/lowest.h"
 using std::pow;
 #include "formulas/overlap.h"
 
-// The loss of a region from its sums.
-using RegionLoss = OverlapLoss (*)(const Options&, double I, double P, double G, bool ignoring);
+// The loss of a region from its I, P and G; counts: anything in it does.
+using RegionLoss = OverlapLoss (*)(const Options&, const double* sums, bool counts);
 
 template <class F>
-OverlapLoss region_loss(const Options& options, double I, double P, double G, bool ignoring) {
-  return overlap_loss(F(options), I, P, G, ignoring);
+OverlapLoss region_loss(const Options& options, const double* sums, bool counts) {
+  return overlap_loss(F(options), sums[0], sums[1], sums[2], counts);
 }
 
 constexpr RegionLoss kRegionLosses[] = {// in the order of the table of losses
@@ -56,6 +56,10 @@ struct OverlapGroups {
   int64_t end(int64_t c) const { return c + 1 < chunks ? (c + 1) * chunk : positions; }
 };
 
+// A smaller denominator makes float32 lose sums to underflow and coefficients of the gradient to overflow, although
+// their products are in range: what has one is computed in float64.
+constexpr double kSmallestInFloat = 1e-12;
+
 // One call, forward or backward. Every class of every row has sums and coefficients, the background too.
 class OverlapRun {
  public:
@@ -66,22 +70,23 @@ class OverlapRun {
         groups_(problem, task_.options),
         loops_(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
         dtype_(accumulation_dtype(problem.input_dtype)),
-        wide_(dtype_ == Dtype::kFloat64),
-        sums_(problem.rows * problem.classes * 3),
-        losses_(problem.rows * problem.classes),
+        region_count_(problem.rows * problem.classes),
+        wide_(groups_.count, dtype_ == Dtype::kFloat64),
+        sums_(region_count_ * kRegionSums),
+        losses_(region_count_),
         by_I_(losses_),
-        by_P_(losses_) {
+        by_P_(losses_),
+        underflows_(region_count_) {
     if (task_.weight) {
       weights_.resize(task_.kept);
       read_values(task_.weight, task_.weight_dtype, 0, task_.kept, weights_.data());
     }
+    set_second_scale(countable());
+    parts_.resize(groups_.count * groups_.chunks * part_size());
   }
 
   void forward() {
-    second_count_ = countable();
-    set_second_scale();
-    task_.keeps = keeps_probabilities();
-    parts_.resize(groups_.count * groups_.chunks * part_size());
+    keeps_ = keeps_probabilities();
     const bool at_once = works_on_groups_at_once();
     if (at_once) {
       parallel(groups_.count, groups_.classes * groups_.positions, [&](int64_t begin, int64_t end) {
@@ -90,23 +95,27 @@ class OverlapRun {
     } else {
       each_chunk([&](int64_t g, int64_t c) { sum_chunk(g, c); });
     }
-    check_classes();
-    add_seconds();
+    if (invalid_) refuse_target();
     if (!at_once) {
       for (int64_t g = 0; g < groups_.count; ++g) add_parts(g);
-      for (int64_t r = 0; r < task_.rows; ++r) finish(r, 0, task_.classes);
-      set_second_scale();
-      if (task_.gradient) each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
+      find_losses(0, region_count_);
+      sum_again();
     }
+    add_seconds();
+    if (!at_once && task_.gradient) each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
     store_results();
   }
 
   // Starts from the sums that the forward saved.
   void backward() {
-    read_values(task_.saved_sums, dtype_, 0, static_cast<int64_t>(sums_.size()), sums_.data());
-    if (task_.saved_count) second_count_ = load_scalar(task_.saved_count, dtype_);
-    for (int64_t r = 0; r < task_.rows; ++r) finish(r, 0, task_.classes);
-    set_second_scale();
+    for (int64_t at = 0; at < region_count_; ++at) {
+      double* sums = &sums_[at * kRegionSums];
+      read_values(task_.saved_sums, dtype_, at * 3, 3, sums);
+      sums[3] = 1;  // where nothing counts there is no gradient, whatever the coefficients
+    }
+    if (task_.saved_count) set_second_scale(load_scalar(task_.saved_count, dtype_));
+    find_losses(0, region_count_);
+    sum_again();
     each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
   }
 
@@ -116,18 +125,23 @@ class OverlapRun {
   OverlapTask task_;
   const OverlapGroups groups_;
   const OverlapLoops& loops_;
-  const Dtype dtype_;  // of sums and losses
-  const bool wide_;
-  std::vector<double> sums_;                  // [rows, C, 3]: I, P, G
+  const Dtype dtype_;                         // of sums and losses
+  const int64_t region_count_;                // rows x C
+  bool keeps_ = false;                        // the sums leave the probabilities in the gradient
+  std::vector<char> wide_;                    // [groups]: computed in float64
+  std::vector<double> sums_;                  // [rows, C, kRegionSums]
   std::vector<double> losses_, by_I_, by_P_;  // [rows, C]: weighted; coefficients of the gradient
+  std::vector<char> underflows_;              // [rows, C]: the denominator is small
   std::vector<double> weights_;               // [kept], or empty
   std::vector<double> parts_;                 // [groups, chunks, part_size()]: sums, then the two of the second term
   double second_sum_ = 0, second_count_ = 1;  // the second terms, and what their mean divides by
-  std::atomic<int64_t> invalid_{INT64_MAX};   // lowest index in [B, S] of what is not a class
+  std::atomic<bool> invalid_{false};          // something in the target is neither a class nor ignored
 
-  int64_t part_size() const { return groups_.classes * 3 + 2; }
-  int64_t row(int64_t group) const { return task_.options.batch ? 0 : groups_.sample(group); }
-  int64_t region(int64_t group) const { return row(group) * task_.classes + groups_.first(group); }
+  int64_t part_size() const { return groups_.classes * kRegionSums + 2; }
+  double* part(int64_t g, int64_t c) { return &parts_[(g * groups_.chunks + c) * part_size()]; }
+  int64_t region(int64_t g) const {
+    return (task_.options.batch ? 0 : groups_.sample(g)) * task_.classes + groups_.first(g);
+  }
 
   // What the second term's mean divides by where nothing is ignored.
   double countable() const {
@@ -151,7 +165,8 @@ class OverlapRun {
            (groups_.chunks == 1 || groups_.count >= 2 * torch::stable::get_num_threads());
   }
 
-  void set_second_scale() {
+  void set_second_scale(double count) {
+    second_count_ = count > 1 ? count : 1;
     const Results& results = task_.results;
     const double incoming = results.incoming && !results.per_item ? load_scalar(results.incoming, dtype_) : 1;
     task_.second_scale = task_.options.second_weight * results.factor * incoming / second_denominator();
@@ -167,36 +182,71 @@ class OverlapRun {
     });
   }
 
+  // Sums, losses and gradient of a group that has its regions to itself.
   void run_group(int64_t g) {
-    for (int64_t c = 0; c < groups_.chunks; ++c) sum_chunk(g, c);
-    if (invalid_ != INT64_MAX) return;
-    add_parts(g);
-    finish(row(g), groups_.first(g), groups_.first(g) + groups_.classes);
+    sum_group(g);
+    if (invalid_) return;
+    if (dtype_ != Dtype::kFloat64 && underflows(g)) {
+      wide_[g] = true;
+      clear_sums(g);
+      sum_group(g);
+    }
     for (int64_t c = 0; c < groups_.chunks; ++c) write_gradient(g, c);
   }
 
+  void sum_group(int64_t g) {
+    for (int64_t c = 0; c < groups_.chunks; ++c) sum_chunk(g, c);
+    add_parts(g);
+    find_losses(region(g), region(g) + groups_.classes);
+  }
+
+  // Sums what underflows once more, in float64; the groups that share a region (`batch`) go together.
+  void sum_again() {
+    if (dtype_ == Dtype::kFloat64) return;
+    for (int64_t g = 0; g < groups_.count; ++g) wide_[g] = underflows(g);
+    if (std::none_of(wide_.begin(), wide_.end(), [](char wide) { return wide != 0; })) return;
+    each_chunk([&](int64_t g, int64_t c) {
+      if (wide_[g]) sum_chunk(g, c);
+    });
+    for (int64_t g = 0; g < groups_.count; ++g) {
+      if (wide_[g]) clear_sums(g);
+    }
+    for (int64_t g = 0; g < groups_.count; ++g) {
+      if (wide_[g]) add_parts(g);
+    }
+    find_losses(0, region_count_);
+  }
+
+  bool underflows(int64_t g) const {
+    const char* of = &underflows_[region(g)];
+    return std::any_of(of, of + groups_.classes, [](char small) { return small != 0; });
+  }
+
+  // Probabilities are kept in the gradient's own dtype.
+  OverlapPart piece(int64_t g, int64_t c) const {
+    const int64_t first = groups_.first(g);
+    return {groups_.sample(g), first,          first + groups_.classes,
+            c * groups_.chunk, groups_.end(c), keeps_ && (!wide_[g] || dtype_ == Dtype::kFloat64)};
+  }
+
   void sum_chunk(int64_t g, int64_t c) {
-    double* part = &parts_[(g * groups_.chunks + c) * part_size()];
-    const int64_t first = groups_.first(g), sample = groups_.sample(g);
-    const int64_t wrong = loops_.sums[wide_](task_, sample, first, first + groups_.classes, c * groups_.chunk,
-                                             groups_.end(c), part, part + 3 * groups_.classes);
-    if (wrong >= 0) note_lowest(&invalid_, sample * task_.positions + wrong);
+    double* sums = part(g, c);
+    if (!loops_.sums[wide_[g] != 0](task_, piece(g, c), sums, sums + groups_.classes * kRegionSums)) invalid_ = true;
   }
 
   void write_gradient(int64_t g, int64_t c) {
-    const int64_t first = groups_.first(g), at = region(g);
-    loops_.gradient[wide_](task_, groups_.sample(g), first, first + groups_.classes, c * groups_.chunk, groups_.end(c),
-                           &by_I_[at], &by_P_[at]);
+    loops_.gradient[wide_[g] != 0](task_, piece(g, c), &by_I_[region(g)], &by_P_[region(g)]);
   }
 
   // Adds the sums of the chunks of a group, in order.
   void add_parts(int64_t g) {
-    double* sums = &sums_[region(g) * 3];
+    double* sums = &sums_[region(g) * kRegionSums];
     for (int64_t c = 0; c < groups_.chunks; ++c) {
-      const double* part = &parts_[(g * groups_.chunks + c) * part_size()];
-      for (int64_t k = 0; k < groups_.classes * 3; ++k) sums[k] += part[k];
+      for (int64_t k = 0; k < groups_.classes * kRegionSums; ++k) sums[k] += part(g, c)[k];
     }
   }
+
+  void clear_sums(int64_t g) { std::fill_n(&sums_[region(g) * kRegionSums], groups_.classes * kRegionSums, 0.0); }
 
   void add_seconds() {
     double count = 0;
@@ -204,33 +254,47 @@ class OverlapRun {
       second_sum_ += parts_[end - 2];
       count += parts_[end - 1];
     }
-    second_count_ = count > 1 ? count : 1;
+    set_second_scale(count);
   }
 
-  void check_classes() const {
-    const int64_t at = invalid_;
-    if (at == INT64_MAX) return;
+  // Names the first value of the target that is neither a class (in a mask: 0 or 1) nor ignored.
+  [[noreturn]] void refuse_target() const {
     const OverlapOptions& options = task_.options;
     const int64_t ignored = options.ignoring ? static_cast<int64_t>(options.ignore_index) : 0;
-    refuse_class_index(loss_of(id_).name, task_.target, task_.target_dtype, at, task_.classes,
-                       options.ignoring ? &ignored : nullptr);
+    const int64_t classes = task_.class_index ? task_.classes : 2;
+    const int64_t n = task_.samples * task_.positions * (task_.class_index ? 1 : task_.classes);
+    int64_t at = 0;
+    for (; at + 1 < n; ++at) {
+      const int64_t y = integer_at(task_.target, task_.target_dtype, at);
+      if (!(options.ignoring && y == ignored) && (y < 0 || y >= classes)) break;
+    }
+    const char* op = loss_of(id_).name;
+    if (task_.class_index) {
+      refuse_class_index(op, task_.target, task_.target_dtype, at, classes, options.ignoring ? &ignored : nullptr);
+    }
+    const auto given = static_cast<double>(integer_at(task_.target, task_.target_dtype, at));
+    refuse_value(op, given, at, "an integer target to be 0, 1 or ignore_index");
   }
 
-  // Loss and coefficients of classes [from, to) of row r, from their sums. The background left out has no loss, and no
+  // Losses and coefficients of the regions [begin, end), from their sums. The background left out has no loss, and no
   // gradient even where its sums are NaN.
-  void finish(int64_t r, int64_t from, int64_t to) {
+  void find_losses(int64_t begin, int64_t end) {
     const Results& results = task_.results;
     const double scale = gradient_scale(results, dtype_) * task_.options.overlap_weight;
     const int64_t dropped = task_.classes - task_.kept;
-    for (int64_t c = from > dropped ? from : dropped; c < to; ++c) {
-      const int64_t at = r * task_.classes + c, k = c - dropped;
-      const double* s = &sums_[at * 3];
-      const OverlapLoss found = kRegionLosses[loss_of(id_).place](options_, s[0], s[1], s[2], task_.options.ignoring);
+    const bool empty = task_.samples * task_.positions == 0;  // nothing is there that could be ignored
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t r = at / task_.classes, k = at % task_.classes - dropped;
+      if (k < 0) continue;
+      const double* sums = &sums_[at * kRegionSums];
+      const bool counts = sums[3] > 0 || empty;
+      const OverlapLoss found = kRegionLosses[loss_of(id_).place](options_, sums, counts);
       const double weight = weights_.empty() ? 1 : weights_[k];
       const double incoming = results.per_item ? load_scalar(results.incoming, dtype_, r * task_.kept + k) : 1;
       losses_[at] = weight * found.loss;
       by_I_[at] = scale * incoming * weight * found.by_I;
       by_P_[at] = scale * incoming * weight * found.by_P;
+      underflows_[at] = counts && std::fabs(found.denominator) < kSmallestInFloat;
     }
   }
 
@@ -244,7 +308,9 @@ class OverlapRun {
         if (results.losses) store_scalar(loss, results.losses, dtype_, r * task_.kept + k);
       }
     }
-    for (size_t i = 0; i < sums_.size(); ++i) store_scalar(sums_[i], task_.sums, dtype_, static_cast<int64_t>(i));
+    for (int64_t at = 0; at < region_count_; ++at) {
+      for (int k = 0; k < 3; ++k) store_scalar(sums_[at * kRegionSums + k], task_.sums, dtype_, at * 3 + k);
+    }
     if (task_.count) store_scalar(second_count_, task_.count, dtype_);
     if (!results.total) return;
     double total = sum * task_.options.overlap_weight / results.denominator;

@@ -16,17 +16,6 @@ namespace {
 constexpr const char* kName = "expected_bleu_loss";
 constexpr int64_t kManySamples = 8;  // as many keep the threads busy without cutting a sample
 
-int64_t integer_at(const void* data, Dtype dtype, int64_t i) {
-  switch (dtype) {
-    case Dtype::kUInt8:
-      return static_cast<const uint8_t*>(data)[i];
-    case Dtype::kInt32:
-      return static_cast<const int32_t*>(data)[i];
-    default:
-      return static_cast<const int64_t*>(data)[i];
-  }
-}
-
 // [n] lengths, `full` where not given.
 std::vector<int64_t> read_lengths(const char* argument, const OptionalTensor& t, int64_t n, int64_t full) {
   std::vector<int64_t> lengths(n, full);

@@ -140,7 +140,7 @@ class OverlapLaunches {
   void sums() {
     using A = Accumulation<T>;
     const int grid = in_registers_ ? register_blocks() : swept_ ? position_blocks() : element_blocks();
-    partial_ = workspace(o_.samples * o_.classes * o_.chunks * 3, Dtype::kFloat64);
+    partial_ = workspace(o_.samples * o_.classes * o_.chunks * kRegionSums, Dtype::kFloat64);
     o_.partial = static_cast<double*>(partial_.mutable_data_ptr());
     if (kSecond) {
       second_partial_ = workspace(int64_t{grid} * 2, Dtype::kFloat64);
@@ -174,7 +174,7 @@ class OverlapLaunches {
     const int64_t rows = o_.rows * o_.classes, parts = o_.backward ? 1 : (o_.batch ? o_.samples : 1) * o_.chunks;
     const int team = parts == 1 ? 1 : parts <= 1024 ? 32 : kThreads, grid = launch_.grid(rows, kThreads / team);
     if (o_.gradient) {
-      coefficients_ = workspace(rows * 2, accumulation());
+      coefficients_ = workspace(rows * 4, accumulation());
       o_.coefficients = coefficients_.mutable_data_ptr();
     }
     GridSum sum(launch_, like_, grid);

@@ -19,10 +19,11 @@ struct alignas(2 * sizeof(A)) SoftmaxRow {
   A row_max, inverse;
 };
 
-// d loss / d p = by_I g + by_P (2 by_P p with `squared`).
+// d loss / d p = scale (by_I g + by_P) (2 by_P p with `squared`); scale: a power of two, other than 1 where a small
+// denominator would take the coefficients out of float's range although their products with p are in it.
 template <class A>
-struct alignas(2 * sizeof(A)) Coefficients {
-  A by_I, by_P;
+struct alignas(4 * sizeof(A)) Coefficients {
+  A by_I, by_P, scale;
 };
 
 // A Problem with what its launches add to it. A row is one class of one sample; an item is one chunk of its positions.
@@ -35,7 +36,7 @@ struct OverlapOperands : OverlapProblem {
   int64_t chunk, chunks;                 // positions of a chunk, chunks of a row
   int team;                              // threads that share an item: 1, 32 or kThreads
   bool packed;                           // packs of the input may be read, and written to the gradient
-  double* partial;                       // [B, C, chunks, 3], in the forward
+  double* partial;                       // [B, C, chunks, kRegionSums], in the forward
   void* softmax_rows;                    // [B, S] SoftmaxRow, for the softmax that is not in registers
   void* coefficients;                    // [rows, C] Coefficients
   double* second_partial;                // [blocks, 2]: second terms, number of what counts
@@ -60,6 +61,7 @@ struct TargetValue {
 template <class A>
 __device__ __forceinline__ TargetValue<A> dense_target(const OverlapOperands& o, A t) {
   const bool counts = t != static_cast<A>(o.ignored_value);
+  CUDA_KERNEL_ASSERT((is_floating(o.target_dtype) || t == A(0) || t == A(1) || !counts) && "a mask of 0 and 1");
   return {counts ? t : A(0), counts};
 }
 
@@ -79,10 +81,12 @@ __device__ __forceinline__ A second_scale(const OverlapOperands& o) {
   return static_cast<A>(scale);
 }
 
+// d loss / d p times `factor`, p or its derivative: the product is in range where the derivative may not be.
 template <class A>
-__device__ __forceinline__ A by_p(const OverlapOperands& o, const Coefficients<A>& k, const TargetValue<A>& r, A p) {
+__device__ __forceinline__ A times_by_p(const OverlapOperands& o, const Coefficients<A>& k, const TargetValue<A>& r,
+                                        A p, A factor) {
   const A slope = k.by_I * r.g + (o.squared ? 2 * k.by_P * p : k.by_P);
-  return r.counts ? slope : A(0);
+  return r.counts ? factor * k.scale * slope : A(0);
 }
 
 // Sum over the threads of an item, known to its first. shared: as for block_sum. All threads of a warp come here.
@@ -151,6 +155,7 @@ struct ElementSums {
   const AnySecondTerm<A>& second;
   mutable A I = 0, P = 0, G = 0, second_sum = 0;
   mutable int64_t count = 0;
+  mutable bool any = false;
 
   __device__ __forceinline__ ElementSums(const OverlapOperands& o, const AnySecondTerm<A>& second)
       : o(o), second(second) {}
@@ -163,6 +168,7 @@ struct ElementSums {
       const SoftmaxRow<A> s = static_cast<const SoftmaxRow<A>*>(o.softmax_rows)[at];
       p = exp_<Policy>(x - s.row_max) * s.inverse;
     }
+    any = any || r.counts;
     const A q = r.counts ? p : A(0);
     I += q * r.g;
     P += o.squared ? q * q : q;
@@ -196,10 +202,13 @@ __global__ void __launch_bounds__(kThreads)
     each_element<T, kSame>(o, item, sums);
     const A I = team_sum(sums.I, o.team, shared), P = team_sum(sums.P, o.team, shared);
     const A G = team_sum(sums.G, o.team, shared);
+    const A any = o.ignoring ? team_sum(A(sums.any), o.team, shared) : A(1);
     if (threadIdx.x % o.team == 0) {
-      o.partial[3 * item] = I;
-      o.partial[3 * item + 1] = P;
-      o.partial[3 * item + 2] = G;
+      double* to = o.partial + kRegionSums * item;
+      to[0] = I;
+      to[1] = P;
+      to[2] = G;
+      to[3] = any;
     }
     if constexpr (kSecond) {
       second_sum += sums.second_sum;
@@ -222,10 +231,10 @@ struct ElementGradient {
     A g;
     if (o.activation == Activation::kSigmoid) {
       const Sigmoid<A> s = sigmoid_terms<Policy>(x);
-      g = s.p * s.q * by_p(o, k, r, s.p);
+      g = times_by_p(o, k, r, s.p, s.p * s.q);
       if constexpr (kSecond) g += scale * second.of_element(x, r.g).grad_input;
     } else {
-      g = by_p(o, k, r, x);
+      g = times_by_p(o, k, r, x, A(1));
     }
     return r.counts ? g : A(0);
   }

@@ -68,27 +68,27 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t y = o.class_index ? class_at(o, at) : int64_t{-1};
     const SoftmaxRow<A> s = static_cast<const SoftmaxRow<A>*>(o.softmax_rows)[at];
     const A log_inverse = both ? log_(s.inverse) : A(0);
-    // d loss / d p and d loss / d log p of one class.
+    // p d loss / d p and d loss / d log p of one class.
     const auto slopes = [&](int64_t c, A* p, A* by_log, bool* counts) {
       const A shifted = widen<A>(x[c * S]) - s.row_max;
       *p = exp_<Policy>(shifted) * s.inverse;
       const TargetValue<A> r = target_of<A>(o, base + c * S, c, y);
       *by_log = both && r.g != A(0) ? scale * r.g * second.of_class(shifted + log_inverse, *p).slope : A(0);
       *counts = r.counts;
-      return by_p(o, k[c], r, *p);
+      return times_by_p(o, k[c], r, *p, *p);
     };
     A inner = 0, p, by_log;
     bool any = false, counts;
 #pragma unroll 2
     for (int64_t c = 0; c < C; ++c) {
       const A d = slopes(c, &p, &by_log, &counts);
-      inner += p * d + by_log;
+      inner += d + by_log;
       any = any || counts;
     }
 #pragma unroll 2
     for (int64_t c = 0; c < C; ++c) {
       const A d = slopes(c, &p, &by_log, &counts);
-      to[c * S] = narrow<T>(any ? p * (d - inner) + by_log : A(0));
+      to[c * S] = narrow<T>(any ? d - p * inner + by_log : A(0));
     }
   }
 }
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
     register_sums_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   constexpr int kWarps = kSoftmaxThreads / 32;
-  FL_SHARED(A, shared, [kWarps][3 * kClasses]);
+  FL_SHARED(A, shared, [kWarps][3 * kClasses + 1]);
   const int classes = static_cast<int>(o.classes), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t S = o.positions;
   const bool both = second.kind != SecondTerm::kNone;
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
     const T* x = static_cast<const T*>(o.input) + sample * classes * S;
     A I[kClasses], P[kClasses], loss = 0;
     unsigned G[kClasses / 4];  // a byte for each class; a chunk holds no more than that
-    int counted = 0;
+    int counted = 0;           // positions
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) I[c] = P[c] = A(0);
 #pragma unroll
@@ -162,10 +162,8 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
       const unsigned one = 1u << (8 * (y & 3));
 #pragma unroll
       for (int c = 0; c < kClasses / 4; ++c) G[c] += c == y >> 2 ? one : 0u;
-      if (both && y >= 0) {
-        loss += second.of_class(at.log_p, exp_(at.log_p)).loss;
-        ++counted;
-      }
+      if (both && y >= 0) loss += second.of_class(at.log_p, exp_(at.log_p)).loss;
+      counted += y >= 0;
     }
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) {
@@ -176,13 +174,15 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
         shared[warp][3 * c + 2] = g;
       }
     }
+    const A any = warp_sum(static_cast<A>(counted));
+    if (lane == 0) shared[warp][3 * kClasses] = any;
     __syncthreads();
-    for (int j = threadIdx.x; j < 3 * classes; j += kSoftmaxThreads) {
+    for (int j = threadIdx.x; j < kRegionSums * classes; j += kSoftmaxThreads) {
+      const int c = j / kRegionSums, k = j % kRegionSums;
       double sum = 0;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += shared[w][j];
-      const int64_t row = sample * classes + j / 3;
-      o.partial[3 * (row * o.chunks + item % o.chunks) + j % 3] = sum;
+      for (int w = 0; w < kWarps; ++w) sum += shared[w][k < 3 ? 3 * c + k : 3 * kClasses];
+      o.partial[kRegionSums * ((sample * classes + c) * o.chunks + item % o.chunks) + k] = sum;
     }
     __syncthreads();
     second_sum += loss;
@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
     const int64_t end = stop < S ? stop : S;
     if (threadIdx.x < kClasses) {
       const auto* all = static_cast<const Coefficients<A>*>(o.coefficients) + (o.batch ? 0 : sample * classes);
-      k[threadIdx.x] = static_cast<int>(threadIdx.x) < classes ? all[threadIdx.x] : Coefficients<A>{A(0), A(0)};
+      k[threadIdx.x] = static_cast<int>(threadIdx.x) < classes ? all[threadIdx.x] : Coefficients<A>{};
     }
     __syncthreads();
     const T* x = static_cast<const T*>(o.input) + sample * classes * S;
@@ -218,12 +218,12 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
       A inner = by_log;
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        inner += at.p[c] * by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c]);
+        inner += times_by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c], at.p[c]);
       }
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        const A d = by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c]);
-        const A g = at.p[c] * (d - inner) + (c == y ? by_log : A(0));
+        const A d = times_by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c], at.p[c]);
+        const A g = d - at.p[c] * inner + (c == y ? by_log : A(0));
         if (c < classes) to[c * S + s] = narrow<T>(y >= 0 ? g : A(0));
       }
     }

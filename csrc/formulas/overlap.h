@@ -6,22 +6,26 @@ struct Fraction {
   double numerator, denominator, numerator_by_I, denominator_by_I, denominator_by_P;
 };
 
-// A loss and its derivatives with respect to I and P.
+// A loss and its derivatives with respect to I and P; the denominator of its ratio, 0 where nothing counts.
 struct OverlapLoss {
-  double loss, by_I, by_P;
+  double loss, by_I, by_P, denominator;
 };
 
-// 1 - fraction, 0 with derivative 0 where there is nothing to divide by; then `outer`, an optional function of it.
+constexpr double kSmallestDenominator = 1e-100;  // its square divides numbers of any size that make sense
+
+// 1 - fraction, 0 with derivative 0 where nothing counts or there is nothing to divide by; then `outer`, an optional
+// function of it.
 template <class F>
-FL_HD OverlapLoss overlap_loss(const F& f, double I, double P, double G, bool ignoring) {
+FL_HD OverlapLoss overlap_loss(const F& f, double I, double P, double G, bool counts) {
   const Fraction r = f(I, P, G);
-  if (r.denominator == 0 || (ignoring && P + G == 0)) return {0, 0, 0};
+  if (!counts) return {0, 0, 0, 0};
+  if (r.denominator < kSmallestDenominator && r.denominator > -kSmallestDenominator) return {0, 0, 0, r.denominator};
   const double ratio = r.numerator / r.denominator;
   const double by_I = (ratio * r.denominator_by_I - r.numerator_by_I) / r.denominator;
   const double by_P = ratio * r.denominator_by_P / r.denominator;
   double slope = 1;
   const double loss = f.outer(1 - ratio, &slope);
-  return {loss, slope * by_I, slope * by_P};
+  return {loss, slope * by_I, slope * by_P, r.denominator};
 }
 
 // (2I + nr) / (P + G + dr) (Milletari et al., "V-Net", 2016).
@@ -40,7 +44,8 @@ struct Jaccard {
   FL_HD double outer(double base, double*) const { return base; }
 };
 
-// (I + nr) / (I + alpha (P-I) + beta (G-I) + dr), then max(0, .)^gamma (Salehi et al. 2017; Abraham and Khan 2019).
+// (I + nr) / (I + alpha (P-I) + beta (G-I) + dr), then for gamma other than 1 max(0, .)^gamma (Salehi et al. 2017;
+// Abraham and Khan 2019).
 struct Tversky {
   double nr, dr, alpha, beta, gamma;
   explicit Tversky(const Options& options)
@@ -49,11 +54,12 @@ struct Tversky {
     return {I + nr, I + alpha * (P - I) + beta * (G - I) + dr, 1, 1 - alpha - beta, alpha};
   }
   FL_HD double outer(double base, double* slope) const {
+    if (gamma == 1) return base;
     if (base <= 0) {
       *slope = 0;
       return 0;
     }
-    const double power = gamma == 1 ? base : pow(base, gamma);
+    const double power = pow(base, gamma);
     *slope = gamma * power / base;
     return power;
   }

@@ -23,9 +23,8 @@ class OverlapCall : Call<Device> {
     read_target();
     read_weight();
     Results& results = problem_.results;
-    results.factor = a.factor;
+    this->set_factors(&results, problem_.rows * problem_.kept);
     results.counts = a.reduction == Reduction::kMean;
-    results.denominator = a.reduction == Reduction::kMean ? static_cast<double>(problem_.rows * problem_.kept) : 1;
   }
 
   // The losses, then what the backward starts from.

@@ -5,6 +5,8 @@
 
 namespace fused_losses {
 
+constexpr int kRegionSums = 4;  // I, P, G, and more than 0 where anything counts
+
 enum class Activation : int { kNone = 0, kSigmoid = 1, kSoftmax = 2 };
 
 // What a compound adds to the overlap loss.

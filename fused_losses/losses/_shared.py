@@ -13,6 +13,11 @@ def accumulate(*tensors):
     return [t if t is None or t.dtype is dtype else t.to(dtype) for t in tensors]
 
 
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """`x` in float64; as it is on a device without (MPS)."""
+    return x if x.device.type == "mps" else x.double()
+
+
 def reduce(loss: torch.Tensor, reduction: str, denominator=None) -> torch.Tensor:
     """Apply `reduction`; mean and batchmean divide by `denominator` (default: the elements, loss.shape[0])."""
     if reduction == "none":

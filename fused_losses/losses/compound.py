@@ -86,7 +86,7 @@ def dice_cross_entropy_loss(
     """
     x, g, counted = read_regions(input, target, activation, ignore_index)
     sums = region_sums(x, g, counted, activation, squared, batch, include_background)
-    dice = reduce_classes(dice_of_sums(*sums, smooth_nr, smooth_dr, ignore_index), weight, reduction)
+    dice = reduce_classes(dice_of_sums(sums, smooth_nr, smooth_dr), weight, reduction)
     terms = cross_entropy_of_logits(x, g) if activation == "sigmoid" else times(g, -x.log_softmax(1))
     return dice_weight * dice + ce_weight * reduce_counted(terms, counted, activation, reduction)
 
@@ -148,7 +148,7 @@ def dice_focal_loss(
     """
     x, g, counted = read_regions(input, target, activation, ignore_index)
     sums = region_sums(x, g, counted, activation, squared, batch, include_background)
-    dice = reduce_classes(dice_of_sums(*sums, smooth_nr, smooth_dr, ignore_index), weight, reduction)
+    dice = reduce_classes(dice_of_sums(sums, smooth_nr, smooth_dr), weight, reduction)
     if activation == "sigmoid":
         terms = focal_of_logits(x, g, -1 if alpha is None else alpha, gamma)
     else:

@@ -5,6 +5,8 @@ All are ratios of three sums over the positions of a class: I = Σ p g, P = Σ p
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from .. import _checks as check
@@ -12,7 +14,7 @@ from .._loss import loss
 from .._module import LossModule
 from .._op import NONE
 from .._options import Choice, Flag, IgnoreIndex, Number
-from ._shared import accumulate, reduce
+from ._shared import accumulate, reduce, widened
 
 REGION_OPTIONS = {
     "activation": Choice({None: 0, "sigmoid": 1, "softmax": 2}),
@@ -49,23 +51,39 @@ def read_regions(input, target, activation, ignore_index):
     return torch.where(counted, x, 0), torch.where(counted, g, 0), counted.expand(x.shape)
 
 
+class RegionSums(NamedTuple):
+    """Of each class and sample, (B, C'), or with `batch` of each class, (C',); C' = C - 1 without the background."""
+
+    intersection: torch.Tensor
+    predicted: torch.Tensor
+    true: torch.Tensor
+    nothing: torch.Tensor | None  # where no position counts; None: all do
+    dtype: torch.dtype  # of the loss
+
+
 def region_sums(x, g, counted, activation, squared, batch, include_background):
-    """I, P and G, each (B, C'), or (C',) with `batch`; C' = C - 1 without the background."""
+    """Σ p g, Σ p and Σ g, in float64 where the device has it: the square of a float32 denominator leaves float32."""
+    dtype = x.dtype
+    x, g = widened(x), widened(g)
     p = x if activation is None else x.sigmoid() if activation == "sigmoid" else x.softmax(1)
     if counted is not None:
         p = torch.where(counted, p, 0)
     dims = (*((0,) if batch else ()), *range(2, x.ndim))
-    products = (p * g, p * p, g * g) if squared else (p * g, p, g)
-    sums = (v.sum(dims) if dims else v for v in products)
-    return tuple(v if include_background else v[..., 1:] for v in sums)
+    summed = [p * g, p * p if squared else p, g * g if squared else g]
+    if counted is not None:
+        summed.append(counted.to(x.dtype))
+    sums = [v.sum(dims) if dims else v for v in summed]
+    sums = [v if include_background else v[..., 1:] for v in sums]
+    may_ignore = counted is not None and counted.numel() > 0
+    return RegionSums(*sums[:3], sums[3] == 0 if may_ignore else None, dtype)
 
 
-def one_minus_ratio(numerator, denominator, P, G, ignore_index):
-    """1 - numerator / denominator; 0 with gradient 0 where the denominator is 0 or, with ignoring, nothing counts."""
-    nothing = denominator == 0
-    if ignore_index is not None:
-        nothing = nothing | (P + G == 0)
-    return torch.where(nothing, 0, 1 - numerator / torch.where(nothing, 1, denominator))
+def one_minus_ratio(numerator, denominator, sums):
+    """1 - numerator / denominator; 0 with gradient 0 where the denominator is 0 (below 1e-100) or nothing counts."""
+    nothing = denominator.abs() < 1e-100
+    if sums.nothing is not None:
+        nothing = nothing | sums.nothing
+    return torch.where(nothing, 0, 1 - numerator / torch.where(nothing, 1, denominator)).to(sums.dtype)
 
 
 def reduce_classes(loss, weight, reduction):
@@ -73,9 +91,9 @@ def reduce_classes(loss, weight, reduction):
     return reduce(loss if weight is None else loss * weight.to(loss.dtype), reduction)
 
 
-def dice_of_sums(I, P, G, smooth_nr, smooth_dr, ignore_index):  # noqa: E741
+def dice_of_sums(sums, smooth_nr, smooth_dr):
     """The Dice loss of each class."""
-    return one_minus_ratio(2 * I + smooth_nr, P + G + smooth_dr, P, G, ignore_index)
+    return one_minus_ratio(2 * sums.intersection + smooth_nr, sums.predicted + sums.true + smooth_dr, sums)
 
 
 def check_regions(name, input, target, weight, include_background, ignore_index):
@@ -148,8 +166,9 @@ def dice_loss(
 
     Args:
         input: (B, C, ...); float32, float64, float16 or bfloat16; logits, or probabilities with ``activation=None``.
-        target: the input's shape, in [0, 1]; floating, bool, uint8, int32 or int64. Or class indices (B, ...) in
-            [0, C), uint8, int32 or int64. With C = 1 a target (B, ...) is the mask itself, of any of these dtypes.
+        target: the input's shape, in [0, 1]; any floating dtype; or a mask of bool, uint8, int32 or int64: 0 or 1, or
+            `ignore_index`. Or class indices (B, ...) in [0, C), uint8, int32 or int64. With C = 1 a target (B, ...) is
+            the mask itself, of any of these dtypes.
         activation: None, "sigmoid", or "softmax" over the classes.
         smooth_nr, smooth_dr: added to the numerator and the denominator, >= 0.
         squared: P = Σ p² and G = Σ g².
@@ -163,16 +182,16 @@ def dice_loss(
     Returns:
         A scalar; (B, C') or with `batch` (C',) with "none"; float64 for a float64 input, else float32.
 
-    A class absent from target and prediction counts as loss 0 if smooth_nr = smooth_dr. A denominator of 0 gives loss 0
-    with gradient 0, and so do sums of 0 when `ignore_index` is given (everything ignored). NaN propagates except from
-    ignored positions. float16 sums do not overflow.
-    Raises ValueError or TypeError on a wrong shape, dtype, device or option; a class outside [0, C) is an error on
-    the CPU and a device assertion on CUDA.
+    A class absent from target and prediction counts as loss 0 if smooth_nr = smooth_dr. A denominator of 0 (below
+    1e-100; on CUDA in float32 below the smallest float) gives loss 0 with gradient 0, and so does a class of which
+    `ignore_index` drops everything. NaN propagates except from ignored positions. float16 sums do not overflow.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option; on the CPU IndexError on a class outside
+    [0, C) and RuntimeError on another value in a mask of integers, on CUDA a device assertion.
     Milletari et al., "V-Net" (2016); the form and the options of MONAI's ``DiceLoss``.
     """
     regions = read_regions(input, target, activation, ignore_index)
     sums = region_sums(*regions, activation, squared, batch, include_background)
-    loss = dice_of_sums(*sums, smooth_nr, smooth_dr, ignore_index)
+    loss = dice_of_sums(sums, smooth_nr, smooth_dr)
     return reduce_classes(loss, weight, reduction)
 
 
@@ -199,8 +218,9 @@ def jaccard_loss(
     Rahman and Wang, "Optimizing intersection-over-union in deep neural networks" (2016).
     """
     regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, squared, batch, include_background)  # noqa: E741
-    loss = one_minus_ratio(I + smooth_nr, P + G - I + smooth_dr, P, G, ignore_index)
+    sums = region_sums(*regions, activation, squared, batch, include_background)
+    union = sums.predicted + sums.true - sums.intersection
+    loss = one_minus_ratio(sums.intersection + smooth_nr, union + smooth_dr, sums)
     return reduce_classes(loss, weight, reduction)
 
 
@@ -228,6 +248,8 @@ def tversky_loss(
 
     .. math:: \\max\\left(0, 1 - \\frac{I + n}{I + \\alpha (P-I) + \\beta (G-I) + d}\\right)^\\gamma
 
+    where the maximum is taken only for gamma other than 1.
+
     Args:
         alpha, beta: weights of false positives and of false negatives, >= 0; 0.5 and 0.5 give Dice, 1 and 1 Jaccard.
         gamma: exponent, > 0; the gradient is 0 where the base is 0.
@@ -236,11 +258,13 @@ def tversky_loss(
     Salehi et al. (2017), "Tversky loss function"; Abraham and Khan (2019), "A novel focal Tversky loss".
     """
     regions = read_regions(input, target, activation, ignore_index)
-    I, P, G = region_sums(*regions, activation, False, batch, include_background)  # noqa: E741
-    denominator = I + alpha * (P - I) + beta * (G - I) + smooth_dr
-    base = one_minus_ratio(I + smooth_nr, denominator, P, G, ignore_index)
-    vanishes = base <= 0
-    loss = torch.where(vanishes, 0, torch.where(vanishes, 1, base) ** gamma)
+    sums = region_sums(*regions, activation, False, batch, include_background)
+    hits = sums.intersection
+    denominator = hits + alpha * (sums.predicted - hits) + beta * (sums.true - hits) + smooth_dr
+    loss = one_minus_ratio(hits + smooth_nr, denominator, sums)
+    if gamma != 1:
+        vanishes = loss <= 0
+        loss = torch.where(vanishes, 0, torch.where(vanishes, 1, loss) ** gamma)
     return reduce_classes(loss, weight, reduction)
 
 
