@@ -72,17 +72,18 @@ class OverlapRun {
         dtype_(accumulation_dtype(problem.input_dtype)),
         region_count_(problem.rows * problem.classes),
         wide_(groups_.count, dtype_ == Dtype::kFloat64),
-        sums_(region_count_ * kRegionSums),
-        losses_(region_count_),
-        by_I_(losses_),
-        by_P_(losses_),
-        underflows_(region_count_) {
+        memory_(region_count_ * (kRegionSums + 4) + groups_.count * groups_.chunks * part_size()),
+        sums_(memory_.data()),
+        losses_(sums_ + region_count_ * kRegionSums),
+        by_I_(losses_ + region_count_),
+        by_P_(by_I_ + region_count_),
+        denominators_(by_P_ + region_count_),
+        parts_(denominators_ + region_count_) {
     if (task_.weight) {
       weights_.resize(task_.kept);
       read_values(task_.weight, task_.weight_dtype, 0, task_.kept, weights_.data());
     }
     set_second_scale(countable());
-    parts_.resize(groups_.count * groups_.chunks * part_size());
   }
 
   void forward() {
@@ -125,15 +126,16 @@ class OverlapRun {
   OverlapTask task_;
   const OverlapGroups groups_;
   const OverlapLoops& loops_;
-  const Dtype dtype_;                         // of sums and losses
-  const int64_t region_count_;                // rows x C
-  bool keeps_ = false;                        // the sums leave the probabilities in the gradient
-  std::vector<char> wide_;                    // [groups]: computed in float64
-  std::vector<double> sums_;                  // [rows, C, kRegionSums]
-  std::vector<double> losses_, by_I_, by_P_;  // [rows, C]: weighted; coefficients of the gradient
-  std::vector<char> underflows_;              // [rows, C]: the denominator is small
-  std::vector<double> weights_;               // [kept], or empty
-  std::vector<double> parts_;                 // [groups, chunks, part_size()]: sums, then the two of the second term
+  const Dtype dtype_;                                 // of sums and losses
+  const int64_t region_count_;                        // rows x C
+  bool keeps_ = false;                                // the sums leave the probabilities in the gradient
+  std::vector<char> wide_;                            // [groups]: computed in float64
+  std::vector<double> weights_;                       // [kept], or empty
+  std::vector<double> memory_;                        // of the following
+  double* const sums_;                                // [rows, C, kRegionSums]
+  double *const losses_, *const by_I_, *const by_P_;  // [rows, C]: weighted; coefficients of the gradient
+  double* const denominators_;                // [rows, C]: of the ratios, infinite where nothing depends on them
+  double* const parts_;                       // [groups, chunks, part_size()]: sums, then the two of the second term
   double second_sum_ = 0, second_count_ = 1;  // the second terms, and what their mean divides by
   std::atomic<bool> invalid_{false};          // something in the target is neither a class nor ignored
 
@@ -218,8 +220,8 @@ class OverlapRun {
   }
 
   bool underflows(int64_t g) const {
-    const char* of = &underflows_[region(g)];
-    return std::any_of(of, of + groups_.classes, [](char small) { return small != 0; });
+    const double* of = denominators_ + region(g);
+    return std::any_of(of, of + groups_.classes, [](double d) { return std::fabs(d) < kSmallestInFloat; });
   }
 
   // Probabilities are kept in the gradient's own dtype.
@@ -246,13 +248,13 @@ class OverlapRun {
     }
   }
 
-  void clear_sums(int64_t g) { std::fill_n(&sums_[region(g) * kRegionSums], groups_.classes * kRegionSums, 0.0); }
+  void clear_sums(int64_t g) { std::fill_n(sums_ + region(g) * kRegionSums, groups_.classes * kRegionSums, 0.0); }
 
   void add_seconds() {
     double count = 0;
-    for (size_t end = part_size(); end <= parts_.size(); end += part_size()) {
-      second_sum_ += parts_[end - 2];
-      count += parts_[end - 1];
+    for (int64_t i = 1; i <= groups_.count * groups_.chunks; ++i) {
+      second_sum_ += parts_[i * part_size() - 2];
+      count += parts_[i * part_size() - 1];
     }
     set_second_scale(count);
   }
@@ -285,6 +287,7 @@ class OverlapRun {
     const bool empty = task_.samples * task_.positions == 0;  // nothing is there that could be ignored
     for (int64_t at = begin; at < end; ++at) {
       const int64_t r = at / task_.classes, k = at % task_.classes - dropped;
+      denominators_[at] = INFINITY;
       if (k < 0) continue;
       const double* sums = &sums_[at * kRegionSums];
       const bool counts = sums[3] > 0 || empty;
@@ -294,7 +297,7 @@ class OverlapRun {
       losses_[at] = weight * found.loss;
       by_I_[at] = scale * incoming * weight * found.by_I;
       by_P_[at] = scale * incoming * weight * found.by_P;
-      underflows_[at] = counts && std::fabs(found.denominator) < kSmallestInFloat;
+      if (counts) denominators_[at] = found.denominator;
     }
   }
 
