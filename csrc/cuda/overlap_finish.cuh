@@ -28,7 +28,7 @@ template <class A>
 __device__ __forceinline__ Coefficients<A> coefficients_of(const OverlapLoss& found, double factor) {
   const double size = fabs(found.denominator);
   const bool scales = std::is_same_v<A, float> && size < 0x1p-40 && size > 0;
-  const int exponent = scales ? min(-ilogb(size), 126) : 0;
+  const int inverse = scales ? -ilogb(size) : 0, exponent = inverse < 126 ? inverse : 126;
   return {static_cast<A>(ldexp(factor * found.by_I, -exponent)), static_cast<A>(ldexp(factor * found.by_P, -exponent)),
           static_cast<A>(ldexp(1.0, exponent))};
 }
