@@ -1,10 +1,9 @@
-// The tensor side of the ranking family: orders the items of each list, runs its pairs, puts the gradients back.
+// The CPU driver of the ranking family: orders the items of each list, runs its pairs, puts the gradients back.
 #include "cpu/ranking.h"
 
-#include "cpu/isa.h"
-#include "cpu/legacy.h"
+#include "cpu/device.h"
+#include "host/ranking.h"
 #include "cpu/loop_headers.h"
-#include "cpu/memory.h"
 
 #include <algorithm>
 
@@ -23,31 +22,22 @@ template <class A>
 constexpr Dtype kListDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
 // One call of one loss, forward or backward.
-struct Call {
+struct RankingRun {
+  const RankingProblem& problem;
   const RankingEntry& entry;
-  const Tensor& scores;
-  const Tensor& relevance;
-  const uint8_t* mask;  // [lists, n] or null
   const Options& options;
-  int64_t lists, n, cutoff;
-  double rate;                       // of the score differences
-  double scale = 1;                  // incoming scalar gradient / denominator
-  const Tensor* incoming = nullptr;  // [lists] accumulation dtype: gradient of losses that were not reduced
-  void* loss = nullptr;              // [lists] accumulation dtype, for "none"
-  void* gradient = nullptr;          // [lists, n] dtype of the scores
+  int64_t n, cutoff;
+  double rate;   // of the score differences
+  double scale;  // of every gradient, beside the incoming gradient of each list
 
-  Call(RankingOp op, const Tensor& scores, const Tensor& relevance, const OptionalTensor& mask, const Options& options)
-      : entry(for_isa(base::ranking_loops, avx2::ranking_loops, avx512::ranking_loops)[static_cast<int>(op)]),
-        scores(scores),
-        relevance(relevance),
-        mask(mask ? static_cast<const uint8_t*>(mask->const_data_ptr()) : nullptr),
+  RankingRun(const RankingProblem& problem, const RankingEntry& entry, const Options& options)
+      : problem(problem),
+        entry(entry),
         options(options),
-        lists(scores.size(0)),
-        n(scores.size(1)),
+        n(problem.n),
         cutoff(options.k > 0 && options.k < static_cast<double>(n) ? static_cast<int64_t>(options.k) : n),
-        rate(entry.smooth_ranks ? 1 / options.temperature : options.sigma) {}
-
-  double run();
+        rate(entry.smooth_ranks ? 1 / options.temperature : options.sigma),
+        scale(gradient_scale(problem.results, accumulation_dtype(problem.scores.dtype))) {}
 };
 
 // The items of one list and everything computed for them; made once for each thread.
@@ -58,7 +48,7 @@ struct List {
     int64_t item;
   };
 
-  const Call& call;
+  const RankingRun& call;
   const A* discounts;  // [n + 1] by rank
   int64_t items = 0;
   std::vector<A> score, gain, discount, slope, gradient, all;
@@ -66,11 +56,11 @@ struct List {
   std::vector<Key> keys;
   A ideal = 0;
 
-  List(const Call& call, const A* discounts)
+  List(const RankingRun& call, const A* discounts)
       : call(call), discounts(discounts), score(call.n), gain(call.n), all(call.n), place(call.n), row(call.n) {
     keys.reserve(call.n);
-    if (call.gradient) gradient.resize(call.n);
-    if (call.gradient || call.entry.smooth_ranks) slope.resize(call.n);
+    if (call.problem.gradient) gradient.resize(call.n);
+    if (call.problem.gradient || call.entry.smooth_ranks) slope.resize(call.n);
     if (!call.entry.smooth_ranks) below.resize(call.n);
     if (!call.entry.smooth_ranks || call.cutoff < call.n) rank.resize(call.n), discount.resize(call.n);
   }
@@ -83,11 +73,11 @@ struct List {
 
   void read(int64_t list) {
     const int64_t n = call.n, at = list * n;
-    base::load_block(call.scores.const_data_ptr(), dtype_of(call.scores), at, n, score.data());
-    base::load_block(call.relevance.const_data_ptr(), dtype_of(call.relevance), at, n, gain.data());
+    base::load_block(call.problem.scores.data, call.problem.scores.dtype, at, n, score.data());
+    base::load_block(call.problem.relevance.data, call.problem.relevance.dtype, at, n, gain.data());
     items = 0;
     for (int64_t i = 0; i < n; ++i) {
-      if (call.mask && !call.mask[at + i]) continue;
+      if (call.problem.mask && !call.problem.mask[at + i]) continue;
       score[items] = score[i];
       gain[items] = std::exp2(gain[i]) - A(1);
       place[items++] = i;
@@ -201,37 +191,37 @@ struct List {
     std::fill(gradient.begin(), gradient.end(), A(0));
     if (!(ideal == A(0))) {
       RankedList<A> ranked = call.entry.smooth_ranks ? smooth() : paired();
-      if (call.gradient) ranked.gradient = gradient.data();
+      if (call.problem.gradient) ranked.gradient = gradient.data();
       const double sum = sliced ? run_slices(ranked) : loop(ranked, 0, 1);
       result = call.entry.smooth_ranks ? 1 - sum / ideal : sum / ideal;
     }
-    if (call.loss) static_cast<A*>(call.loss)[list] = static_cast<A>(result);
-    if (call.gradient) write(list);
+    if (call.problem.results.losses) static_cast<A*>(call.problem.results.losses)[list] = static_cast<A>(result);
+    if (call.problem.gradient) write(list);
     return result;
   }
 
   void write(int64_t list) {
     const int64_t n = call.n;
     double factor = call.scale * call.rate;
-    if (call.incoming) factor *= static_cast<const A*>(call.incoming->const_data_ptr())[list];
+    if (call.problem.results.per_item) factor *= static_cast<const A*>(call.problem.results.incoming)[list];
     if (!call.entry.smooth_ranks) factor /= ideal;
     const bool empty = ideal == A(0);
     std::fill(all.begin(), all.end(), A(0));
     for (int64_t i = 0; i < items && !empty; ++i) all[place[i]] = static_cast<A>(factor * gradient[i]);
-    base::store_block(all.data(), call.gradient, dtype_of(call.scores), list * n, n);
+    base::store_block(all.data(), call.problem.gradient, call.problem.scores.dtype, list * n, n);
   }
 };
 
 template <class A>
-double run_lists(const Call& call) {
+double run_lists(const RankingRun& call) {
   std::vector<A> discounts(call.n + 1);
   for (int64_t rank = 1; rank <= call.n; ++rank) discounts[rank] = A(1) / std::log2(static_cast<A>(rank + 1));
-  std::vector<double> losses(call.lists);
-  if (call.lists < kSlices && call.n >= kSlicedItems) {
+  std::vector<double> losses(call.problem.lists);
+  if (call.problem.lists < kSlices && call.n >= kSlicedItems) {
     List<A> list(call, discounts.data());
-    for (int64_t b = 0; b < call.lists; ++b) losses[b] = list.run(b, true);
+    for (int64_t b = 0; b < call.problem.lists; ++b) losses[b] = list.run(b, true);
   } else {
-    parallel(call.lists, call.n * call.n, [&](int64_t begin, int64_t end) {
+    parallel(call.problem.lists, call.n * call.n, [&](int64_t begin, int64_t end) {
       List<A> list(call, discounts.data());
       for (int64_t b = begin; b < end; ++b) losses[b] = list.run(b, false);
     });
@@ -241,53 +231,20 @@ double run_lists(const Call& call) {
   return sum;
 }
 
-double Call::run() { return dtype_of(scores) == Dtype::kFloat64 ? run_lists<double>(*this) : run_lists<float>(*this); }
-
-template <RankingOp op>
-std::vector<Tensor> forward(Tensor scores, Tensor relevance, OptionalTensor mask, Options options, int64_t reduction,
-                            int64_t gradients) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  Call call(op, scores, relevance, mask, options);
-  if (reduce == Reduction::kNone) {
-    Tensor loss = new_tensor(scores, {call.lists}, accumulation_dtype(dtype_of(scores)));
-    call.loss = loss.mutable_data_ptr();
-    call.run();
-    return {loss};
+struct CpuRanking : CpuDevice {
+  static void run(LossId id, const Options& options, const RankingProblem& problem, const Tensor&) {
+    const RankingEntry& entry =
+        for_isa(base::ranking_loops, avx2::ranking_loops, avx512::ranking_loops)[loss_of(id).place];
+    const RankingRun call(problem, entry, options);
+    const Dtype dtype = accumulation_dtype(problem.scores.dtype);
+    store_total(problem.results, dtype, dtype == Dtype::kFloat64 ? run_lists<double>(call) : run_lists<float>(call));
   }
-  const double denominator = reduce == Reduction::kMean ? static_cast<double>(call.lists) : 1.0;
-  call.scale = reduction_factor(reduce, denominator);
-  std::vector<Tensor> out = {new_scalar(scores)};
-  if (wants(gradients, 0)) {
-    out.push_back(new_output(scores));
-    call.gradient = out[1].mutable_data_ptr();
-  }
-  set_scalar(out[0], call.run() / denominator);
-  return out;
-}
-
-template <RankingOp op>
-std::vector<Tensor> backward(Tensor grad_output, Tensor scores, Tensor relevance, OptionalTensor mask, Options options,
-                             int64_t reduction, int64_t gradients) {
-  const auto reduce = static_cast<Reduction>(reduction);
-  if (!wants(gradients, 0)) return {};
-  Call call(op, scores, relevance, mask, options);
-  if (reduce == Reduction::kNone) {
-    call.incoming = &grad_output;
-  } else {
-    call.scale = scalar_value(grad_output) * reduction_factor(reduce, static_cast<double>(call.lists));
-  }
-  Tensor gradient = new_output(scores);
-  call.gradient = gradient.mutable_data_ptr();
-  call.run();
-  return {gradient};
-}
+};
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FL_REGISTER(op, Functor, ...)                                          \
-  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<RankingOp::op>>::call))); \
-  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<RankingOp::op>>::call)));
+#define FL_REGISTER(op, ...) register_loss<RankingCall<CpuRanking>, LossId::op>(m);
   FL_RANKING_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }

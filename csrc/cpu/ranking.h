@@ -1,4 +1,4 @@
-// What the tensor side of the ranking family hands to the hot loops: the items of one list that count.
+// What the driver of the ranking family hands to the hot loops: the items of one list that count.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +32,6 @@ struct RankingEntry {
   RankingLoop<double> wide;
   bool smooth_ranks;
 };
-
-#define FL_ENUMERATE(op, Functor, ...) op,
-enum class RankingOp : int { FL_RANKING_LOSSES(FL_ENUMERATE) kCount };
-#undef FL_ENUMERATE
 
 namespace base {
 extern const RankingEntry ranking_loops[];

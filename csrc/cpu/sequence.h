@@ -1,37 +1,32 @@
-// What the tensor side of the sequence family hands to the hot loops.
+// What the driver of the sequence family hands to the hot loops.
 #pragma once
 
 #include <cstdint>
 
-#include "math/dtype.h"
+#include "host/problems.h"
 #include "losses.h"
 
 namespace fused_losses {
 
-// One call: batch samples of `steps` distributions over `classes` tokens against references of `places` tokens. Arrays
-// of A are of the accumulation dtype. Places beyond a reference's length and steps beyond a sentence's are not touched.
-struct SequenceTask {
-  int64_t steps, classes, places;
-  int64_t orders;      // n-grams counted: min(max_order, steps, places)
-  const void* logits;  // [batch, steps, classes]
-  Dtype dtype;
+// A Problem with what one call adds to it. Arrays of A are of the accumulation dtype. Places beyond a reference's
+// length and steps beyond a sentence's are not touched.
+struct SequenceTask : SequenceProblem {
   const Options* options;
+  int64_t orders;                   // n-grams counted: min(max_order, steps, places)
   const int64_t* sentence_length;   // [batch]
   const int64_t* reference_length;  // [batch]
   const int64_t* token;             // [batch, places]
   const int64_t* same;              // [batch, places] first place of that token
   const int64_t* count;  // [batch, orders, places] how often the n-gram that starts there stands in the reference
-  void* softmax;         // [batch, steps, 2] A: peak and 1 / sum of the exponentials
-  void* chance;          // [batch, steps, places] A: probability of the reference's token
-  void* by_chance;       // the same shape: derivative of the result by it; null without gradient
-  double scale = 1;      // incoming scalar gradient / denominator
-  const void* incoming = nullptr;  // [batch] A: gradient of losses that were not reduced
-  void* gradient = nullptr;        // as logits
+  void* softmax;         // [batch, steps, 2] A: row maximum and 1 / sum of the exponentials
+  void* probability;     // [batch, steps, places] A: of the reference's token
+  void* by_probability;  // the same shape: derivative of the result by it; null without gradient
+  double scale = 1;      // of every gradient, beside the incoming gradient of each sample
 };
 
-// Reads the rows (sample, step) [begin, end): softmax and chance.
+// Reads the rows (sample, step) [begin, end): softmax and probability.
 using SequenceRead = void (*)(const SequenceTask&, int64_t begin, int64_t end);
-// The loss of one sample from its chances; fills by_chance. scratch: [(2 * orders + 1) * places] A.
+// The loss of one sample from its probabilities; fills by_probability. scratch: [(2 * orders + 1) * places] A.
 using SequenceMatch = double (*)(const SequenceTask&, int64_t sample, void* scratch);
 // Writes the gradients of the rows [begin, end).
 using SequenceWrite = void (*)(const SequenceTask&, int64_t begin, int64_t end);

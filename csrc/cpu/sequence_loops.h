@@ -14,33 +14,33 @@ template <class A>
 constexpr Dtype kSequenceDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
 template <class A>
-A largest(const A* __restrict x, const int64_t n) {
-  A peak = -infinity_<A>();
-#pragma omp simd reduction(max : peak)
-  for (int64_t i = 0; i < n; ++i) peak = x[i] > peak ? x[i] : peak;
-  return peak;
+A max_of(const A* __restrict x, const int64_t n) {
+  A row_max = -infinity_<A>();
+#pragma omp simd reduction(max : row_max)
+  for (int64_t i = 0; i < n; ++i) row_max = x[i] > row_max ? x[i] : row_max;
+  return row_max;
 }
 
-// Sum of exp(x - peak), peak >= x.
+// Sum of exp(x - row_max), row_max >= x.
 template <class A>
-A sum_of_exponentials(const A* __restrict x, const A peak, const int64_t n) {
+A sum_of_exponentials(const A* __restrict x, const A row_max, const int64_t n) {
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += detail::exp_minus(peak - x[i]);
+  for (int64_t i = 0; i < n; ++i) sum += detail::exp_minus(row_max - x[i]);
   return sum;
 }
 
 template <class A>
-void scaled_exponentials(const A* __restrict x, const A peak, const A factor, A* __restrict out, const int64_t n) {
+void scaled_exponentials(const A* __restrict x, const A row_max, const A factor, A* __restrict out, const int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) out[i] = factor * detail::exp_minus(peak - x[i]);
+  for (int64_t i = 0; i < n; ++i) out[i] = factor * detail::exp_minus(row_max - x[i]);
 }
 
 // n logits from element `at`: in place, or converted into the buffer.
 template <class A>
 const A* logits_block(const SequenceTask& task, int64_t at, int64_t n, A* buffer) {
-  if (task.dtype == kSequenceDtype<A>) return static_cast<const A*>(task.logits) + at;
-  load_block(task.logits, task.dtype, at, n, buffer);
+  if (task.logits.dtype == kSequenceDtype<A>) return static_cast<const A*>(task.logits.data) + at;
+  load_block(task.logits.data, task.logits.dtype, at, n, buffer);
   return buffer;
 }
 
@@ -50,28 +50,28 @@ void sequence_read(const SequenceTask& task, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const int64_t sample = row / task.steps, step = row % task.steps, first = row * task.classes;
     if (step >= task.sentence_length[sample]) continue;
-    A peak = -infinity_<A>();
+    A row_max = -infinity_<A>();
     double sum = 0;
     for (int64_t at = 0; at < task.classes; at += kSequenceBlock) {
       const int64_t n = kSequenceBlock < task.classes - at ? kSequenceBlock : task.classes - at;
       const A* x = logits_block(task, first + at, n, buffer);
-      const A top = largest(x, n);
-      if (top > peak) {
-        sum *= detail::exp_minus(static_cast<double>(top) - peak);
-        peak = top;
+      const A block_max = max_of(x, n);
+      if (block_max > row_max) {
+        sum *= detail::exp_minus(static_cast<double>(block_max) - row_max);
+        row_max = block_max;
       }
-      sum += sum_of_exponentials(x, peak == -infinity_<A>() ? A(0) : peak, n);
+      sum += sum_of_exponentials(x, row_max == -infinity_<A>() ? A(0) : row_max, n);
     }
     const A inverse = static_cast<A>(1 / sum);
     A* softmax = static_cast<A*>(task.softmax) + 2 * row;
-    softmax[0] = peak;
+    softmax[0] = row_max;
     softmax[1] = inverse;
     const int64_t* token = task.token + sample * task.places;
-    A* chance = static_cast<A*>(task.chance) + row * task.places;
+    A* probability = static_cast<A*>(task.probability) + row * task.places;
     for (int64_t u = 0, n = task.reference_length[sample]; u < n; ++u) {
       A x = 0;
-      load_block(task.logits, task.dtype, first + token[u], 1, &x);
-      chance[u] = exp_(x - peak) * inverse;
+      load_block(task.logits.data, task.logits.dtype, first + token[u], 1, &x);
+      probability[u] = exp_(x - row_max) * inverse;
     }
   }
 }
@@ -104,12 +104,12 @@ void add_product(const A* __restrict x, const A* __restrict y, A* __restrict to,
   for (int64_t i = 0; i < n; ++i) to[i] += x[i] * y[i];
 }
 
-// One sample: p [length, places] its chances, and its scratch.
+// One sample: p [length, places] its probabilities, and its scratch.
 template <class A>
 struct Sentence {
   const A* p;
   int64_t length, reference_length, stride, orders;
-  A* chain;   // [orders, stride] chain[n][u]: chance of the n + 1 tokens from place u at the current step
+  A* chain;   // [orders, stride] chain[n][u]: probability of the n + 1 tokens from place u at the current step
   A* weight;  // [orders, stride] expected counts, then the derivative of the result by them
   A* flow;    // [stride]
 };
@@ -126,11 +126,11 @@ int64_t multiply_chain(const Sentence<A>& s, int64_t t) {
   return fit;
 }
 
-// by_chance from the weights: the chain rule along each diagonal of p.
+// by_probability from the weights: the chain rule along each diagonal of p.
 template <class A>
-void match_gradient(const Sentence<A>& s, A* by_chance) {
+void match_gradient(const Sentence<A>& s, A* by_probability) {
   for (int64_t t = 0; t < s.length; ++t) {
-    std::memset(by_chance + t * s.stride, 0, static_cast<size_t>(s.reference_length) * sizeof(A));
+    std::memset(by_probability + t * s.stride, 0, static_cast<size_t>(s.reference_length) * sizeof(A));
   }
   for (int64_t t = 0; t < s.length; ++t) {
     const int64_t fit = multiply_chain(s, t);
@@ -144,7 +144,7 @@ void match_gradient(const Sentence<A>& s, A* by_chance) {
         s.flow[starts - 1] = 0;
         add(weight, s.flow, starts);
       }
-      A* to = by_chance + (t + n) * s.stride + n;
+      A* to = by_probability + (t + n) * s.stride + n;
       if (n == 0) {
         add(s.flow, to, starts);
       } else {
@@ -163,7 +163,7 @@ double sequence_match(const SequenceTask& task, int64_t sample, void* scratch) {
   s.stride = task.places;
   const int64_t shorter = s.length < s.reference_length ? s.length : s.reference_length;
   s.orders = task.orders < shorter ? task.orders : shorter;
-  s.p = static_cast<const A*>(task.chance) + sample * task.steps * task.places;
+  s.p = static_cast<const A*>(task.probability) + sample * task.steps * task.places;
   s.chain = static_cast<A*>(scratch);
   s.weight = s.chain + task.orders * task.places;
   s.flow = s.weight + task.orders * task.places;
@@ -181,18 +181,19 @@ double sequence_match(const SequenceTask& task, int64_t sample, void* scratch) {
     }
     return f.smoothed(n + 1, matches);
   };
-  bool hopeless = false;
+  bool no_match = false;
   double logs = 0;
-  for (int64_t n = 0; n < f.max_order && !hopeless; ++n) {
+  const int64_t orders = f.max_order <= s.length ? f.max_order : s.length + 1;  // what is longer has precision 1
+  for (int64_t n = 0; n < orders && !no_match; ++n) {
     const double matches = n < s.orders ? matches_of(n) : f.smoothed(n + 1, 0);
-    hopeless = f.hopeless(matches);
+    no_match = f.no_match(matches);
     logs += f.log_precision(n + 1, matches, s.length);
   }
-  const double bleu = hopeless ? 0 : f.bleu(logs, s.length, s.reference_length);
-  if (!task.by_chance) return 1 - bleu;
+  const double bleu = no_match ? 0 : f.bleu(logs, s.length, s.reference_length);
+  if (!task.by_probability) return 1 - bleu;
 
   double scale = task.scale;
-  if (task.incoming) scale *= static_cast<const A*>(task.incoming)[sample];
+  if (task.results.per_item) scale *= static_cast<const A*>(task.results.incoming)[sample];
   for (int64_t n = 0; n < s.orders; ++n) {
     const A slope = bleu == 0 ? A(0) : static_cast<A>(scale * f.by_matches(bleu, matches_of(n)));
     const int64_t* count = task.count + (sample * task.orders + n) * task.places;
@@ -201,11 +202,11 @@ double sequence_match(const SequenceTask& task, int64_t sample, void* scratch) {
       weight[u] = bleu == 0 ? A(0) : slope * f.clip(weight[u], static_cast<A>(count[u])).slope;
     }
   }
-  A* by_chance = static_cast<A*>(task.by_chance) + sample * task.steps * task.places;
-  match_gradient(s, by_chance);
-  if (bleu == 0) {  // a chance that is NaN has no say either
+  A* by_probability = static_cast<A*>(task.by_probability) + sample * task.steps * task.places;
+  match_gradient(s, by_probability);
+  if (bleu == 0) {  // a probability that is NaN has no say either
     for (int64_t t = 0; t < s.length; ++t) {
-      std::memset(by_chance + t * s.stride, 0, static_cast<size_t>(s.reference_length) * sizeof(A));
+      std::memset(by_probability + t * s.stride, 0, static_cast<size_t>(s.reference_length) * sizeof(A));
     }
   }
   return 1 - bleu;
@@ -218,8 +219,8 @@ void sequence_write(const SequenceTask& task, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const int64_t sample = row / task.steps, step = row % task.steps, first = row * task.classes;
     const int64_t places = step < task.sentence_length[sample] ? task.reference_length[sample] : 0;
-    const A* p = static_cast<const A*>(task.chance) + row * task.places;
-    A* h = static_cast<A*>(task.by_chance) + row * task.places;
+    const A* p = static_cast<const A*>(task.probability) + row * task.places;
+    A* h = static_cast<A*>(task.by_probability) + row * task.places;
     const int64_t* token = task.token + sample * task.places;
     const int64_t* same = task.same + sample * task.places;
     double mean = 0;
@@ -231,26 +232,26 @@ void sequence_write(const SequenceTask& task, int64_t begin, int64_t end) {
       if (same[u] != u) h[same[u]] += h[u];
     }
     if (!any) {
-      std::memset(static_cast<char*>(task.gradient) + first * element_size(task.dtype), 0,
-                  static_cast<size_t>(task.classes * element_size(task.dtype)));
+      std::memset(static_cast<char*>(task.gradient) + first * element_size(task.logits.dtype), 0,
+                  static_cast<size_t>(task.classes * element_size(task.logits.dtype)));
       continue;
     }
     const A* softmax = static_cast<const A*>(task.softmax) + 2 * row;
-    const A peak = softmax[0], factor = static_cast<A>(-mean) * softmax[1];
+    const A row_max = softmax[0], factor = static_cast<A>(-mean) * softmax[1];
     for (int64_t at = 0; at < task.classes; at += kSequenceBlock) {
       const int64_t n = kSequenceBlock < task.classes - at ? kSequenceBlock : task.classes - at;
       const A* x = logits_block(task, first + at, n, in);
-      if (task.dtype == kSequenceDtype<A>) {
-        scaled_exponentials(x, peak, factor, static_cast<A*>(task.gradient) + first + at, n);
+      if (task.logits.dtype == kSequenceDtype<A>) {
+        scaled_exponentials(x, row_max, factor, static_cast<A*>(task.gradient) + first + at, n);
       } else {
-        scaled_exponentials(x, peak, factor, out, n);
-        store_block(out, task.gradient, task.dtype, first + at, n);
+        scaled_exponentials(x, row_max, factor, out, n);
+        store_block(out, task.gradient, task.logits.dtype, first + at, n);
       }
     }
     for (int64_t u = 0; u < places; ++u) {
       if (same[u] != u) continue;
       const A value = p[u] * static_cast<A>(h[u] - mean);
-      store_block(&value, task.gradient, task.dtype, first + token[u], 1);
+      store_block(&value, task.gradient, task.logits.dtype, first + token[u], 1);
     }
   }
 }

@@ -1,5 +1,5 @@
-// Gradients written by non-temporal stores. Included inside each instruction set's namespace after convert.h and contract.h,
-// without include guard.
+// Gradients written by non-temporal stores. Included inside each instruction set's namespace after convert.h and
+// contract.h, without include guard.
 
 // Whether a loss of this much work for each element waits for memory, so that non-temporal stores of its gradients pay
 // although they pass through a buffer; measured with AVX-512 and AVX2.
@@ -11,7 +11,8 @@ constexpr bool waits_for_memory(Work work) {
 #endif
 }
 
-// Copies by non-temporal stores where `to` starts at a whole vector; needs finish_non_temporal() before another thread reads it.
+// Copies by non-temporal stores where `to` starts at a whole vector; needs finish_non_temporal() before another thread
+// reads it.
 inline void copy_non_temporal(const void* from, void* to, int64_t bytes) {
 #if defined(FL_HAS_AVX512)
   using Vector = __m512i;

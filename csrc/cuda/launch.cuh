@@ -76,9 +76,6 @@ inline unsigned* block_counter(const Launch& launch, const Tensor& like, Tensor*
   return static_cast<unsigned*>(found->second.mutable_data_ptr());
 }
 
-// A new scalar of the accumulation dtype of `like`.
-inline Tensor new_scalar(const Tensor& like) { return new_tensor(like, {}, accumulation_dtype(dtype_of(like))); }
-
 // Calls run(T{}) with the storage type of a floating dtype.
 template <class Run>
 void with_floating(Dtype dtype, const Run& run) {

@@ -6,6 +6,8 @@
 #include "losses.h"
 #include "cuda/pack.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/results.cuh"
+#include "host/ranking.h"
 
 namespace fused_losses::cuda {
 namespace {
@@ -15,27 +17,17 @@ namespace {
 
 constexpr int kRows = 4;  // items of one warp: a value loaded serves as many pairs
 
-// One call. The workspace holds [lists, n] values of A (and flags), [lists, groups] partial sums.
+// A Problem with the workspace of one call: [lists, n] values of A (and flags), [lists, groups] partial sums.
 template <class A>
-struct Lists {
-  int64_t lists, n, groups, cutoff;
-  const void* scores;     // [lists, n]
-  const void* relevance;  // [lists, n]
-  Dtype dtype, relevance_dtype;
-  const uint8_t* mask;  // [lists, n] or null
-  A* score;             // 0 where padded, as is the gain
+struct Lists : RankingProblem {
+  int64_t groups, cutoff;
+  A* score;  // 0 where padded, as is the gain
   A* gain;
   A* discount;  // of the current rank; 0 where padded or beyond the cut-off
   A* fall;      // derivative of the loss by the smooth rank
   uint8_t* real;
-  double* ideal;         // [lists, groups]
-  double* sums;          // [lists, groups] discounted gains or pair losses
-  const void* incoming;  // [lists], or one element with `incoming_scalar`; accumulation dtype
-  bool incoming_scalar;
-  double factor;    // 1 / denominator
-  void* gradient;   // [lists, n] dtype of the scores, or null
-  void* loss;       // [lists] accumulation dtype, for "none"
-  void* total;      // [1] accumulation dtype, for the other reductions
+  double* ideal;    // [lists, groups]
+  double* sums;     // [lists, groups] discounted gains or pair losses
   double* partial;  // workspace of grid_sum
   unsigned* finished;
 };
@@ -81,8 +73,8 @@ __global__ void __launch_bounds__(kThreads) read_kernel(const Lists<A> o) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < o.lists * o.n;
        i += int64_t{gridDim.x} * blockDim.x) {
     const bool real = o.mask == nullptr || o.mask[i] != 0;
-    o.score[i] = real ? load_any<A>(o.scores, o.dtype, i) : A(0);
-    o.gain[i] = real ? exp2(load_any<A>(o.relevance, o.relevance_dtype, i)) - A(1) : A(0);
+    o.score[i] = real ? load_any<A>(o.scores.data, o.scores.dtype, i) : A(0);
+    o.gain[i] = real ? exp2(load_any<A>(o.relevance.data, o.relevance.dtype, i)) - A(1) : A(0);
     o.real[i] = real;
   }
 }
@@ -157,7 +149,8 @@ __global__ void __launch_bounds__(kThreads) smooth_kernel(const F f, const Lists
 // The factor of a list's gradients.
 template <class A>
 __device__ __forceinline__ double list_scale(const Lists<A>& o, int64_t list) {
-  return o.incoming ? o.factor * static_cast<const A*>(o.incoming)[o.incoming_scalar ? 0 : list] : o.factor;
+  const double scale = gradient_scale<double, A>(o.results, nullptr);
+  return o.results.per_item ? scale * static_cast<const A*>(o.results.incoming)[list] : scale;
 }
 
 // dL/ds_m = 1/T Σ_j (fall_j - fall_m) sigmoid'((s_j - s_m) / T); a slope of NaN between two items that do not count is
@@ -188,7 +181,8 @@ __global__ void __launch_bounds__(kThreads) smooth_gradient_kernel(const F f, co
     for (int r = 0; r < kRows; ++r) {
       const A sum = warp_sum(slope[r]);
       if (r >= group.count || lane_index() != 0) continue;
-      store_any<A>(o.gradient, o.dtype, group.base + group.first + r, real[r] ? static_cast<A>(scale * sum) : A(0));
+      store_any<A>(o.gradient, o.scores.dtype, group.base + group.first + r,
+                   real[r] ? static_cast<A>(scale * sum) : A(0));
     }
   }
 }
@@ -232,7 +226,7 @@ __global__ void __launch_bounds__(kThreads) pair_kernel(const F f, const Lists<A
     for (int r = 0; r < kRows; ++r) {
       const A total = warp_sum(slope[r]);
       if (r >= group.count || lane_index() != 0) continue;
-      store_any<A>(o.gradient, o.dtype, group.base + group.first + r,
+      store_any<A>(o.gradient, o.scores.dtype, group.base + group.first + r,
                    counts && d[r] > A(0) ? static_cast<A>(scale * total) : A(0));
     }
   }
@@ -247,27 +241,12 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const Lists<A> o) {
     const double ratio = list_sum(o.sums, list, o.groups) / static_cast<double>(ideal);
     const double loss = ideal == A(0) ? 0.0 : kSmooth ? 1 - ratio : ratio;
     if (lane_index() != 0) continue;
-    if (o.loss) static_cast<A*>(o.loss)[list] = static_cast<A>(loss);
+    if (o.results.losses) static_cast<A*>(o.results.losses)[list] = static_cast<A>(loss);
     losses += loss;
   }
   double total;
-  if (o.total && grid_sum(losses, o.partial, o.finished, &total)) {
-    *static_cast<A*>(o.total) = static_cast<A>(total * o.factor);
-  }
+  if (o.results.total && grid_sum(losses, o.partial, o.finished, &total)) store_total<A>(o.results, nullptr, total);
 }
-
-// What a call is given and gives.
-struct Call {
-  const Tensor& scores;
-  const Tensor& relevance;
-  const OptionalTensor& mask;
-  const Options& options;
-  Reduction reduction;
-  const Tensor* incoming = nullptr;
-  void* gradient = nullptr;
-  void* loss = nullptr;
-  void* total = nullptr;
-};
 
 // Slots of the workspace tensors.
 template <class A, class T>
@@ -276,40 +255,24 @@ A* values_of(const T& tensor, int64_t slot, int64_t stride) {
 }
 
 template <template <class> class Functor, class A>
-void run(const Call& call) {
+void run_loss(const Options& options, const RankingProblem& problem, const Tensor& like) {
   using F = Functor<A>;
-  const F f(call.options);
-  const Launch launch(call.scores);
-  Lists<A> o{};
-  o.lists = call.scores.size(0);
-  o.n = call.scores.size(1);
+  const F f(options);
+  const Launch launch(like);
+  Lists<A> o{problem};
   o.groups = (o.n + kRows - 1) / kRows;
-  const double k = call.options.k;
-  o.cutoff = k > 0 && k < static_cast<double>(o.n) ? static_cast<int64_t>(k) : o.n;
-  o.scores = call.scores.const_data_ptr();
-  o.relevance = call.relevance.const_data_ptr();
-  o.dtype = dtype_of(call.scores);
-  o.relevance_dtype = dtype_of(call.relevance);
-  if (call.mask) o.mask = static_cast<const uint8_t*>(call.mask->const_data_ptr());
+  o.cutoff = options.k > 0 && options.k < static_cast<double>(o.n) ? static_cast<int64_t>(options.k) : o.n;
   const int64_t items = o.lists * o.n, groups = o.lists * o.groups;
-  Tensor values = new_tensor(call.scores, {4 * items}, accumulation_dtype(o.dtype));
-  Tensor flags = new_tensor(call.scores, {items}, Dtype::kUInt8);
-  Tensor sums = new_tensor(call.scores, {2 * groups}, Dtype::kFloat64);
+  Tensor values = new_tensor(like, {4 * items}, accumulation_dtype(o.scores.dtype));
+  Tensor flags = new_tensor(like, {items}, Dtype::kUInt8);
+  Tensor sums = new_tensor(like, {2 * groups}, Dtype::kFloat64);
   o.score = values_of<A>(values, 0, items);
   o.gain = values_of<A>(values, 1, items);
   o.discount = values_of<A>(values, 2, items);
-  if (F::kSmoothRanks && call.gradient) o.fall = values_of<A>(values, 3, items);
+  if (F::kSmoothRanks && o.gradient) o.fall = values_of<A>(values, 3, items);
   o.real = values_of<uint8_t>(flags, 0, items);
   o.ideal = values_of<double>(sums, 0, groups);
   o.sums = values_of<double>(sums, 1, groups);
-  o.factor = call.reduction == Reduction::kMean ? 1 / static_cast<double>(o.lists) : 1;
-  o.gradient = call.gradient;
-  o.loss = call.loss;
-  o.total = call.total;
-  if (call.incoming) {
-    o.incoming = call.incoming->const_data_ptr();
-    o.incoming_scalar = call.reduction != Reduction::kNone;
-  }
 
   constexpr int kWarps = kThreads / 32;
   const int grid = launch.grid(groups, kWarps);
@@ -325,57 +288,33 @@ void run(const Call& call) {
       launch(pair_kernel<F, A>, grid, kThreads, 0, f, o);
     }
   }
-  if (o.loss == nullptr && o.total == nullptr) return;
+  if (o.results.losses == nullptr && o.results.total == nullptr) return;
   const int finish_grid = launch.grid(o.lists, kWarps);
-  GridSum workspace(launch, call.scores, finish_grid);
+  GridSum workspace(launch, like, finish_grid);
   o.partial = workspace.data();
   o.finished = workspace.finished;
   launch(finish_kernel<A, F::kSmoothRanks>, finish_grid, kThreads, 0, o);
 }
 
-template <template <class> class Functor>
-void run_call(const Call& call) {
-  dtype_of(call.scores) == Dtype::kFloat64 ? run<Functor, double>(call) : run<Functor, float>(call);
-}
-
-template <template <class> class Functor>
-std::vector<Tensor> forward(Tensor scores, Tensor relevance, OptionalTensor mask, Options options, int64_t reduction,
-                            int64_t gradients) {
-  Call call{scores, relevance, mask, options, static_cast<Reduction>(reduction)};
-  std::vector<Tensor> out;
-  if (call.reduction == Reduction::kNone) {
-    out.push_back(new_tensor(scores, {scores.size(0)}, accumulation_dtype(dtype_of(scores))));
-    call.loss = out[0].mutable_data_ptr();
-  } else {
-    out.push_back(new_scalar(scores));
-    call.total = out[0].mutable_data_ptr();
-    if (wants(gradients, 0)) {
-      out.push_back(new_like(scores));
-      call.gradient = out[1].mutable_data_ptr();
+struct CudaRanking : CudaDevice {
+  static void run(LossId id, const Options& options, const RankingProblem& problem, const Tensor& like) {
+    const bool wide = problem.scores.dtype == Dtype::kFloat64;
+    switch (id) {
+#define FL_RUN(op, Functor, ...) \
+  case LossId::op:               \
+    return (wide ? run_loss<Functor, double> : run_loss<Functor, float>)(options, problem, like);
+      FL_RANKING_LOSSES(FL_RUN)
+#undef FL_RUN
+      default:
+        return;
     }
   }
-  run_call<Functor>(call);
-  return out;
-}
-
-template <template <class> class Functor>
-std::vector<Tensor> backward(Tensor grad_output, Tensor scores, Tensor relevance, OptionalTensor mask, Options options,
-                             int64_t reduction, int64_t gradients) {
-  if (!wants(gradients, 0)) return {};
-  Call call{scores, relevance, mask, options, static_cast<Reduction>(reduction)};
-  Tensor gradient = new_like(scores);
-  call.incoming = &grad_output;
-  call.gradient = gradient.mutable_data_ptr();
-  run_call<Functor>(call);
-  return {gradient};
-}
+};
 
 }  // namespace
 
 FL_CUDA_LIBRARY(m) {
-#define FL_REGISTER(op, Functor, ...)                                    \
-  m.impl(#op, TORCH_BOX((&Named<LossId::op, &forward<Functor>>::call))); \
-  m.impl(#op "_backward", TORCH_BOX((&Named<LossId::op, &backward<Functor>>::call)));
+#define FL_REGISTER(op, ...) register_loss<RankingCall<CudaRanking>, LossId::op>(m);
   FL_RANKING_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
 }

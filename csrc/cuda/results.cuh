@@ -14,12 +14,12 @@ struct CudaDevice {
 };
 
 // The factor of every gradient but the incoming gradient of each item. counted: the denominator that a kernel found
-// (null: the host's).
-template <class A>
-__device__ __forceinline__ A gradient_scale(const Results& results, const double* counted) {
+// (null: the host's); A: the accumulation type, S: that of the result.
+template <class S, class A = S>
+__device__ __forceinline__ S gradient_scale(const Results& results, const double* counted) {
   double scale = results.factor * results.gradient_factor / (counted ? *counted : results.denominator);
   if (results.incoming && !results.per_item) scale *= *static_cast<const A*>(results.incoming);
-  return static_cast<A>(scale);
+  return static_cast<S>(scale);
 }
 
 // The reduced loss from the sum of the items' losses.

@@ -25,7 +25,7 @@ struct ExpectedBLEU {
   FL_HD double smoothed(int64_t n, double matches) const { return n > 1 ? matches + smooth : matches; }
 
   // No match at all: the sentence's BLEU is 0.
-  FL_HD bool hopeless(double smoothed_matches) const {
+  FL_HD bool no_match(double smoothed_matches) const {
     return smoothed_matches <
            static_cast<double>(sizeof(A) == sizeof(double) ? 2.2250738585072014e-308 : 1.17549435e-38);
   }

@@ -88,4 +88,24 @@ struct SoftmaxProblem {
   constexpr int64_t positions() const { return outer * inner; }
 };
 
+// Lists of items: the loss of a list comes from all pairs of its items.
+struct RankingProblem {
+  int64_t lists = 0, n = 0;
+  Operand scores, relevance;      // [lists, n]
+  const uint8_t* mask = nullptr;  // [lists, n] 0: no item; null: all are
+  void* gradient = nullptr;       // [lists, n] dtype of the scores
+  Results results;
+};
+
+// Sentences as distributions over tokens, against one reference each.
+struct SequenceProblem {
+  int64_t batch = 0, steps = 0, classes = 0, places = 0;
+  Operand logits;            // [batch, steps, classes]
+  Operand target;            // [batch, places] class indices
+  Operand logits_lengths;    // [batch] how many steps count; not given: all
+  Operand target_lengths;    // [batch] how many places count; not given: all
+  void* gradient = nullptr;  // as the logits
+  Results results;
+};
+
 }  // namespace fused_losses

@@ -97,32 +97,4 @@ inline Tensor new_like(const Tensor& like) {
   return new_tensor(like, sizes.data(), static_cast<int64_t>(sizes.size()), dtype_of(like));
 }
 
-// Whether the gradient of tensor argument `position` is asked for.
-inline bool wants(int64_t gradients, int position) { return (gradients >> position & 1) != 0; }
-
-// The factor that `reduction` puts before every gradient, without the incoming gradient.
-inline double reduction_factor(Reduction reduction, double denominator) {
-  return reduction == Reduction::kMean || reduction == Reduction::kBatchMean ? 1.0 / denominator : 1.0;
-}
-
-// `function`, which takes its options by name, as the op that takes them as a list.
-template <LossId id, auto function>
-struct Named;
-template <LossId id, class R, class... Arguments, R (*function)(Arguments...)>
-struct Named<id, function> {
-  template <class T>
-  using Wire = std::conditional_t<std::is_same_v<T, Options>, OptionList, T>;
-
-  template <class T>
-  static T unpack(Wire<T>& argument) {
-    if constexpr (std::is_same_v<T, Options>) {
-      return loss_of(id).options.read(loss_of(id).name, argument);
-    } else {
-      return std::move(argument);
-    }
-  }
-
-  static R call(Wire<Arguments>... arguments) { return function(unpack<Arguments>(arguments)...); }
-};
-
 }  // namespace fused_losses
