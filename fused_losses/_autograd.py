@@ -18,6 +18,7 @@ from ._torch_private import (
     direct_apply,
     forward_mode_active,
     is_batched,
+    is_wrapped,
     keeps_graph,
     tracing_state,
     transforms_active,
@@ -28,22 +29,24 @@ _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 _NOTHING = (None,) * 16
 
 
-def fused(op: Op, tensors: tuple, settings: Settings):
+def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
     """The loss of `tensors` by the kernel of `op`, or by its reference where the kernel cannot serve.
 
     tensors: the arguments named in `op.tensors`, in that order, None for one not given; already checked.
+    compiling: Dynamo or torch.export traces this call.
     """
-    needs, plain, dense, bit = 0, True, True, 1
+    needs, plain, dense, escaped, bit = 0, True, True, False, 1
     for t in tensors:
         if t is not None:
             if t.requires_grad:
                 needs |= bit
+                if not compiling and is_wrapped(t):
+                    escaped = True
             if type(t) not in _PLAIN:
                 plain = False
             if not t.is_contiguous():
                 dense = False
         bit <<= 1
-    compiling = torch.compiler.is_compiling()
     if compiling:
         serves = plain or _are_traced(tensors)
     else:
@@ -55,10 +58,10 @@ def fused(op: Op, tensors: tuple, settings: Settings):
     if not serves or needs & ~op.differentiable or transforms_active():
         return op.call_reference(tensors, settings.keywords)
     if needs:
-        call = op, settings, needs, dense
-        if compiling:
-            return FusedLoss.apply(call, *tensors)
-        return _apply(call, *[t if t is None else unwrap_if_dead(t) for t in tensors])
+        if escaped:
+            tensors = [t if t is None else unwrap_if_dead(t) for t in tensors]
+        apply = FusedLoss.apply if compiling else _apply
+        return apply((op, settings, needs, dense, compiling), *tensors)
     run = op.forward if compiling else op.run
     out = run(*(tensors if dense else _contiguous(tensors)), settings.options, settings.reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
@@ -105,10 +108,9 @@ class FusedLoss(Function):
 
     @staticmethod
     def forward(ctx, call, *tensors):
-        op, (options, reduction, _), needs, dense = ctx.call = call
+        op, (options, reduction, _), needs, dense, compiling = ctx.call = call
         # float16 keeps no gradient: 1/N may underflow in it, so the backward recomputes with 1/N in float32.
         fuse = needs if reduction != NONE and tensors[0].dtype is not torch.float16 else 0
-        compiling = torch.compiler.is_compiling()
         if op.losses > 1:
             # The op's gradient is the first loss's: handed over if no other loss is differentiated.
             if compiling:
@@ -129,7 +131,7 @@ class FusedLoss(Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs):
-        op, _, needs, _ = call = ctx.call
+        op, _, needs, *_ = call = ctx.call
         n, gradients, grad_mode = len(ctx.needs_input_grad) - 1, ctx.gradients, torch.is_grad_enabled()
         if op.losses > 1:
             given = [g for g in grad_outputs if g is not None]
@@ -160,7 +162,7 @@ class FusedLoss(Function):
 
 def _hand_over(ctx, gradients: list, grad_output: torch.Tensor) -> list:
     """The saved gradients times the scalar `grad_output`: themselves, scaled in place, where nobody else needs them."""
-    if keeps_graph() or _only_plain((grad_output,)):
+    if keeps_graph() or transforms_active() or forward_mode_active() or is_batched(grad_output):
         return [g * grad_output for g in gradients]
     ctx.gradients = None
     for g in gradients:
@@ -175,7 +177,7 @@ def _only_plain(grad_outputs: Sequence[torch.Tensor]) -> bool:
 
 def _run_backward(call: tuple, kept: Sequence, grad_outputs: Sequence, tensors: Sequence) -> list[torch.Tensor]:
     """The kernel's gradients; sum() sends an expanded scalar, kernels read contiguous tensors."""
-    op, (options, reduction, _), needs, _ = call
+    op, (options, reduction, _), needs, *_ = call
     dense = *_contiguous(grad_outputs), *kept[: op.saved], *_contiguous(tensors)
     return op.backward(*dense, options, reduction, needs)
 
@@ -214,7 +216,7 @@ class FusedLossBackward(Function):
 
 def _first_derivative(call: tuple, *arguments) -> Sequence[torch.Tensor]:
     """The reference's gradients for the tensors asked for; arguments are the grad_outputs, then the tensors."""
-    op, settings, needs, _ = call
+    op, settings, needs, *_ = call
     grad_outputs, tensors = arguments[: op.losses], list(arguments[op.losses :])
     active = [i for i in range(len(tensors)) if needs >> i & 1]
 

@@ -48,7 +48,9 @@ def shaped(name: str, argument: str, value, shape: tuple, first: torch.Tensor, d
 
 def alike(name: str, argument: str, value, first: torch.Tensor, dtypes: frozenset = DENSE) -> None:
     """A tensor of the shape and on the device of `first`, of one of `dtypes`."""
-    shaped(name, argument, value, first.shape, first, dtypes)
+    tensor(name, argument, value, dtypes)
+    if value.shape != first.shape or value.device != first.device:
+        shaped(name, argument, value, first.shape, first, dtypes)
 
 
 def broadcastable(name: str, argument: str, value, input: torch.Tensor) -> None:

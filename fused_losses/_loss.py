@@ -41,7 +41,7 @@ def loss(
     shape, saved_shapes, tensors: as `compiled_op`.
     check(name, ...): raises where tensors do not fit; the first tensor is known to be a floating one. Like `operands`
         it takes those arguments of the loss that it names.
-    options: the kind of each argument that is neither a tensor nor `reduction`, in the order of the signature.
+    options: the kind of each argument that is neither a tensor nor `reduction`.
     operands(...): the op's tensors; without it they are the arguments of the names that the op knows.
     kernel: plain PyTorch of what the op computes from `operands`, where that is not the loss itself.
     """
@@ -62,38 +62,11 @@ def loss(
 def _fused_function(function, op, options, check, operands, read_settings) -> Any:
     """The public function: `function`'s signature with a body that runs the kernel.
 
-    It is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call would
-    take longer than a small loss. While compiling, a tensor subclass sees the operations of the reference instead of
-    the loss: Dynamo would dispatch for ever.
+    The body is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call
+    would take longer than a small loss.
     """
-    name, parameters = function.__name__, inspect.signature(function).parameters
-    first = next(iter(parameters))
-    tensors = [p for p in parameters if p != "reduction" and (p not in options or options[p].or_tensor)]
-    values = [f"None if isinstance({o}, Tensor) else {o}" if options[o].or_tensor else o for o in options]
-    if "reduction" in parameters:
-        values.append("reduction")
-    keyword_only = [p for p in parameters if parameters[p].kind is inspect.Parameter.KEYWORD_ONLY]
-    signature = [p if parameters[p].default is inspect.Parameter.empty else f"{p}=..." for p in parameters]
-    if keyword_only:
-        signature.insert(len(parameters) - len(keyword_only), "*")
-    forwarded = [f"{p}={p}" if p in keyword_only else p for p in parameters]
-
-    def arguments(part: Callable, *before: str) -> str:
-        named = list(inspect.signature(part).parameters)
-        return ", ".join([*before, *named[len(before) :]])
-
-    ready = f"operands({arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
-    lines = [
-        f"def {name}({', '.join(signature)}):",
-        f"    if has_torch_function(({', '.join(tensors)},)) and not is_compiling():",
-        f"        return handle_torch_function({name}, ({', '.join(tensors)},), {', '.join(forwarded)})",
-        f"    check_first({name!r}, {first!r}, {first})",
-        f"    settings = read_settings({', '.join([f'{first}.dtype', f'{first}.dim()', *values])})",
-        f"    check({arguments(check, repr(name))})" if check else "",
-        f"    return fused(op, {ready}, settings)",
-    ]
-    filename = f"<fused {function.__module__}.{name}>"
-    source = "\n".join(line for line in lines if line) + "\n"
+    name, filename = function.__name__, f"<fused {function.__module__}.{function.__name__}>"
+    source = _source(function, op, options, check, operands)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for tracebacks
     namespace = {
         "Tensor": torch.Tensor, "has_torch_function": has_torch_function, "fused": fused, "op": op, "check": check,
@@ -106,3 +79,38 @@ def _fused_function(function, op, options, check, operands, read_settings) -> An
     public.__defaults__, public.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     public.__doc__ = function.__doc__
     return public
+
+
+def _source(function, op, options, check, operands) -> str:
+    """The text of the public function; its defaults are put in afterwards.
+
+    While compiling, a tensor subclass sees the operations of the reference instead of the loss: Dynamo would dispatch
+    for ever.
+    """
+    name, parameters = function.__name__, inspect.signature(function).parameters
+    first = next(iter(parameters))
+    keyword_only = [p for p in parameters if parameters[p].kind is inspect.Parameter.KEYWORD_ONLY]
+    signature = [p if parameters[p].default is inspect.Parameter.empty else f"{p}=..." for p in parameters]
+    if keyword_only:
+        signature.insert(len(parameters) - len(keyword_only), "*")
+    passed_on = [f"{p}={p}" if p in keyword_only else p for p in parameters]
+    tensors = [p for p in parameters if p != "reduction" and (p not in options or options[p].or_tensor)]
+    values = [f"None if isinstance({o}, Tensor) else {o}" if options[o].or_tensor else o for o in options]
+    values += ["reduction"] * ("reduction" in parameters)
+
+    def arguments(part: Callable, *before: str) -> str:
+        """Those that `part` names, after those that stand for its first ones."""
+        return ", ".join([*before, *list(inspect.signature(part).parameters)[len(before) :]])
+
+    ready = f"operands({arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
+    lines = [
+        f"def {name}({', '.join(signature)}):",
+        "    compiling = is_compiling()",
+        f"    if not compiling and has_torch_function(({', '.join(tensors)},)):",
+        f"        return handle_torch_function({name}, ({', '.join(tensors)},), {', '.join(passed_on)})",
+        f"    check_first({name!r}, {first!r}, {first})",
+        f"    settings = read_settings(compiling, {first}.dtype, {first}.dim(), {', '.join(values)})",
+        f"    check({arguments(check, repr(name))})" if check else "",
+        f"    return fused(op, {ready}, settings, compiling)",
+    ]
+    return "\n".join(line for line in lines if line) + "\n"

@@ -206,7 +206,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def settings_reader(op: Op, options: dict[str, Option], reductions: Choice | None) -> Callable[..., Settings]:
-    """A function (dtype, dims, *values of `options`, reduction unless `reductions` is None) -> Settings.
+    """A function (compiling, dtype, dims, *values of `options`, reduction unless `reductions` is None) -> Settings.
 
     The options are compared with the table's here, once. What was read once is remembered, except while compiling.
     """
@@ -233,8 +233,8 @@ def _remembering(read: Callable[..., Settings], nested: list[int]) -> Callable[.
     """
     remembered = functools.lru_cache(maxsize=1024, typed=True)(read)
 
-    def look_up(*arguments) -> Settings:
-        if not torch.compiler.is_compiling():
+    def look_up(compiling: bool, *arguments) -> Settings:
+        if not compiling:
             try:
                 if nested:
                     return remembered(*arguments, *(type(v) for i in nested for v in arguments[i]))

@@ -15,6 +15,7 @@ TRACED = frozenset({FakeTensor, FunctionalTensor})
 transforms_active = torch._C._are_functorch_transforms_active
 
 # A tensor that escaped from a finished transform still wears that transform's wrapper, in which a gradient is lost.
+is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 # True of the incoming gradients of torch.autograd.grad(is_grads_batched=True), which is no transform.

@@ -3,6 +3,9 @@ tensor subclasses, sharded tensors."""
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import traceback
 from typing import ClassVar
 
 import pytest
@@ -139,6 +142,21 @@ def test_a_subclass_sees_the_loss(case):
         result = problem.call(**{name: value.as_subclass(Named)})
         assert result is case.function, name
     assert all(function is case.function for function, _ in Named.seen)
+
+
+@each_case
+def test_functions_are_those_that_were_written(case):
+    """Signature, names, help; both pickle by name, and a traceback shows the line of the fused one."""
+    written, fused = case.reference, case.function
+    assert inspect.signature(fused) == inspect.signature(written)
+    assert fused.reference is written
+    assert fused.__name__ == written.__name__ == case.name
+    assert written.__doc__.endswith(fused.__doc__)
+    assert pickle.loads(pickle.dumps(fused)) is fused
+    assert pickle.loads(pickle.dumps(written)) is written
+    with pytest.raises(TypeError, match=case.name) as caught:
+        fused(1.0, *[1.0] * (len(case.problem().tensors) - 1))
+    assert f"check_first('{case.name}'" in "".join(traceback.format_exception(caught.value))
 
 
 def test_symbolic_trace():

@@ -116,6 +116,42 @@ def test_a_weight_assigned_later_is_a_buffer():
     assert module.to("meta").pos_weight.is_meta
 
 
+def test_an_alpha_assigned_later_is_a_buffer():
+    module = fused_losses.SoftmaxFocalLoss(alpha=0.5)
+    module.alpha = torch.rand(3)
+    assert list(module.state_dict()) == ["alpha"]
+    assert module.to("meta").alpha.is_meta
+
+
+def test_an_option_may_become_of_another_kind():
+    """A buffer, a parameter, a number, None: what it was before leaves no trace."""
+    module = fused_losses.SoftmaxFocalLoss(alpha=torch.rand(3))
+    x, t = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    for value, buffers, parameters in (
+        (0.5, [], []),
+        (torch.rand(3), ["alpha"], []),
+        (torch.nn.Parameter(torch.rand(3)), [], ["alpha"]),
+        (torch.rand(3), ["alpha"], []),
+        (None, [], []),
+    ):
+        module.alpha = value
+        assert module.alpha is value
+        assert [n for n, _ in module.named_buffers()] == buffers
+        assert [n for n, _ in module.named_parameters()] == parameters
+        torch.testing.assert_close(module(x, t), F.softmax_focal_loss(x, t, value))
+
+
+def test_a_subclass_shows_its_own_signature():
+    class Scheduled(fused_losses.HuberLoss):
+        def __init__(self, start, stop=2.0):
+            super().__init__(delta=start)
+            self.stop = stop
+
+    assert list(inspect.signature(Scheduled).parameters) == ["start", "stop"]
+    assert list(inspect.signature(fused_losses.HuberLoss).parameters) == ["reduction", "delta", "weight"]
+    assert Scheduled(0.5).delta == 0.5
+
+
 @each_variant
 def test_same_as_the_function(case, variant, device):
     problem = case.problem(variant, torch.float32, device)

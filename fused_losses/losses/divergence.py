@@ -201,8 +201,10 @@ def check_gaussians(name, mu, logvar, prior_mu, prior_logvar):
 def of_one_dtype(mu, logvar, prior_mu, prior_logvar):
     """The tensors as they are where they have one dtype, else in mu's accumulation dtype."""
     tensors = mu, logvar, prior_mu, prior_logvar
-    dtypes = {t.dtype for t in tensors if t is not None}
-    return tensors if len(dtypes) == 1 else accumulate(*tensors)
+    for t in tensors:
+        if t is not None and t.dtype is not mu.dtype:
+            return accumulate(*tensors)
+    return tensors
 
 
 @loss(shape=_without_last, check=check_gaussians, reductions=DIVERGENCE_REDUCTIONS, operands=of_one_dtype)
