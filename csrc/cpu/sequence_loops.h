@@ -216,6 +216,8 @@ double sequence_match(const SequenceTask& task, int64_t sample, void* scratch) {
 template <class A>
 void sequence_write(const SequenceTask& task, int64_t begin, int64_t end) {
   alignas(64) A in[kSequenceBlock], out[kSequenceBlock];
+  // The loop's pointers do not alias: a gradient that replaces the logits passes through a buffer.
+  const bool direct = task.logits.dtype == kSequenceDtype<A> && task.gradient != task.logits.data;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t sample = row / task.steps, step = row % task.steps, first = row * task.classes;
     const int64_t places = step < task.sentence_length[sample] ? task.reference_length[sample] : 0;
@@ -241,7 +243,7 @@ void sequence_write(const SequenceTask& task, int64_t begin, int64_t end) {
     for (int64_t at = 0; at < task.classes; at += kSequenceBlock) {
       const int64_t n = kSequenceBlock < task.classes - at ? kSequenceBlock : task.classes - at;
       const A* x = logits_block(task, first + at, n, in);
-      if (task.logits.dtype == kSequenceDtype<A>) {
+      if (direct) {
         scaled_exponentials(x, row_max, factor, static_cast<A*>(task.gradient) + first + at, n);
       } else {
         scaled_exponentials(x, row_max, factor, out, n);

@@ -93,7 +93,7 @@ struct RankingProblem {
   int64_t lists = 0, n = 0;
   Operand scores, relevance;      // [lists, n]
   const uint8_t* mask = nullptr;  // [lists, n] 0: no item; null: all are
-  void* gradient = nullptr;       // [lists, n] dtype of the scores
+  void* gradient = nullptr;       // [lists, n] dtype of the scores, whose own memory it may be
   Results results;
 };
 
@@ -104,7 +104,7 @@ struct SequenceProblem {
   Operand target;            // [batch, places] class indices
   Operand logits_lengths;    // [batch] how many steps count; not given: all
   Operand target_lengths;    // [batch] how many places count; not given: all
-  void* gradient = nullptr;  // as the logits
+  void* gradient = nullptr;  // as the logits, whose own memory it may be
   Results results;
 };
 

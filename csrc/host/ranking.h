@@ -12,7 +12,7 @@ class RankingCall : Call<Device> {
   enum : size_t { kScores, kRelevance, kMask };
 
  public:
-  static constexpr bool kInPlace = false;
+  static constexpr bool kInPlace = true;
 
   explicit RankingCall(Arguments arguments) : Call<Device>(std::move(arguments)) {
     const Tensor &scores = a.first(), &relevance = *a.tensors[kRelevance];

@@ -12,7 +12,7 @@ class SequenceCall : Call<Device> {
   enum : size_t { kLogits, kTarget, kLogitsLengths, kTargetLengths };
 
  public:
-  static constexpr bool kInPlace = false;
+  static constexpr bool kInPlace = true;
 
   explicit SequenceCall(Arguments arguments) : Call<Device>(std::move(arguments)) {
     const Tensor &logits = a.first(), &target = *a.tensors[kTarget];
@@ -28,6 +28,8 @@ class SequenceCall : Call<Device> {
     problem_.target = integers("target", target);
     problem_.logits_lengths = lengths("logits_lengths", a.tensors[kLogitsLengths]);
     problem_.target_lengths = lengths("target_lengths", a.tensors[kTargetLengths]);
+    const double max_order = a.options.max_order;
+    if (!(max_order >= 1 && max_order <= 0x1p53)) refuse(a.op(), "max_order in [1, 2**53], got ", max_order);
     this->set_factors(&problem_.results, problem_.batch);
   }
 

@@ -83,23 +83,23 @@ def expected_bleu_loss(
     same = (tokens.unsqueeze(1) == tokens.unsqueeze(2)) & u_inside.unsqueeze(1) & u_inside.unsqueeze(2)
 
     # of each reference n-gram, at its start: the probability at each position, and its equals in the reference
-    chance, equal = p, same
-    logs, hopeless = [], torch.zeros_like(t_length, dtype=torch.bool)
+    product, equal = p, same
+    logs, no_match = [], torch.zeros_like(t_length, dtype=torch.bool)
     for n in range(1, min(max_order, T + 1) + 1):  # all orders above T are as T + 1
         if n > 1:
-            chance = chance[:, :-1, :-1] * p[:, n - 1 :, n - 1 :]
+            product = product[:, :-1, :-1] * p[:, n - 1 :, n - 1 :]
             equal = equal[:, :-1, :-1] & same[:, n - 1 :, n - 1 :]
-        expected, count = chance.sum(1), equal.sum(2).to(x.dtype)
+        expected, count = product.sum(1), equal.sum(2).to(x.dtype)
         clipped = torch.where(expected > count, count, expected)
         matches = (clipped / count.clamp(min=1)).sum(1)
         k = smooth if n > 1 else 0
         total = (t_length - n + 1).clamp(min=0).to(x.dtype) + k
         none = matches + k < torch.finfo(x.dtype).tiny
-        hopeless = hopeless | none
+        no_match = no_match | none
         logs.append((torch.where(none, 1, matches + k) / torch.where(none, 1, total)).log())
     shortfall = u_length.to(x.dtype) / t_length.clamp(min=1).to(x.dtype) - 1
     log_bleu = sum(logs) / max_order - shortfall.clamp(min=0)
-    return reduce(torch.where(hopeless, 1, 1 - log_bleu.exp()), reduction)
+    return reduce(torch.where(no_match, 1, 1 - log_bleu.exp()), reduction)
 
 
 class ExpectedBLEULoss(
