@@ -25,10 +25,10 @@ EMULATED = pytest.param(
 
 
 def pytest_generate_tests(metafunc):
-    """Tests that take `device` run on each; those marked `traced`, which are about torch's tracing, on real ones."""
+    """Tests that take `device` run on each; those marked `not_emulated` on the CPU and on a GPU."""
     if "device" in metafunc.fixturenames:
-        traced = metafunc.definition.get_closest_marker("traced")
-        metafunc.parametrize("device", ["cpu", *([] if traced else [EMULATED]), CUDA], indirect=True)
+        real = metafunc.definition.get_closest_marker("not_emulated")
+        metafunc.parametrize("device", ["cpu", *([] if real else [EMULATED]), CUDA], indirect=True)
 
 
 @pytest.fixture

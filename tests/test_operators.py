@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_losses import functional as F
 
-pytestmark = pytest.mark.traced
+pytestmark = pytest.mark.not_emulated
 
 
 class Calls(TorchDispatchMode):

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 import fused_losses
 
-pytestmark = pytest.mark.traced
+pytestmark = pytest.mark.not_emulated
 
 
 @pytest.fixture(autouse=True)

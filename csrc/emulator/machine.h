@@ -80,6 +80,17 @@ struct Launch {
 inline Thread* running = nullptr;  // null outside kernels
 inline Launch current{};
 
+// What a kernel reads of the machine: no access to the call's memory.
+#ifdef FL_TRACKED
+#define FL_MACHINE __attribute__((no_sanitize("thread"), noinline)) inline
+#else
+#define FL_MACHINE inline
+#endif
+FL_MACHINE Index thread_index() { return running->index; }
+FL_MACHINE Index block_index() { return running->block->index; }
+FL_MACHINE Index current_threads() { return current.threads; }
+FL_MACHINE Index current_grid() { return current.grid; }
+
 // Runs all blocks; throws std::runtime_error at the first thing that a GPU would not forgive.
 void run(const Launch& launch);
 

@@ -22,10 +22,10 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
-#define threadIdx (::fused_losses::emulator::running->index)
-#define blockIdx (::fused_losses::emulator::running->block->index)
-#define blockDim (::fused_losses::emulator::current.threads)
-#define gridDim (::fused_losses::emulator::current.grid)
+#define threadIdx (::fused_losses::emulator::thread_index())
+#define blockIdx (::fused_losses::emulator::block_index())
+#define blockDim (::fused_losses::emulator::current_threads())
+#define gridDim (::fused_losses::emulator::current_grid())
 
 #define FL_SHARED(type, name, extent)  \
   using name##_of_block = type extent; \
