@@ -26,8 +26,8 @@ UNFORGIVEN = {
 TRACKED = {
     "misaligned_pack": "a misaligned write of 16 bytes",
     "no_barrier": "race: shared memory written before by thread 0 of block",
-    "off_by_one": "beyond the end of a given tensor",
-    "shared_off_by_one": "beyond the end of shared memory",
+    "off_by_one": "memory that the call does not own in a write of 4 bytes",
+    "shared_off_by_one": "memory that the call does not own in a read of 4 bytes",
     "unwritten_workspace": "a tensor made by the op read before anybody has written it",
     "unwritten_shared": "shared memory read before anybody has written it",
 }

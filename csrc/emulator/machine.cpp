@@ -69,6 +69,11 @@ std::string place(const Thread& thread) {
   return "block " + std::to_string(thread.block->index.x) + ", thread " + std::to_string(thread.index.x);
 }
 
+std::string kernel_name() {
+  const std::string name = name_of(current.kernel);
+  return name.substr(0, name.find(" at "));
+}
+
 void to_scheduler() {
   Thread* self = running;
   fused_losses_switch(&self->stack_pointer, scheduler_stack_pointer);
@@ -195,7 +200,7 @@ class Grid {
       text += (text.empty() ? "" : "; ") + place(*waiting) +
               (state == State::kAtShuffle ? " waits for its warp at " : " waits for its block at ") + at(waiting->site);
     }
-    throw std::runtime_error("deadlock in kernel " + name_of(current.kernel) + ": " + text);
+    throw std::runtime_error("deadlock in kernel " + kernel_name() + ": " + text);
   }
 
   std::vector<Block> blocks_;
@@ -205,7 +210,7 @@ class Grid {
 
 void check_configuration() {
   const auto refuse = [](const std::string& what) {
-    throw std::runtime_error("launch of kernel " + name_of(current.kernel) + ": " + what);
+    throw std::runtime_error("launch of kernel " + kernel_name() + ": " + what);
   };
   if (current.grid.x < 1 || current.grid.x > 0x7fffffffu) refuse("a grid of " + std::to_string(current.grid.x));
   if (current.threads.x < 1 || current.threads.x > kMostThreads)
@@ -230,8 +235,8 @@ void run(const Launch& launch) {
     Grid().run();
     for (const unsigned* counter : counters) {
       if (*counter != 0)
-        throw std::runtime_error("kernel " + name_of(current.kernel) + " leaves a counter at " +
-                                 std::to_string(*counter) + " instead of 0");
+        throw std::runtime_error("kernel " + kernel_name() + " leaves a counter at " + std::to_string(*counter) +
+                                 " instead of 0");
     }
   } catch (...) {
     ++streams;
@@ -247,12 +252,15 @@ void allow_shared(const void* kernel, int64_t bytes) {
 
 void fail(const std::string& what) {
   pause_tracking();
-  error = what + ", in kernel " + name_of(current.kernel) + ", " + place(*running);
+  error = what + ", in kernel " + kernel_name() + ", " + place(*running);
   to_scheduler();
   __builtin_unreachable();  // a thread that failed gets no other turn
 }
 
-void fail(const std::string& what, const Site& site) { fail(what + " at " + at(site)); }
+void fail(const std::string& what, const Site& site) {
+  pause_tracking();
+  fail(std::string(what) + " at " + at(site));
+}
 
 void barrier(const Site& site) {
   const Untracked untracked;
@@ -330,7 +338,10 @@ void* shared_variable(const void* key, size_t bytes) {
   return block.shared.data() + offset;
 }
 
-void* dynamic_shared() { return running->block->shared.data(); }
+void* dynamic_shared() {
+  const Untracked untracked;
+  return running->block->shared.data();
+}
 
 void copy_pack(void* to, const void* from) {
   const Untracked untracked;
