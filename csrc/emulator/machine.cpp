@@ -257,7 +257,7 @@ void fail(const std::string& what) {
   __builtin_unreachable();  // a thread that failed gets no other turn
 }
 
-void fail(const std::string& what, const Site& site) {
+void fail(const char* what, const Site& site) {
   pause_tracking();
   fail(std::string(what) + " at " + at(site));
 }
@@ -305,6 +305,14 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, const Site& sit
   }
   warp.waiting = 0;
   return self.taken;
+}
+
+void warp_barrier(const Site& site) {
+  pause_tracking();
+  shuffle(0xffffffffu, 0, running->index.x % kLanes, site);
+  pause_tracking();
+  ++running->warp_epoch;
+  resume_tracking();
 }
 
 unsigned atomic_increment(unsigned* address, unsigned limit) {

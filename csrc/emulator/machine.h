@@ -40,8 +40,9 @@ struct Thread {
   Site site;              // where it waits
   uint64_t given, taken;  // by a shuffle
   unsigned source;        // the lane it takes from
-  // What orders its accesses with those of other threads (tracker.h): fences so far, the barriers before the last.
-  unsigned fences, fence_epoch;
+  // What orders its accesses with those of other threads (tracker.h): fences so far, the barriers before the last,
+  // warp barriers so far.
+  unsigned fences, fence_epoch, warp_epoch;
 };
 
 // A variable in shared memory, known by the address of a static of its declaration.
@@ -100,6 +101,7 @@ constexpr int64_t kSharedPerBlock = 48 * 1024, kSharedPerBlockOptin = 227 * 1024
 
 // Device functions; called by the running thread.
 void barrier(const Site& site);
+void warp_barrier(const Site& site);
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, const Site& site);
 unsigned atomic_increment(unsigned* address, unsigned limit);
 void fence();
@@ -108,7 +110,7 @@ void* dynamic_shared();
 bool on_a_stack(const void* address);
 void copy_pack(void* to, const void* from);  // 16 bytes
 [[noreturn]] void fail(const std::string& what);
-[[noreturn]] void fail(const std::string& what, const Site& site);
+[[noreturn]] void fail(const char* what, const Site& site);
 
 // Fresh memory of a call: of unwritten bytes, which read as NaN in every floating type.
 void make_unwritten(void* data, size_t bytes);

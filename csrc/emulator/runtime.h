@@ -57,7 +57,7 @@ T __shfl_xor_sync(unsigned mask, T x, int by, const std::source_location& site =
 }
 
 inline void __syncwarp(const std::source_location& site = std::source_location::current()) {
-  fused_losses::emulator::shuffle(0xffffffffu, 0, threadIdx.x % 32, site);
+  fused_losses::emulator::warp_barrier(site);
 }
 
 inline unsigned atomicInc(unsigned* address, unsigned limit) {

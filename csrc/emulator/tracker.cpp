@@ -25,7 +25,8 @@ constexpr uint32_t kMany = 0xffffffffu;
 
 // The access of a thread: what it did before it in program order is told by its fences and its block's barriers.
 struct Access {
-  uint32_t launch = 0, block = 0, thread = 0, epoch = 0, fences = 0;
+  uint32_t launch = 0, block = 0, thread = 0, epoch = 0, warp_epoch = 0, fences = 0;
+  bool several = false;  // as did other lanes of its warp
 };
 
 struct Byte {
@@ -103,7 +104,10 @@ bool ordered(const Access& before) {
   const Thread& now = *running;
   const uint32_t block = now.block->index.x;
   if (before.launch != launches) return true;
-  if (before.block == block) return before.thread == now.index.x || before.epoch < now.block->epoch;
+  if (before.block == block) {
+    if (before.epoch < now.block->epoch || (before.thread == now.index.x && !before.several)) return true;
+    return before.thread / 32 == now.index.x / 32 && before.warp_epoch < now.warp_epoch;
+  }
   const auto theirs = published.find(before.block);
   const auto ours = acquired.find(block);
   if (theirs == published.end() || ours == acquired.end()) return false;
@@ -117,23 +121,32 @@ bool ordered(const Access& before) {
 std::string who(const Access& access) {
   if (access.block == kMany) return "threads of several blocks";
   const std::string block = " of block " + std::to_string(access.block);
-  return (access.thread == kMany ? "several threads" : "thread " + std::to_string(access.thread)) + block;
+  if (access.thread == kMany) return "several threads" + block;
+  return (access.several ? "the warp of thread " : "thread ") + std::to_string(access.thread) + block;
+}
+
+// The readers of a byte since what came before all of them, `self` the last.
+Access joined(const Access& before, Access self) {
+  if (before.launch != self.launch) return self;
+  if (before.block != self.block) {
+    self.block = self.thread = kMany;
+  } else if (before.epoch == self.epoch) {
+    const bool warp = before.thread / 32 == self.thread / 32;
+    self.several = warp && before.warp_epoch == self.warp_epoch && (before.several || before.thread != self.thread);
+    if (!warp) self.thread = kMany;
+  }
+  return self;
 }
 
 // What is wrong with an access to one byte, or null.
 const char* fault(Byte& byte, bool write, Access* other) {
   const Thread& now = *running;
-  const Access self{launches, now.block->index.x, now.index.x, now.block->epoch, now.fences};
+  const Access self{launches, now.block->index.x, now.index.x, now.block->epoch, now.warp_epoch, now.fences, false};
   *other = byte.write;
   if (byte.write.launch && !ordered(byte.write)) return write ? "written by both" : "written before";
   if (!write) {
     if (!byte.written) return "read before anybody has written it";
-    const bool first = byte.read.launch != self.launch;
-    const bool blocks = !first && byte.read.block != self.block, threads = !first && byte.read.epoch == self.epoch;
-    Access read = self;
-    if (blocks) read.block = kMany;
-    if (blocks || (threads && byte.read.thread != self.thread)) read.thread = kMany;
-    byte.read = read;
+    byte.read = joined(byte.read, self);
     return nullptr;
   }
   *other = byte.read;
