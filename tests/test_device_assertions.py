@@ -64,7 +64,7 @@ def test_mask_of_an_integer_dtype():
 
 
 def test_probabilities():
-    for wrong in (1.5, -0.25):
+    for wrong in (1.5, -0.25, float("inf")):
         x = torch.full((70,), 0.5)
         x[33] = wrong
         asserts(lambda x=x: F.binary_cross_entropy(x, torch.zeros(70)), "elementwise.cu")

@@ -52,6 +52,8 @@ def test_one_nan(case, variant, device):
 @each_variant
 def test_one_infinity(case, variant, device):
     """Values are the reference's; so are gradients where the reference has a number, and all of a finite loss's."""
+    if "probabilities" in case.groups:
+        pytest.skip("an infinity is no probability and is refused: test_edges_elementwise, test_device_assertions")
     clean = case.problem(variant, torch.float32, device)
     names = [n for n in case.fused if n in clean.arguments]
     for name, value in itertools.product(names, (INF, -INF)):
