@@ -23,7 +23,7 @@ struct alignas(2 * sizeof(A)) SoftmaxRow {
 // denominator would take the coefficients out of float's range although their products with p are in it.
 template <class A>
 struct alignas(4 * sizeof(A)) Coefficients {
-  A by_I, by_P, scale;
+  A by_I, by_P, scale, unused;  // 0: copies take the whole, so the whole is written
 };
 
 // A Problem with what its launches add to it. A row is one class of one sample; an item is one chunk of its positions.
