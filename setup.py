@@ -8,6 +8,7 @@ TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX, CUDA_HOME  as in torch.utils.cpp_extension
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,10 +52,13 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # one binary for every
 RELEASE_ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 SANITIZE = os.environ.get("FUSED_LOSSES_SANITIZE") == "1"
 
+# What __FILE__ and messages say of the sources: no folder of the machine that built them.
+PLACES = {Path(__file__).parent.resolve(): ".", Path(torch.__file__).parent.resolve(): "torch"}
+PREFIX_MAPS = [shlex.quote(f"-ffile-prefix-map={place}={name}") for place, name in PLACES.items()]
 # Never -ffast-math: it breaks the rounding of exp. No -march: the sources choose the instruction sets themselves.
 CXX_FLAGS = (
     ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
-    + ["-fvisibility=hidden", "-Wall", STABLE_ABI]
+    + ["-fvisibility=hidden", "-Wall", STABLE_ABI, *PREFIX_MAPS]
 )  # fmt: skip
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # torch.utils.cpp_extension forbids the operators of half types; the sources compile alike with a bare nvcc.
@@ -62,6 +66,7 @@ HALF_OPERATORS = ["HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", 
 NVCC_FLAGS = (
     ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA", STABLE_ABI, "-Xcompiler=-fvisibility=hidden"]
     + [f"-U__CUDA_NO_{name}__" for name in HALF_OPERATORS]
+    + [f"-Xcompiler={flag}" for flag in PREFIX_MAPS]
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import fused_losses
 from fused_losses import _C
@@ -130,6 +131,13 @@ def test_set_cpu_isa():
     finally:
         _C.set_cpu_isa("")
     assert _C.cpu_isa() == automatic
+
+
+@from_a_checkout
+def test_no_folder_of_the_build_is_in_the_binary():
+    binary = Path(_C.__file__).read_bytes()
+    for folder in (ROOT, Path(torch.__file__).resolve().parent):
+        assert str(folder).encode() not in binary, folder
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")

@@ -52,7 +52,7 @@ def _number(kind, holds, expected: str):
 positive_int = _number(int, lambda n: 1 <= n <= 10**7, "a whole number of 1 or more, at most 10000000")
 count = _number(int, lambda n: 1 <= n <= 10**5, "a whole number of 1 or more, at most 100000")  # of samples in memory
 size = _number(int, lambda n: 1 <= n <= 1024, "a whole number of 1 or more, at most 1024")  # of a layer or a list
-positive_float = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
+positive_float = _number(float, lambda x: 0 < x <= 1e38, "a number above 0, at most 1e38")  # as float32 can hold
 finite_float = _number(float, lambda x: abs(x) < float("inf"), "a finite number")
 whole_number = _number(int, lambda n: True, "a whole number")
 seed_number = _number(int, lambda n: 0 <= n < 2**31, "a whole number of 0 or more, below 2**31")
