@@ -99,11 +99,11 @@ def test_float16_gradient_survives_a_loss_scale(case, device):
     """The mean over 2**24 halves with an incoming gradient of 65 536, right to 1e-3.
 
     The input is one small problem repeated, so its gradient is the small one's divided by the repetitions. The emulated
-    device takes 2**18: there, too, the gradient is no normal half before it is multiplied.
+    device takes 2**15: there, too, the gradient is no normal half before it is multiplied.
     """
     small = case.problem(None, torch.float16, device, case.tiny)
     name = case.fused[0]
-    times = (LARGE if device != "emulated" else 2**18) // small.tensors[name].numel()
+    times = (LARGE if device != "emulated" else 2**15) // small.tensors[name].numel()
     large = Problem(
         case,
         {n: t.repeat((times, *(1,) * (t.dim() - 1))) if n in case.tile else t for n, t in small.tensors.items()},
