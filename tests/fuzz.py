@@ -235,8 +235,8 @@ def within_range(want: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def difference(call: Call) -> str:
     """Empty if the call is right, else what differs or what was raised.
 
-    What cancels is judged by its terms: those of a loss of logits are of order one, those of its gradient, summed or
-    averaged, at least of order 1/N.
+    What cancels is judged by its terms: those of a loss of logits or of both signs are of order one, those of its
+    gradient, summed or averaged, at least of order 1/N.
     """
     problem, own = call.problem, call.at_least
     try:
@@ -244,7 +244,7 @@ def difference(call: Call) -> str:
         want, want_gradients = expected(problem, call.names, call.reduction, call.kind)
         for i, (a, b) in enumerate(zip(outputs, want, strict=True)):
             label, n_terms = f"loss {i}", problem.terms(None, call.reduction)
-            at_least = 1.0 if problem.case.logits else own
+            at_least = 1.0 if problem.case.logits or "signed" in problem.case.groups else own
             b = within_range(b, a.dtype)
             assert_agrees(a, b, n_terms=n_terms, label=label, magnitude=call.magnitude, at_least=at_least)
         for name, a in found.items():

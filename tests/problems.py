@@ -76,6 +76,7 @@ GROUPS = {
     "ranking": "lists of scores, judged by NDCG",
     "mahalanobis": "matrix products of torch in it: no bit-equality over threads, more memory",
     "floating_target": "the target is no mask: bool and uint8 mean nothing or are refused",
+    "signed": "elements of both signs, of order one at most: their sum may cancel",
     "representative": "a few that stand for their families where all would take too long",
 }
 

@@ -24,7 +24,7 @@ CASES = [
         fused=("input", "target"),
         variants=(variant("log_target", log_target=True),),
         reductions=BATCHMEAN,
-        groups=("floating_target",),
+        groups=("floating_target", "signed"),
         **LAST_DIM,
     ),
     Case(
