@@ -72,6 +72,11 @@ def ops():
     return getattr(torch.ops, _namespaces[-1])
 
 
+def active() -> bool:
+    """Whether the package's ops are the emulated ones now; a test's `device` is "cpu" there too."""
+    return _namespaces[-1] == NAMESPACE
+
+
 @contextmanager
 def emulated(**settings):
     """The package's ops are the emulated ones inside; settings as for the module's `configure`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import emulated_device
 import pytest
 import torch
 from cases import BY_NAME, CASES, DTYPES, each_case, each_of, each_variant
@@ -103,7 +104,7 @@ def test_float16_gradient_survives_a_loss_scale(case, device):
     """
     small = case.problem(None, torch.float16, device, case.tiny)
     name = case.fused[0]
-    times = (LARGE if device != "emulated" else 2**15) // small.tensors[name].numel()
+    times = (2**15 if emulated_device.active() else LARGE) // small.tensors[name].numel()
     large = Problem(
         case,
         {n: t.repeat((times, *(1,) * (t.dim() - 1))) if n in case.tile else t for n, t in small.tensors.items()},
