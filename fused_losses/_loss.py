@@ -23,10 +23,14 @@ P = ParamSpec("P")
 
 
 class Loss(Protocol[P]):
-    """A fused loss. `reference` is the function as written, `op` what autograd and the kernels know of it."""
+    """A fused loss. `reference` is the function as written, `op` what autograd and the kernels know of it.
+
+    `kinds` has the kind of each argument that may be other than a tensor.
+    """
 
     reference: Callable[P, Any]
     op: Op
+    kinds: dict[str, Option]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
 
@@ -52,6 +56,7 @@ def loss(
         reduced = reductions if "reduction" in inspect.signature(function).parameters else None
         public = _fused_function(function, op, known, check, operands, settings_reader(op, known, reduced))
         public.op, public.reference = op, function
+        public.kinds = known if reduced is None else {**known, "reduction": reduced}
         function.__qualname__ = f"{name}.reference"  # where pickle finds it
         function.__doc__ = f"In plain PyTorch: {function.__doc__}"
         return public

@@ -19,11 +19,17 @@ class LossModule(nn.Module):
     holds a Parameter. A subclass of a loss names nothing and inherits all.
     """
 
-    function: ClassVar[Callable]
+    function: ClassVar[Callable[..., Any]]
     tensors: ClassVar[tuple[str, ...]]
     options: ClassVar[inspect.Signature]
 
-    def __init_subclass__(cls, *, function: Callable | None = None, tensors=("input", "target"), **defaults):
+    def __init_subclass__(
+        cls,
+        *,
+        function: Callable[..., Any] | None = None,
+        tensors: tuple[str, ...] = ("input", "target"),
+        **defaults: Any,
+    ) -> None:
         super().__init_subclass__()
         if function is None:
             return
@@ -37,7 +43,7 @@ class LossModule(nn.Module):
         cls.__init__ = _showing(cls.__init__, cls.options.parameters.values())
         cls.forward = _showing(cls.forward, [parameters[name].replace(kind=named) for name in tensors])
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
         try:
             bound = type(self).options.bind(*args, **kwargs)
@@ -56,7 +62,7 @@ class LossModule(nn.Module):
             return self.register_buffer(name, value)
         return super().__setattr__(name, value)
 
-    def forward(self, *tensors: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+    def forward(self, *tensors: Any, **named: Any) -> Any:
         """The loss of the tensors, in the order of `self.tensors` or by name; the last may be optional."""
         if len(tensors) > len(self.tensors):
             raise TypeError(f"{type(self).__name__}: expected at most {len(self.tensors)} tensors, got {len(tensors)}")

@@ -50,9 +50,11 @@ class Option:
 
     or_tensor: the argument may be a tensor instead, which is then no option; it travels as None.
     nested: the value is a sequence of values.
+    annotation: its type as a type checker reads it, a tensor apart.
     """
 
     or_tensor = nested = False
+    annotation: str
 
     def wire_names(self, argument: str) -> tuple[str, ...]:
         """The names of its numbers in the table of losses."""
@@ -73,6 +75,10 @@ class Choice(Option):
         self.choices = choices
         self.listed = ", ".join("None" if key is None else f'"{key}"' for key in choices)
 
+    @property
+    def annotation(self):
+        return f"Literal[{', '.join(map(repr, self.choices))}]"
+
     def read(self, what, value, dtype, dims):
         if not (value is None or isinstance(value, str)) or value not in self.choices:
             raise ValueError(f"{what} to be one of {self.listed}, got {value!r}")
@@ -89,6 +95,8 @@ SCALAR_REDUCTIONS = Choice({"mean": MEAN, "sum": SUM})
 
 class Flag(Option):
     """True or False: a string or a tensor is no choice."""
+
+    annotation = "bool"
 
     def read(self, what, value, dtype, dims):
         if not isinstance(value, bool):
@@ -109,6 +117,10 @@ class Number(Option):
         more, less = (">", "<") if open else (">=", "<=")
         bounds = [f"{sign} {end:g}" for sign, end in ((more, low), (less, high)) if abs(end) != INFINITY]
         self.range = " and ".join(bounds) + (f", or {also}" if also is not None else "")
+
+    @property
+    def annotation(self):
+        return "float" if self.none is None else "float | None"
 
     def read(self, what, value, dtype, dims):
         if value is None and self.none is not None:
@@ -137,6 +149,10 @@ class Integer(Option):
     def __init__(self, low: int, high: int | None = None, *, none: int | None = None):
         self.low, self.high, self.none = low, high, none
 
+    @property
+    def annotation(self):
+        return "int" if self.none is None else "int | None"
+
     def read(self, what, value, dtype, dims):
         if value is None and self.none is not None:
             return None
@@ -161,6 +177,10 @@ class IgnoreIndex(Option):
         self.classes = classes
         self.none = -(2.0**63) if classes else NAN
 
+    @property
+    def annotation(self):
+        return "int | None" if self.classes else "float | None"
+
     def read(self, what, value, dtype, dims):
         if value is None:
             return None
@@ -178,6 +198,7 @@ class ClassWeights(Option):
 
     nested = True
     number = Number(low=0)
+    annotation = "tuple[float, float] | list[float]"
 
     def wire_names(self, argument):
         return tuple(f"{argument.removesuffix('s')}_{i}" for i in range(2))
@@ -193,6 +214,8 @@ class ClassWeights(Option):
 
 class Dim(Option):
     """A dimension of the first tensor; counted from its end if negative, from its start from here on."""
+
+    annotation = "int"
 
     def read(self, what, value, dtype, dims):
         number = _plain_integer(what, value)

@@ -89,7 +89,7 @@ def managed_by_the_system(python):
 
 def missing(python, requirements):
     """The requirements not met; only an exact pin asks for a version."""
-    parts = {item: item.split("==") for item in requirements}
+    parts = {item: re.sub(r"\[.*\]", "", item).split("==") for item in requirements}
     found = installed(python, [part[0] for part in parts.values()])
     return [
         item

@@ -1,4 +1,4 @@
-"""Writes what follows from the losses themselves: `functional.py`, `reference.py`, `__init__.py` and README's table.
+"""Writes what follows from the losses themselves: the public modules, their type stubs and README's table.
 
 A loss is what the decorator `loss` made in a module of fused_losses/losses; its Module is the LossModule made from it.
 `--check` writes nothing and exits with 1 where a file is not what would be written.
@@ -12,6 +12,8 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+
+import stubs
 
 from fused_losses import _C, losses
 from fused_losses._module import LossModule
@@ -55,30 +57,58 @@ def imports(names_of) -> tuple[str, list[str]]:
     return "".join(lines), [name for names in found.values() for name in names]
 
 
+FUNCTIONAL = '"""The fused losses as functions: import as `F`."""\n\n'
+REFERENCE = '"""The same losses in plain PyTorch: the specification, and the path of whatever has no kernel."""\n\n'
+PACKAGE = (
+    '"""Fused loss functions for PyTorch: for each loss one kernel on the CPU and one on CUDA, forward and backward."""'
+    "\n\n"
+)
+TYPES = "from typing import Literal\n\nfrom torch import Tensor\n\n"
+
+
+def public_functions() -> dict:
+    found = {name: getattr(module, name) for module in MODULES.values() for name in functions(module)}
+    return dict(sorted(found.items()))
+
+
 def functional() -> str:
     lines, names = imports(functions)
-    return f'"""The fused losses as functions: import as `F`."""\n\n{lines}\n{listed(names)}'
+    return f"{FUNCTIONAL}{lines}\n{listed(names)}"
+
+
+def functional_stub() -> str:
+    found = public_functions()
+    return f"{FUNCTIONAL}{TYPES}{''.join(map(stubs.of_function, found.values()))}\n{listed(found)}"
 
 
 def reference() -> str:
-    says = "The same losses in plain PyTorch: the specification, and the path of whatever has no kernel."
-    names = sorted(name for module in MODULES.values() for name in functions(module))
-    lines = [f"{name} = functional.{name}.reference\n" for name in names]
-    return f'"""{says}"""\n\nfrom . import functional\n\n{"".join(lines)}\n{listed(names)}'
+    lines = [f"{name} = functional.{name}.reference\n" for name in public_functions()]
+    return f"{REFERENCE}from . import functional\n\n{''.join(lines)}\n{listed(public_functions())}"
+
+
+def reference_stub() -> str:
+    return f"{REFERENCE}from .functional import {', '.join(public_functions())}\n\n{listed(public_functions())}"
 
 
 def package() -> str:
-    says = (
-        "Fused loss functions for PyTorch: for each loss one kernel on the CPU and one on CUDA, forward and backward."
-    )
     lines, names = imports(lambda module: [*classes(module), *(HELPERS & vars(module).keys())])
-    head = f'"""{says}"""\n\nfrom . import functional, reference\nfrom ._version import __version__\n'
+    head = f"{PACKAGE}from . import functional, reference\nfrom ._version import __version__\n"
     return head + lines + "\n" + listed([*names, "functional", "reference", "__version__"])
+
+
+def package_stub() -> str:
+    lines, names = imports(lambda module: HELPERS & vars(module).keys())
+    found = dict(sorted((name, getattr(module, name)) for module in MODULES.values() for name in classes(module)))
+    head = f"{PACKAGE}{TYPES}from . import functional, reference\nfrom ._module import LossModule\n"
+    written = "".join(map(stubs.of_module, found.values()))
+    return f"{head}{lines}\n__version__: str\n\n{written}\n" + listed(
+        [*names, *found, "functional", "reference", "__version__"]
+    )
 
 
 def readme() -> str:
     """README with today's table in the order of csrc/losses.h: function, Module, family, first line of docstring."""
-    public = {name: getattr(module, name) for module in MODULES.values() for name in functions(module)}
+    public = public_functions()
     module_of = {function: name for module in MODULES.values() for name, function in classes(module).items()}
     lines = ["| function | Module | family | |", "|---|---|---|---|"]
     for name, family in ((loss["name"], loss["family"]) for loss in _C.losses()):
@@ -89,23 +119,26 @@ def readme() -> str:
     return f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.split(END)[1]}"
 
 
-def formatted(text: str) -> str:
+def formatted(name: str, text: str) -> str:
     text = text.replace('"""\n\n', '"""\n\n# Written by tools/exports.py.\n\n', 1)
     for command in (["check", "--fix", "--quiet", "--select", "I,RUF022"], ["format"]):
-        arguments = [sys.executable, "-m", "ruff", *command, "--stdin-filename", "exports.py", "-"]
+        arguments = [sys.executable, "-m", "ruff", *command, "--stdin-filename", name, "-"]
         text = subprocess.run(arguments, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     return text
 
 
 def files() -> dict[Path, str]:
-    sources = {"functional.py": functional, "reference.py": reference, "__init__.py": package}
-    return {ROOT / "fused_losses" / name: formatted(write()) for name, write in sources.items()} | {
+    sources = {
+        "functional.py": functional, "reference.py": reference, "__init__.py": package,
+        "functional.pyi": functional_stub, "reference.pyi": reference_stub, "__init__.pyi": package_stub,
+    }  # fmt: skip
+    return {ROOT / "fused_losses" / name: formatted(name, write()) for name, write in sources.items()} | {
         ROOT / "README.md": readme()
     }
 
 
 if __name__ == "__main__":
-    stale = {path: text for path, text in files().items() if path.read_text() != text}
+    stale = {path: text for path, text in files().items() if not path.exists() or path.read_text() != text}
     for path, text in stale.items():
         print(path.relative_to(ROOT))
         if "--check" not in sys.argv[1:]:

@@ -125,13 +125,22 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
     and p = 1; a float16 gradient saturates. NaN propagates; the mean of nothing is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.binary_cross_entropy`; prefer the form on logits where there are logits.
+
+    Example:
+        >>> F.binary_cross_entropy(torch.tensor([0.9, 0.2]), torch.tensor([1.0, 0.0]))
+        tensor(0.1643)
     """
     p, t, w = accumulate(input, target, weight)
     return _reduce(cross_entropy_of_probabilities(p, t), w, reduction)
 
 
 class BCELoss(LossModule, function=binary_cross_entropy):
-    """Module of :func:`binary_cross_entropy`; `weight` is a buffer."""
+    """Module of :func:`binary_cross_entropy`; `weight` is a buffer.
+
+    Example:
+        >>> fused_losses.BCELoss(reduction="sum")(torch.tensor([0.9, 0.2]), torch.tensor([1.0, 0.0]))
+        tensor(0.3285)
+    """
 
 
 @loss(shape=elementwise_shape, check=check_logits, operands=logits_operands)
@@ -152,13 +161,26 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
     Finite for any finite logit; NaN propagates; the mean of nothing is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    Example:
+        >>> x = torch.tensor([2.0, -1.0], requires_grad=True)
+        >>> loss = F.binary_cross_entropy_with_logits(x, torch.tensor([1.0, 0.0]))
+        >>> loss.backward()
+        >>> loss.detach(), x.grad
+        (tensor(0.2201), tensor([-0.0596,  0.1345]))
     """
     x, t, w, p = accumulate(input, target, weight, pos_weight)
     return _reduce(cross_entropy_of_logits(x, t, p), w, reduction)
 
 
 class BCEWithLogitsLoss(LossModule, function=binary_cross_entropy_with_logits):
-    """Module of :func:`binary_cross_entropy_with_logits`; `weight` and `pos_weight` are buffers."""
+    """Module of :func:`binary_cross_entropy_with_logits`; `weight` and `pos_weight` are buffers.
+
+    Example:
+        >>> criterion = fused_losses.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))
+        >>> criterion(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0]))
+        tensor(0.3470)
+    """
 
 
 @loss(shape=elementwise_shape, check=check_pair, options={"class_weights": ClassWeights()})
@@ -178,6 +200,11 @@ def weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduc
 
     Special values as in :func:`binary_cross_entropy`.
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or class_weights.
+
+    Example:
+        >>> p, t = torch.tensor([0.9, 0.2]), torch.tensor([1.0, 0.0])
+        >>> F.weighted_binary_cross_entropy(p, t, class_weights=(0.5, 2.0))
+        tensor(0.1611)
     """
     p, t = accumulate(input, target)
     w0, w1 = class_weights
@@ -185,7 +212,13 @@ def weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduc
 
 
 class WeightedBinaryCrossEntropyLoss(LossModule, function=weighted_binary_cross_entropy):
-    """Module of :func:`weighted_binary_cross_entropy`."""
+    """Module of :func:`weighted_binary_cross_entropy`.
+
+    Example:
+        >>> criterion = fused_losses.WeightedBinaryCrossEntropyLoss(class_weights=(0.5, 2.0))
+        >>> criterion(torch.tensor([0.9, 0.2]), torch.tensor([1.0, 0.0]))
+        tensor(0.1611)
+    """
 
 
 @loss(
@@ -228,6 +261,11 @@ def weighted_binary_cross_entropy_with_logits(
     Finite for any finite logit; NaN propagates; everything ignored gives a mean of NaN with gradient 0.
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
     Smoothing: Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision".
+
+    Example:
+        >>> x, t = torch.tensor([2.0, -1.0, 0.0]), torch.tensor([1, 0, 255])
+        >>> F.weighted_binary_cross_entropy_with_logits(x, t, (0.5, 2.0), ignore_index=255)
+        tensor(0.2052)
     """
     x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
     t = t * (1 - label_smoothing) + label_smoothing / 2
@@ -236,7 +274,13 @@ def weighted_binary_cross_entropy_with_logits(
 
 
 class WeightedBinaryCrossEntropyWithLogitsLoss(LossModule, function=weighted_binary_cross_entropy_with_logits):
-    """Module of :func:`weighted_binary_cross_entropy_with_logits`; `weight` and `pos_weight` are buffers."""
+    """Module of :func:`weighted_binary_cross_entropy_with_logits`; `weight` and `pos_weight` are buffers.
+
+    Example:
+        >>> criterion = fused_losses.WeightedBinaryCrossEntropyWithLogitsLoss((0.5, 2.0), label_smoothing=0.1)
+        >>> criterion(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0]))
+        tensor(0.3229)
+    """
 
 
 @loss(
@@ -269,13 +313,25 @@ def sigmoid_focal_loss(
     gives a mean of NaN with gradient 0.
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
     Lin et al. (2017), "Focal Loss for Dense Object Detection"; same as torchvision's function.
+
+    Example:
+        >>> x = torch.tensor([3.0, -1.0], requires_grad=True)
+        >>> loss = F.sigmoid_focal_loss(x, torch.tensor([1.0, 1.0]), reduction="mean")
+        >>> loss.backward()
+        >>> x.grad  # the second, still wrong, pulls far more
+        tensor([-3.9359e-05, -9.6029e-02])
     """
     x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
     return _reduce(focal_of_logits(x, t, alpha, gamma, p), w, reduction, ignored)
 
 
 class SigmoidFocalLoss(LossModule, function=sigmoid_focal_loss, reduction="mean"):
-    """Module of :func:`sigmoid_focal_loss`, reducing by mean; `weight` and `pos_weight` are buffers."""
+    """Module of :func:`sigmoid_focal_loss`, reducing by mean; `weight` and `pos_weight` are buffers.
+
+    Example:
+        >>> fused_losses.SigmoidFocalLoss(gamma=3.0)(torch.tensor([3.0, -1.0]), torch.tensor([1.0, 1.0]))
+        tensor(0.0641)
+    """
 
 
 def check_signs(name, input, target):
@@ -304,6 +360,10 @@ def hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
     Raises ValueError or TypeError on a wrong shape, dtype (bool and uint8 cannot hold -1), device, reduction or
     option; RuntimeError from the CPU kernel, a device assertion on CUDA, on another target.
     Cortes and Vapnik (1995), "Support-vector networks".
+
+    Example:
+        >>> F.hinge_loss(torch.tensor([0.5, 2.0, -1.0]), torch.tensor([1.0, 1.0, 1.0]), reduction="none")
+        tensor([0.5000, 0.0000, 2.0000])
     """
     x, t = accumulate(input, target)
     slack = torch.relu(margin - t * x)
@@ -311,4 +371,9 @@ def hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
 
 
 class HingeLoss(LossModule, function=hinge_loss):
-    """Module of :func:`hinge_loss`."""
+    """Module of :func:`hinge_loss`.
+
+    Example:
+        >>> fused_losses.HingeLoss(squared=True)(torch.tensor([0.5, -1.0]), torch.tensor([1, 1]))
+        tensor(2.1250)
+    """

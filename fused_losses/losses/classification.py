@@ -136,6 +136,11 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option; IndexError or RuntimeError on
     the CPU, a device assertion on CUDA, on a class index outside [0, C) that is not ignored.
     Same as :func:`torch.nn.functional.cross_entropy`.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        >>> F.cross_entropy(logits, torch.tensor([0, -100]))  # the second row is ignored
+        tensor(0.2395)
     """
     (x,) = accumulate(input)
     dim = min(1, x.dim() - 1)
@@ -155,7 +160,13 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
 
 
 class CrossEntropyLoss(LossModule, function=cross_entropy):
-    """Module of :func:`cross_entropy`; `weight` is a buffer."""
+    """Module of :func:`cross_entropy`; `weight` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 1.0]), label_smoothing=0.1)
+        >>> criterion(torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1]))
+        tensor(0.5268)
+    """
 
 
 def check_softmax_focal(name, input, target, alpha, ignore_index):
@@ -207,6 +218,11 @@ def softmax_focal_loss(
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option; IndexError or RuntimeError on
     the CPU, a device assertion on CUDA, on a class index outside [0, C) that is not ignored.
     Lin et al. (2017), "Focal Loss for Dense Object Detection", with softmax for sigmoid.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        >>> F.softmax_focal_loss(logits, torch.tensor([0, 2]), reduction="none")
+        tensor([0.0109, 0.9635])
     """
     (x,) = accumulate(input)
     dim = min(1, x.dim() - 1)
@@ -224,4 +240,10 @@ def softmax_focal_loss(
 
 
 class SoftmaxFocalLoss(LossModule, function=softmax_focal_loss):
-    """Module of :func:`softmax_focal_loss`; a tensor `alpha` is a buffer."""
+    """Module of :func:`softmax_focal_loss`; a tensor `alpha` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.SoftmaxFocalLoss(alpha=torch.tensor([0.2, 0.2, 0.6]))
+        >>> criterion(torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 2]))
+        tensor(0.2901)
+    """

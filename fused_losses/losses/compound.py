@@ -83,6 +83,11 @@ def dice_cross_entropy_loss(
     Everything ignored gives 0: a term in which nothing counts is 0. With softmax and C = 1 every probability is 1: a
     single class wants "sigmoid". The other special values and errors are those of :func:`dice_loss`.
     Isensee et al., "nnU-Net" (2021); the form of MONAI's ``DiceCELoss``.
+
+    Example:
+        >>> logits = torch.tensor([[[4.0, -4.0, 4.0], [-4.0, 4.0, -4.0]]])  # 1 image, 2 classes, 3 positions
+        >>> F.dice_cross_entropy_loss(logits, torch.tensor([[0, 1, 1]]), ce_weight=0.5)
+        tensor(1.6669)
     """
     x, g, counted = read_regions(input, target, activation, ignore_index)
     sums = region_sums(x, g, counted, activation, squared, batch, include_background)
@@ -92,7 +97,13 @@ def dice_cross_entropy_loss(
 
 
 class DiceCrossEntropyLoss(LossModule, function=dice_cross_entropy_loss):
-    """Module of :func:`dice_cross_entropy_loss`; `weight` is a buffer."""
+    """Module of :func:`dice_cross_entropy_loss`; `weight` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.DiceCrossEntropyLoss(activation="sigmoid")
+        >>> criterion(torch.tensor([[[4.0, -4.0, 4.0]]]), torch.tensor([[1, 0, 0]]))
+        tensor(1.6929)
+    """
 
 
 def check_focal_regions(name, input, target, weight, include_background, ignore_index, activation, alpha):
@@ -145,6 +156,11 @@ def dice_focal_loss(
 
     The special values and errors are those of :func:`dice_cross_entropy_loss`.
     Zhu et al., "AnatomyNet" (2019); the form of MONAI's ``DiceFocalLoss``.
+
+    Example:
+        >>> logits = torch.tensor([[[4.0, -4.0, 4.0], [-4.0, 4.0, -4.0]]])  # 1 image, 2 classes, 3 positions
+        >>> F.dice_focal_loss(logits, torch.tensor([[0, 1, 1]]), gamma=1.0)
+        tensor(2.9993)
     """
     x, g, counted = read_regions(input, target, activation, ignore_index)
     sums = region_sums(x, g, counted, activation, squared, batch, include_background)
@@ -157,4 +173,10 @@ def dice_focal_loss(
 
 
 class DiceFocalLoss(LossModule, function=dice_focal_loss):
-    """Module of :func:`dice_focal_loss`; `weight` is a buffer."""
+    """Module of :func:`dice_focal_loss`; `weight` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.DiceFocalLoss(activation="sigmoid", alpha=0.25)
+        >>> criterion(torch.tensor([[[4.0, -4.0, 4.0]]]), torch.tensor([[1, 0, 0]]))
+        tensor(1.3101)
+    """

@@ -58,6 +58,11 @@ def contrastive_loss(x1, x2, target, margin=1.0, reduction="mean"):
     so far apart that d² overflows costs 0. NaN propagates; the mean of nothing is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Hadsell, Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping" (2006), without its ½.
+
+    Example:
+        >>> x1, x2 = torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+        >>> F.contrastive_loss(x1, x2, torch.tensor([1, 0]), reduction="none")  # distances 5 and 0.5
+        tensor([25.0000,  0.2500])
     """
     x1, x2, t = accumulate(x1, x2, target)
     squared = ((x1 - x2) ** 2).sum(-1)
@@ -65,7 +70,13 @@ def contrastive_loss(x1, x2, target, margin=1.0, reduction="mean"):
 
 
 class ContrastiveLoss(LossModule, function=contrastive_loss, tensors=("x1", "x2", "target")):
-    """Module of :func:`contrastive_loss`."""
+    """Module of :func:`contrastive_loss`.
+
+    Example:
+        >>> criterion = fused_losses.ContrastiveLoss(margin=2.0)
+        >>> criterion(torch.zeros(1, 2), torch.tensor([[0.3, 0.4]]), torch.tensor([0]))
+        tensor(2.2500)
+    """
 
 
 def check_distances(name, distance, target):
@@ -93,6 +104,10 @@ def contrastive_loss_from_distance(distance, target, margin=1.0, reduction="mean
     NaN propagates; the mean of nothing is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Hadsell, Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping" (2006), without its ½.
+
+    Example:
+        >>> F.contrastive_loss_from_distance(torch.tensor([5.0, 0.5]), torch.tensor([1, 0]), reduction="none")
+        tensor([25.0000,  0.2500])
     """
     d, t = accumulate(distance, target)
     beyond = (t == 0) & (d**2).isinf()  # not pulled, and not differentiated as 0 times infinity
@@ -100,7 +115,12 @@ def contrastive_loss_from_distance(distance, target, margin=1.0, reduction="mean
 
 
 class ContrastiveLossFromDistance(LossModule, function=contrastive_loss_from_distance, tensors=("distance", "target")):
-    """Module of :func:`contrastive_loss_from_distance`."""
+    """Module of :func:`contrastive_loss_from_distance`.
+
+    Example:
+        >>> fused_losses.ContrastiveLossFromDistance(margin=2.0)(torch.tensor([0.5]), torch.tensor([0]))
+        tensor(2.2500)
+    """
 
 
 def whiten(input, mean, scale_tril):
@@ -183,12 +203,23 @@ def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
     The triangular solve is PyTorch's, and with it its rounding for a given number of threads.
     Raises ValueError or TypeError on a wrong shape, dtype or device.
     Mahalanobis, "On the generalised distance in statistics" (1936).
+
+    Example:
+        >>> scale_tril = torch.diag(torch.tensor([2.0, 1.0]))  # deviations 2 and 1
+        >>> F.mahalanobis_distance(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.zeros(2), scale_tril)
+        tensor([1., 2.])
     """
     return whitened_distance(whiten(input, mean, scale_tril), squared)
 
 
 class MahalanobisDistance(LossModule, function=mahalanobis_distance, tensors=("input",)):
-    """Module of :func:`mahalanobis_distance`; `mean` and `scale_tril` are buffers, or parameters if given as such."""
+    """Module of :func:`mahalanobis_distance`; `mean` and `scale_tril` are buffers, or parameters if given as such.
+
+    Example:
+        >>> distance = fused_losses.MahalanobisDistance(torch.zeros(2), torch.eye(2), squared=True)
+        >>> distance(torch.tensor([[3.0, 4.0]]))
+        tensor([25.])
+    """
 
 
 def whitened_loss(whitened, target, margin=1.0, reduction="mean"):
@@ -233,15 +264,26 @@ def mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mea
     At d = 0 the gradient is 0. NaN propagates; the mean of nothing is NaN; a singular factor gives infinity or NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     The contrastive loss of Hadsell, Chopra and LeCun (2006) on the distance of Mahalanobis (1936).
+
+    Example:
+        >>> rows, normal = torch.tensor([[0.1, 0.0], [0.5, 0.0]]), torch.tensor([1, 0])
+        >>> F.mahalanobis_loss(rows, normal, torch.zeros(2), torch.eye(2), reduction="none")
+        tensor([0.0100, 0.2500])
     """
     return whitened_loss(whiten(input, mean, scale_tril), target, margin, reduction)
 
 
 class MahalanobisLoss(LossModule, function=mahalanobis_loss):
-    """Module of :func:`mahalanobis_loss`; `mean` and `scale_tril` are buffers, or parameters if given as such."""
+    """Module of :func:`mahalanobis_loss`; `mean` and `scale_tril` are buffers, or parameters if given as such.
+
+    Example:
+        >>> criterion = fused_losses.MahalanobisLoss(torch.zeros(2), torch.eye(2), margin=2.0)
+        >>> criterion(torch.tensor([[0.1, 0.0], [0.5, 0.0]]), torch.tensor([1, 0]))
+        tensor(1.1300)
+    """
 
 
-def fit_gaussian(x, *, shrinkage=0.0):
+def fit_gaussian(x: torch.Tensor, *, shrinkage: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and lower Cholesky factor of the covariance of the rows of `x`, in plain PyTorch.
 
     .. math:: \\Sigma = (1-s) S + s \\, \\frac{\\mathrm{tr}(S)}{D} I, \\quad S = \\frac{1}{N} \\sum (x-\\mu)(x-\\mu)^T
@@ -255,6 +297,12 @@ def fit_gaussian(x, *, shrinkage=0.0):
 
     Raises ValueError or TypeError on a wrong shape, dtype or option, torch.linalg.LinAlgError if the covariance is not
     positive definite. Divides by N and shrinks as scikit-learn's ``ShrunkCovariance``.
+
+    Example:
+        >>> mean, scale_tril = fused_losses.fit_gaussian(torch.tensor([[0.0, 1.0], [2.0, -1.0], [1.0, 3.0]]))
+        >>> mean, scale_tril @ scale_tril.T  # the covariance
+        (tensor([1., 1.]), tensor([[ 0.6667, -0.6667],
+                [-0.6667,  2.6667]]))
     """
     name = "fit_gaussian"
     check.tensor(name, "x", x)

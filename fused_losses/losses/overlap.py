@@ -188,6 +188,11 @@ def dice_loss(
     Raises ValueError or TypeError on a wrong shape, dtype, device or option; on the CPU IndexError on a class outside
     [0, C) and RuntimeError on another value in a mask of integers, on CUDA a device assertion.
     Milletari et al., "V-Net" (2016); the form and the options of MONAI's ``DiceLoss``.
+
+    Example:
+        >>> logits = torch.tensor([[[4.0, -4.0, 4.0], [-4.0, 4.0, -4.0]]])  # 1 image, 2 classes, 3 positions
+        >>> F.dice_loss(logits, torch.tensor([[0, 1, 1]]), activation="softmax")
+        tensor(0.3334)
     """
     regions = read_regions(input, target, activation, ignore_index)
     sums = region_sums(*regions, activation, squared, batch, include_background)
@@ -196,7 +201,13 @@ def dice_loss(
 
 
 class DiceLoss(LossModule, function=dice_loss):
-    """Module of :func:`dice_loss`; `weight` is a buffer."""
+    """Module of :func:`dice_loss`; `weight` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.DiceLoss(activation="softmax", include_background=False)
+        >>> criterion(torch.tensor([[[4.0, -4.0, 4.0], [-4.0, 4.0, -4.0]]]), torch.tensor([[0, 1, 1]]))
+        tensor(0.3334)
+    """
 
 
 @loss(
@@ -216,6 +227,11 @@ def jaccard_loss(
 
     Arguments, result, special values and errors are those of :func:`dice_loss`.
     Rahman and Wang, "Optimizing intersection-over-union in deep neural networks" (2016).
+
+    Example:
+        >>> mask = torch.tensor([[[1.0, 1.0, 0.0]]])
+        >>> F.jaccard_loss(torch.tensor([[[1.0, 0.0, 0.0]]]), mask, activation=None)
+        tensor(0.5000)
     """
     regions = read_regions(input, target, activation, ignore_index)
     sums = region_sums(*regions, activation, squared, batch, include_background)
@@ -225,7 +241,13 @@ def jaccard_loss(
 
 
 class JaccardLoss(LossModule, function=jaccard_loss):
-    """Module of :func:`jaccard_loss`; `weight` is a buffer."""
+    """Module of :func:`jaccard_loss`; `weight` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.JaccardLoss(reduction="none")
+        >>> criterion(torch.tensor([[[8.0, -8.0, -8.0]]]), torch.tensor([[1, 1, 0]]))
+        tensor([[0.5001]])
+    """
 
 
 @loss(
@@ -256,6 +278,11 @@ def tversky_loss(
 
     The other arguments, result, special values and errors are those of :func:`dice_loss`, without `squared`.
     Salehi et al. (2017), "Tversky loss function"; Abraham and Khan (2019), "A novel focal Tversky loss".
+
+    Example:
+        >>> mask = torch.tensor([[[1.0, 1.0, 0.0]]])
+        >>> F.tversky_loss(torch.tensor([[[1.0, 0.0, 0.0]]]), mask, activation=None, alpha=0.3, beta=0.7)
+        tensor(0.4118)
     """
     regions = read_regions(input, target, activation, ignore_index)
     sums = region_sums(*regions, activation, False, batch, include_background)
@@ -269,4 +296,10 @@ def tversky_loss(
 
 
 class TverskyLoss(LossModule, function=tversky_loss):
-    """Module of :func:`tversky_loss`; `weight` is a buffer."""
+    """Module of :func:`tversky_loss`; `weight` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.TverskyLoss(alpha=0.3, beta=0.7, gamma=0.75)
+        >>> criterion(torch.tensor([[[8.0, -8.0, -8.0]]]), torch.tensor([[1, 1, 0]]))
+        tensor(0.5141)
+    """

@@ -77,6 +77,11 @@ def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, r
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Qin, Liu and Li, "A general approximation framework for direct optimization of information retrieval measures"
     (2010).
+
+    Example:
+        >>> scores, relevance = torch.tensor([[0.2, 0.9, 0.1]]), torch.tensor([[2.0, 0.0, 1.0]])
+        >>> F.approx_ndcg_loss(scores, relevance, temperature=0.1)
+        tensor(0.3714)
     """
     s, gain, real = read_lists(scores, relevance, mask)
     ideal = ideal_dcg(gain, k)
@@ -95,7 +100,12 @@ def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, r
 
 
 class ApproxNDCGLoss(LossModule, function=approx_ndcg_loss, tensors=("scores", "relevance", "mask")):
-    """Module of :func:`approx_ndcg_loss`; `forward(scores, relevance, mask=None)`."""
+    """Module of :func:`approx_ndcg_loss`; `forward(scores, relevance, mask=None)`.
+
+    Example:
+        >>> fused_losses.ApproxNDCGLoss(k=2)(torch.tensor([[0.2, 0.9, 0.1]]), torch.tensor([[2.0, 0.0, 1.0]]))
+        tensor(0.4999)
+    """
 
 
 @loss(
@@ -127,6 +137,12 @@ def lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reducti
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Burges, "From RankNet to LambdaRank to LambdaMART: an overview" (2010); Wang et al., "The LambdaLoss framework for
     ranking metric optimization" (2018).
+
+    Example:
+        >>> scores = torch.tensor([[0.2, 0.9, 0.1]], requires_grad=True)
+        >>> F.lambda_ndcg_loss(scores, torch.tensor([[2.0, 0.0, 1.0]])).backward()
+        >>> scores.grad  # the best item is to rise, the second, of no relevance, to sink
+        tensor([[-0.2380,  0.2988, -0.0608]])
     """
     s, gain, real = read_lists(scores, relevance, mask)
     rank = current_ranks(s, real)
@@ -143,4 +159,9 @@ def lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reducti
 
 
 class LambdaNDCGLoss(LossModule, function=lambda_ndcg_loss, tensors=("scores", "relevance", "mask")):
-    """Module of :func:`lambda_ndcg_loss`; `forward(scores, relevance, mask=None)`."""
+    """Module of :func:`lambda_ndcg_loss`; `forward(scores, relevance, mask=None)`.
+
+    Example:
+        >>> fused_losses.LambdaNDCGLoss(sigma=2.0)(torch.tensor([[0.2, 0.9, 0.1]]), torch.tensor([[2.0, 0.0, 1.0]]))
+        tensor(0.7829)
+    """

@@ -41,6 +41,10 @@ def mse_loss(input, target, reduction="mean", *, weight=None):
     NaN propagates; the mean of nothing is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.mse_loss`.
+
+    Example:
+        >>> F.mse_loss(torch.tensor([1.0, 4.0]), torch.tensor([0.0, 2.0]), weight=torch.tensor([3.0, 1.0]))
+        tensor(1.7500)
     """
     x, t, w = accumulate(input, target, weight)
     d = x - t
@@ -48,7 +52,12 @@ def mse_loss(input, target, reduction="mean", *, weight=None):
 
 
 class MSELoss(LossModule, function=mse_loss):
-    """Module of :func:`mse_loss`; `weight` is a buffer."""
+    """Module of :func:`mse_loss`; `weight` is a buffer.
+
+    Example:
+        >>> fused_losses.MSELoss()(torch.tensor([1.0, 4.0]), torch.tensor([0.0, 2.0]))
+        tensor(2.5000)
+    """
 
 
 @loss(shape=elementwise_shape, check=check_weighted, operands=weighted_operands)
@@ -70,13 +79,22 @@ def l1_loss(input, target, reduction="mean", *, weight=None):
     The gradient is sign(x-t), 0 at x = t; a NaN gives loss NaN and, as in torch, gradient 0; the mean of nothing is
     NaN. Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
     Same as :func:`torch.nn.functional.l1_loss`.
+
+    Example:
+        >>> F.l1_loss(torch.tensor([1.0, 4.0]), torch.tensor([0.0, 2.0]))
+        tensor(1.5000)
     """
     x, t, w = accumulate(input, target, weight)
     return _reduce((x - t).abs(), w, reduction)
 
 
 class L1Loss(LossModule, function=l1_loss):
-    """Module of :func:`l1_loss`; `weight` is a buffer."""
+    """Module of :func:`l1_loss`; `weight` is a buffer.
+
+    Example:
+        >>> fused_losses.L1Loss(reduction="sum")(torch.tensor([1.0, 4.0]), torch.tensor([0.0, 2.0]))
+        tensor(3.)
+    """
 
 
 @loss(
@@ -106,13 +124,22 @@ def huber_loss(input, target, reduction="mean", delta=1.0, *, weight=None):
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or delta.
     Huber (1964), "Robust estimation of a location parameter"; same as :func:`torch.nn.functional.huber_loss`, except
     that torch's mean with a weight divides by the number of elements.
+
+    Example:
+        >>> F.huber_loss(torch.tensor([0.5, 4.0]), torch.zeros(2), "none", delta=1.0)
+        tensor([0.1250, 3.5000])
     """
     x, t, w = accumulate(input, target, weight)
     return _reduce(huber(x - t, delta), w, reduction)
 
 
 class HuberLoss(LossModule, function=huber_loss):
-    """Module of :func:`huber_loss`; `weight` is a buffer."""
+    """Module of :func:`huber_loss`; `weight` is a buffer.
+
+    Example:
+        >>> fused_losses.HuberLoss(delta=2.0)(torch.tensor([0.5, 4.0]), torch.zeros(2))
+        tensor(3.0625)
+    """
 
 
 @loss(
@@ -141,6 +168,10 @@ def smooth_l1_loss(input, target, reduction="mean", beta=1.0, *, weight=None):
     NaN propagates; the mean of nothing is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or beta.
     Girshick (2015), "Fast R-CNN"; same as :func:`torch.nn.functional.smooth_l1_loss`.
+
+    Example:
+        >>> F.smooth_l1_loss(torch.tensor([0.5, 4.0]), torch.zeros(2), "none", beta=2.0)
+        tensor([0.0625, 3.0000])
     """
     x, t, w = accumulate(input, target, weight)
     d = x - t
@@ -148,4 +179,9 @@ def smooth_l1_loss(input, target, reduction="mean", beta=1.0, *, weight=None):
 
 
 class SmoothL1Loss(LossModule, function=smooth_l1_loss):
-    """Module of :func:`smooth_l1_loss`; `weight` is a buffer."""
+    """Module of :func:`smooth_l1_loss`; `weight` is a buffer.
+
+    Example:
+        >>> fused_losses.SmoothL1Loss(beta=2.0)(torch.tensor([0.5, 4.0]), torch.zeros(2))
+        tensor(1.5312)
+    """

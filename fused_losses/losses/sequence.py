@@ -69,6 +69,12 @@ def expected_bleu_loss(
     error on the CPU and a device assertion on CUDA.
     Papineni et al., "BLEU" (2002); Shao et al., "Minimizing the bag-of-ngrams difference" (2020). With one-hot
     distributions, sacrebleu's sentence BLEU with ``smooth_method="add-k"``.
+
+    Example:
+        >>> reference = torch.tensor([[1, 2, 3, 0]])
+        >>> sure = 9.0 * torch.nn.functional.one_hot(reference, 4)  # logits (1, 4, 4)
+        >>> F.expected_bleu_loss(sure, reference)
+        tensor(0.0005)
     """
     (B, T, _), U = logits.shape, target.shape[1]
     x = logits.to(accumulation_dtype(logits.dtype))
@@ -105,4 +111,10 @@ def expected_bleu_loss(
 class ExpectedBLEULoss(
     LossModule, function=expected_bleu_loss, tensors=("logits", "target", "logits_lengths", "target_lengths")
 ):
-    """Module of :func:`expected_bleu_loss`; `forward(logits, target, logits_lengths=None, target_lengths=None)`."""
+    """Module of :func:`expected_bleu_loss`; `forward(logits, target, logits_lengths=None, target_lengths=None)`.
+
+    Example:
+        >>> criterion = fused_losses.ExpectedBLEULoss(max_order=2)
+        >>> criterion(torch.zeros(1, 4, 4), torch.tensor([[1, 2, 3, 0]]))
+        tensor(0.3750)
+    """

@@ -55,6 +55,12 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
     may overflow to infinity.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Kingma and Welling, "Auto-encoding variational Bayes" (2014); Higgins et al., "beta-VAE" (2017).
+
+    Example:
+        >>> image, target = torch.full((1, 4), 0.5), torch.ones(1, 4)
+        >>> total, reconstruction, kl = F.vae_loss(image, target, torch.ones(1, 2), torch.zeros(1, 2), beta=4.0)
+        >>> total, reconstruction, kl  # the first is the second plus 4 times the third
+        (tensor(6.7726), tensor(2.7726), tensor(1.))
     """
     x, t, mu, logvar = accumulate(reconstruction, target, mu, logvar)
     if likelihood == "bernoulli":
@@ -70,4 +76,10 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
 
 
 class VAELoss(LossModule, function=vae_loss, tensors=("reconstruction", "target", "mu", "logvar")):
-    """Module of :func:`vae_loss`."""
+    """Module of :func:`vae_loss`.
+
+    Example:
+        >>> criterion = fused_losses.VAELoss(likelihood="gaussian")
+        >>> criterion(torch.zeros(1, 4), torch.ones(1, 4), torch.ones(1, 2), torch.zeros(1, 2))
+        (tensor(5.), tensor(4.), tensor(1.))
+    """

@@ -1,0 +1,471 @@
+"""Fused loss functions for PyTorch: for each loss one kernel on the CPU and one on CUDA, forward and backward."""
+
+# Written by tools/exports.py.
+
+from typing import Literal
+
+from torch import Tensor
+
+from . import functional, reference
+from ._module import LossModule
+from .losses.distance import fit_gaussian
+
+__version__: str
+
+class ApproxNDCGLoss(LossModule):
+    temperature: float
+    k: int | None
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self, *, temperature: float = 1.0, k: int | None = None, reduction: Literal["none", "mean", "sum"] = "mean"
+    ) -> None: ...
+    def forward(self, scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Tensor: ...
+    def __call__(self, scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+class BCELoss(LossModule):
+    weight: Tensor | None
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(self, weight: Tensor | None = None, reduction: Literal["none", "mean", "sum"] = "mean") -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class BCEWithLogitsLoss(LossModule):
+    weight: Tensor | None
+    reduction: Literal["none", "mean", "sum"]
+    pos_weight: Tensor | None
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        pos_weight: Tensor | None = None,
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class ContrastiveLoss(LossModule):
+    margin: float
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(self, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean") -> None: ...
+    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor: ...
+
+class ContrastiveLossFromDistance(LossModule):
+    margin: float
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(self, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean") -> None: ...
+    def forward(self, distance: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, distance: Tensor, target: Tensor) -> Tensor: ...
+
+class CrossEntropyLoss(LossModule):
+    weight: Tensor | None
+    ignore_index: int | None
+    reduction: Literal["none", "mean", "sum"]
+    label_smoothing: float
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int | None = -100,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class DiceCrossEntropyLoss(LossModule):
+    activation: Literal["sigmoid", "softmax"]
+    dice_weight: float
+    ce_weight: float
+    smooth_nr: float
+    smooth_dr: float
+    squared: bool
+    batch: bool
+    include_background: bool
+    ignore_index: float | None
+    weight: Tensor | None
+    reduction: Literal["mean", "sum"]
+    def __init__(
+        self,
+        *,
+        activation: Literal["sigmoid", "softmax"] = "softmax",
+        dice_weight: float = 1.0,
+        ce_weight: float = 1.0,
+        smooth_nr: float = 1e-05,
+        smooth_dr: float = 1e-05,
+        squared: bool = False,
+        batch: bool = False,
+        include_background: bool = True,
+        ignore_index: float | None = None,
+        weight: Tensor | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class DiceFocalLoss(LossModule):
+    activation: Literal["sigmoid", "softmax"]
+    dice_weight: float
+    focal_weight: float
+    gamma: float
+    alpha: float | None
+    smooth_nr: float
+    smooth_dr: float
+    squared: bool
+    batch: bool
+    include_background: bool
+    ignore_index: float | None
+    weight: Tensor | None
+    reduction: Literal["mean", "sum"]
+    def __init__(
+        self,
+        *,
+        activation: Literal["sigmoid", "softmax"] = "softmax",
+        dice_weight: float = 1.0,
+        focal_weight: float = 1.0,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+        smooth_nr: float = 1e-05,
+        smooth_dr: float = 1e-05,
+        squared: bool = False,
+        batch: bool = False,
+        include_background: bool = True,
+        ignore_index: float | None = None,
+        weight: Tensor | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class DiceLoss(LossModule):
+    activation: Literal[None, "sigmoid", "softmax"]
+    smooth_nr: float
+    smooth_dr: float
+    squared: bool
+    batch: bool
+    include_background: bool
+    ignore_index: float | None
+    weight: Tensor | None
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self,
+        *,
+        activation: Literal[None, "sigmoid", "softmax"] = "sigmoid",
+        smooth_nr: float = 1e-05,
+        smooth_dr: float = 1e-05,
+        squared: bool = False,
+        batch: bool = False,
+        include_background: bool = True,
+        ignore_index: float | None = None,
+        weight: Tensor | None = None,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class ExpectedBLEULoss(LossModule):
+    max_order: int
+    smooth: float
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self, *, max_order: int = 4, smooth: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean"
+    ) -> None: ...
+    def forward(
+        self, logits: Tensor, target: Tensor, logits_lengths: Tensor | None = None, target_lengths: Tensor | None = None
+    ) -> Tensor: ...
+    def __call__(
+        self, logits: Tensor, target: Tensor, logits_lengths: Tensor | None = None, target_lengths: Tensor | None = None
+    ) -> Tensor: ...
+
+class GaussianKLLoss(LossModule):
+    reduction: Literal["none", "mean", "sum", "batchmean"]
+    def __init__(self, reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean") -> None: ...
+    def forward(
+        self, mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
+    ) -> Tensor: ...
+    def __call__(
+        self, mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
+    ) -> Tensor: ...
+
+class HingeLoss(LossModule):
+    margin: float
+    reduction: Literal["none", "mean", "sum"]
+    squared: bool
+    def __init__(
+        self, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean", *, squared: bool = False
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class HuberLoss(LossModule):
+    reduction: Literal["none", "mean", "sum"]
+    delta: float
+    weight: Tensor | None
+    def __init__(
+        self, reduction: Literal["none", "mean", "sum"] = "mean", delta: float = 1.0, *, weight: Tensor | None = None
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class JSDivWithLogitsLoss(LossModule):
+    reduction: Literal["none", "mean", "sum", "batchmean"]
+    beta: float
+    dim: int
+    def __init__(
+        self, reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean", *, beta: float = 0.5, dim: int = -1
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class JaccardLoss(LossModule):
+    activation: Literal[None, "sigmoid", "softmax"]
+    smooth_nr: float
+    smooth_dr: float
+    squared: bool
+    batch: bool
+    include_background: bool
+    ignore_index: float | None
+    weight: Tensor | None
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self,
+        *,
+        activation: Literal[None, "sigmoid", "softmax"] = "sigmoid",
+        smooth_nr: float = 1e-05,
+        smooth_dr: float = 1e-05,
+        squared: bool = False,
+        batch: bool = False,
+        include_background: bool = True,
+        ignore_index: float | None = None,
+        weight: Tensor | None = None,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class KLDivLoss(LossModule):
+    reduction: Literal["none", "mean", "sum", "batchmean"]
+    log_target: bool
+    def __init__(
+        self, reduction: Literal["none", "mean", "sum", "batchmean"] = "mean", log_target: bool = False
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class KLDivWithLogitsLoss(LossModule):
+    reduction: Literal["none", "mean", "sum", "batchmean"]
+    temperature: float
+    dim: int
+    def __init__(
+        self,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean",
+        *,
+        temperature: float = 1.0,
+        dim: int = -1,
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class L1Loss(LossModule):
+    reduction: Literal["none", "mean", "sum"]
+    weight: Tensor | None
+    def __init__(self, reduction: Literal["none", "mean", "sum"] = "mean", *, weight: Tensor | None = None) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class LambdaNDCGLoss(LossModule):
+    sigma: float
+    k: int | None
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self, *, sigma: float = 1.0, k: int | None = None, reduction: Literal["none", "mean", "sum"] = "mean"
+    ) -> None: ...
+    def forward(self, scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Tensor: ...
+    def __call__(self, scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+class MSELoss(LossModule):
+    reduction: Literal["none", "mean", "sum"]
+    weight: Tensor | None
+    def __init__(self, reduction: Literal["none", "mean", "sum"] = "mean", *, weight: Tensor | None = None) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class MahalanobisDistance(LossModule):
+    mean: Tensor
+    scale_tril: Tensor
+    squared: bool
+    def __init__(self, mean: Tensor, scale_tril: Tensor, *, squared: bool = False) -> None: ...
+    def forward(self, input: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor) -> Tensor: ...
+
+class MahalanobisLoss(LossModule):
+    mean: Tensor
+    scale_tril: Tensor
+    margin: float
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self, mean: Tensor, scale_tril: Tensor, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean"
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class SigmoidFocalLoss(LossModule):
+    alpha: float
+    gamma: float
+    reduction: Literal["none", "mean", "sum"]
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    ignore_index: float | None
+    def __init__(
+        self,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        ignore_index: float | None = None,
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class SmoothL1Loss(LossModule):
+    reduction: Literal["none", "mean", "sum"]
+    beta: float
+    weight: Tensor | None
+    def __init__(
+        self, reduction: Literal["none", "mean", "sum"] = "mean", beta: float = 1.0, *, weight: Tensor | None = None
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class SoftmaxFocalLoss(LossModule):
+    alpha: Tensor | float | None
+    gamma: float
+    ignore_index: int | None
+    reduction: Literal["none", "mean", "sum"]
+    label_smoothing: float
+    def __init__(
+        self,
+        alpha: Tensor | float | None = None,
+        gamma: float = 2.0,
+        ignore_index: int | None = -100,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        *,
+        label_smoothing: float = 0.0,
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class TverskyLoss(LossModule):
+    activation: Literal[None, "sigmoid", "softmax"]
+    smooth_nr: float
+    smooth_dr: float
+    batch: bool
+    include_background: bool
+    ignore_index: float | None
+    weight: Tensor | None
+    reduction: Literal["none", "mean", "sum"]
+    alpha: float
+    beta: float
+    gamma: float
+    def __init__(
+        self,
+        *,
+        activation: Literal[None, "sigmoid", "softmax"] = "sigmoid",
+        smooth_nr: float = 1e-05,
+        smooth_dr: float = 1e-05,
+        batch: bool = False,
+        include_background: bool = True,
+        ignore_index: float | None = None,
+        weight: Tensor | None = None,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        gamma: float = 1.0,
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class VAELoss(LossModule):
+    likelihood: Literal["bernoulli", "bernoulli_logits", "gaussian"]
+    beta: float
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self,
+        *,
+        likelihood: Literal["bernoulli", "bernoulli_logits", "gaussian"] = "bernoulli",
+        beta: float = 1.0,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ) -> None: ...
+    def forward(
+        self, reconstruction: Tensor, target: Tensor, mu: Tensor, logvar: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    def __call__(
+        self, reconstruction: Tensor, target: Tensor, mu: Tensor, logvar: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+class WeightedBinaryCrossEntropyLoss(LossModule):
+    class_weights: tuple[float, float] | list[float]
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self,
+        class_weights: tuple[float, float] | list[float] = (1.0, 1.0),
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class WeightedBinaryCrossEntropyWithLogitsLoss(LossModule):
+    class_weights: tuple[float, float] | list[float]
+    reduction: Literal["none", "mean", "sum"]
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    ignore_index: float | None
+    label_smoothing: float
+    def __init__(
+        self,
+        class_weights: tuple[float, float] | list[float] = (1.0, 1.0),
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        ignore_index: float | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None: ...
+    def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+__all__ = [
+    "ApproxNDCGLoss",
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "ContrastiveLoss",
+    "ContrastiveLossFromDistance",
+    "CrossEntropyLoss",
+    "DiceCrossEntropyLoss",
+    "DiceFocalLoss",
+    "DiceLoss",
+    "ExpectedBLEULoss",
+    "GaussianKLLoss",
+    "HingeLoss",
+    "HuberLoss",
+    "JSDivWithLogitsLoss",
+    "JaccardLoss",
+    "KLDivLoss",
+    "KLDivWithLogitsLoss",
+    "L1Loss",
+    "LambdaNDCGLoss",
+    "MSELoss",
+    "MahalanobisDistance",
+    "MahalanobisLoss",
+    "SigmoidFocalLoss",
+    "SmoothL1Loss",
+    "SoftmaxFocalLoss",
+    "TverskyLoss",
+    "VAELoss",
+    "WeightedBinaryCrossEntropyLoss",
+    "WeightedBinaryCrossEntropyWithLogitsLoss",
+    "__version__",
+    "fit_gaussian",
+    "functional",
+    "reference",
+]

@@ -1,0 +1,286 @@
+"""The fused losses as functions: import as `F`."""
+
+# Written by tools/exports.py.
+
+from typing import Literal
+
+from torch import Tensor
+
+def approx_ndcg_loss(
+    scores: Tensor,
+    relevance: Tensor,
+    *,
+    temperature: float = 1.0,
+    k: int | None = None,
+    mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
+def binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Literal["none", "mean", "sum"] = "mean"
+) -> Tensor: ...
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor: ...
+def contrastive_loss(
+    x1: Tensor, x2: Tensor, target: Tensor, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean"
+) -> Tensor: ...
+def contrastive_loss_from_distance(
+    distance: Tensor, target: Tensor, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean"
+) -> Tensor: ...
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor: ...
+def dice_cross_entropy_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    activation: Literal["sigmoid", "softmax"] = "softmax",
+    dice_weight: float = 1.0,
+    ce_weight: float = 1.0,
+    smooth_nr: float = 1e-05,
+    smooth_dr: float = 1e-05,
+    squared: bool = False,
+    batch: bool = False,
+    include_background: bool = True,
+    ignore_index: float | None = None,
+    weight: Tensor | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor: ...
+def dice_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    activation: Literal["sigmoid", "softmax"] = "softmax",
+    dice_weight: float = 1.0,
+    focal_weight: float = 1.0,
+    gamma: float = 2.0,
+    alpha: float | None = None,
+    smooth_nr: float = 1e-05,
+    smooth_dr: float = 1e-05,
+    squared: bool = False,
+    batch: bool = False,
+    include_background: bool = True,
+    ignore_index: float | None = None,
+    weight: Tensor | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor: ...
+def dice_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    activation: Literal[None, "sigmoid", "softmax"] = "sigmoid",
+    smooth_nr: float = 1e-05,
+    smooth_dr: float = 1e-05,
+    squared: bool = False,
+    batch: bool = False,
+    include_background: bool = True,
+    ignore_index: float | None = None,
+    weight: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
+def expected_bleu_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    max_order: int = 4,
+    logits_lengths: Tensor | None = None,
+    target_lengths: Tensor | None = None,
+    smooth: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
+def gaussian_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean",
+) -> Tensor: ...
+def hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    squared: bool = False,
+) -> Tensor: ...
+def huber_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    delta: float = 1.0,
+    *,
+    weight: Tensor | None = None,
+) -> Tensor: ...
+def jaccard_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    activation: Literal[None, "sigmoid", "softmax"] = "sigmoid",
+    smooth_nr: float = 1e-05,
+    smooth_dr: float = 1e-05,
+    squared: bool = False,
+    batch: bool = False,
+    include_background: bool = True,
+    ignore_index: float | None = None,
+    weight: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
+def js_div_with_logits(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean",
+    *,
+    beta: float = 0.5,
+    dim: int = -1,
+) -> Tensor: ...
+def kl_div(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum", "batchmean"] = "mean",
+    log_target: bool = False,
+) -> Tensor: ...
+def kl_div_with_logits(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean",
+    *,
+    temperature: float = 1.0,
+    dim: int = -1,
+) -> Tensor: ...
+def l1_loss(
+    input: Tensor, target: Tensor, reduction: Literal["none", "mean", "sum"] = "mean", *, weight: Tensor | None = None
+) -> Tensor: ...
+def lambda_ndcg_loss(
+    scores: Tensor,
+    relevance: Tensor,
+    *,
+    sigma: float = 1.0,
+    k: int | None = None,
+    mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
+def mahalanobis_distance(input: Tensor, mean: Tensor, scale_tril: Tensor, *, squared: bool = False) -> Tensor: ...
+def mahalanobis_loss(
+    input: Tensor,
+    target: Tensor,
+    mean: Tensor,
+    scale_tril: Tensor,
+    margin: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
+def mse_loss(
+    input: Tensor, target: Tensor, reduction: Literal["none", "mean", "sum"] = "mean", *, weight: Tensor | None = None
+) -> Tensor: ...
+def sigmoid_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: Literal["none", "mean", "sum"] = "none",
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    ignore_index: float | None = None,
+) -> Tensor: ...
+def smooth_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    beta: float = 1.0,
+    *,
+    weight: Tensor | None = None,
+) -> Tensor: ...
+def softmax_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: Tensor | float | None = None,
+    gamma: float = 2.0,
+    ignore_index: int | None = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    label_smoothing: float = 0.0,
+) -> Tensor: ...
+def tversky_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    activation: Literal[None, "sigmoid", "softmax"] = "sigmoid",
+    smooth_nr: float = 1e-05,
+    smooth_dr: float = 1e-05,
+    batch: bool = False,
+    include_background: bool = True,
+    ignore_index: float | None = None,
+    weight: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    gamma: float = 1.0,
+) -> Tensor: ...
+def vae_loss(
+    reconstruction: Tensor,
+    target: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    likelihood: Literal["bernoulli", "bernoulli_logits", "gaussian"] = "bernoulli",
+    beta: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def weighted_binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    class_weights: tuple[float, float] | list[float] = (1.0, 1.0),
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
+def weighted_binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    class_weights: tuple[float, float] | list[float] = (1.0, 1.0),
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    ignore_index: float | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor: ...
+
+__all__ = [
+    "approx_ndcg_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "contrastive_loss",
+    "contrastive_loss_from_distance",
+    "cross_entropy",
+    "dice_cross_entropy_loss",
+    "dice_focal_loss",
+    "dice_loss",
+    "expected_bleu_loss",
+    "gaussian_kl",
+    "hinge_loss",
+    "huber_loss",
+    "jaccard_loss",
+    "js_div_with_logits",
+    "kl_div",
+    "kl_div_with_logits",
+    "l1_loss",
+    "lambda_ndcg_loss",
+    "mahalanobis_distance",
+    "mahalanobis_loss",
+    "mse_loss",
+    "sigmoid_focal_loss",
+    "smooth_l1_loss",
+    "softmax_focal_loss",
+    "tversky_loss",
+    "vae_loss",
+    "weighted_binary_cross_entropy",
+    "weighted_binary_cross_entropy_with_logits",
+]

@@ -1,0 +1,120 @@
+"""py.typed: a user's file that calls every function and Module, checked by pyright in strict mode.
+
+The right calls are those of the test cases. In the wrong ones each argument in turn is something else; a comment
+ignores the error there, and an error that does not come is one for the comment.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import CASES
+from problems import Case, Variant
+
+import fused_losses
+
+PACKAGE = Path(fused_losses.__file__).parent
+HEAD = """
+import torch
+from torch import Tensor
+from typing_extensions import assert_type
+
+import fused_losses
+import fused_losses.functional as F
+from fused_losses import reference
+from fused_losses.info import build_info
+
+
+class Wrong:
+    pass
+
+
+tensor = torch.zeros(1)
+assert_type(fused_losses.fit_gaussian(tensor, shrinkage=0.1), tuple[Tensor, Tensor])
+assert_type(fused_losses.__version__, str)
+fused_losses.fit_gaussian(Wrong())  # type: ignore[arg-type]
+fused_losses.no_such_name  # type: ignore[attr-defined]
+print(build_info()["cpu"])
+"""
+WRONG = "  # type: ignore[arg-type]"
+
+
+def module_of(case: Case) -> type:
+    classes = (getattr(fused_losses, name) for name in fused_losses.__all__)
+    return next(c for c in classes if getattr(c, "function", None) is case.function)
+
+
+def written(arguments: dict) -> str:
+    """Arguments of a call; a tensor, or what is drawn as one, is the variable `tensor`."""
+    shown = {k: "tensor" if isinstance(v, torch.Tensor) or callable(v) else repr(v) for k, v in arguments.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+def right_calls(case: Case, variant: Variant) -> list[str]:
+    """The function, its reference and its Module with the variant's arguments and each reduction."""
+    tensors, cls = case.problem(variant).tensors, module_of(case)
+    of_call = {name: value for name, value in tensors.items() if name in cls.tensors}
+    given = {**tensors, **variant.options}
+    called = {name: value for name, value in given.items() if name in cls.tensors}
+    options = {name: value for name, value in given.items() if name not in called}
+    assert of_call.items() <= called.items()
+    result = "Tensor" if case.function.op.losses == 1 else "tuple[Tensor, Tensor, Tensor]"
+    lines = []
+    for reduction in [r for r in case.reductions if r is not None] or [None]:
+        reduced = {} if reduction is None else {"reduction": reduction}
+        arguments = written({**given, **reduced})
+        lines += [f"assert_type({space}.{case.name}({arguments}), {result})" for space in ("F", "reference")]
+        made = f"fused_losses.{cls.__name__}({written({**options, **reduced})})"
+        lines += [f"assert_type({made}({written(called)}), {result})"]
+    return lines
+
+
+def wrong_calls(case: Case) -> list[str]:
+    """Each argument in turn an object of no use, and each word one that is no choice."""
+    cls, lines = module_of(case), []
+    needed = {name: torch.zeros(1) for name in case.problem().tensors}
+    for name, parameter in inspect.signature(case.function).parameters.items():
+        for value in ["Wrong()", *(["'no choice'"] if isinstance(parameter.default, str) else [])]:
+            others = written({n: v for n, v in needed.items() if n != name})
+            lines.append(f"F.{case.name}({', '.join(filter(None, [others, f'{name}={value}']))}){WRONG}")
+            if name not in cls.tensors:
+                others = written({n: v for n, v in needed.items() if n not in cls.tensors and n != name})
+                made = ", ".join(filter(None, [others, f"{name}={value}"]))
+                lines.append(f"fused_losses.{cls.__name__}({made}){WRONG}")
+    given = written({n: v for n, v in needed.items() if n not in cls.tensors})
+    others = written({n: v for n, v in needed.items() if n in cls.tensors[1:]})
+    made = f"fused_losses.{cls.__name__}({given})"
+    lines.append(f"{made}({', '.join(filter(None, [f'{cls.tensors[0]}=Wrong()', others]))}){WRONG}")
+    lines.append(
+        f"fused_losses.{cls.__name__}({', '.join(filter(None, [given, 'no_option=1']))})  # type: ignore[call-arg]"
+    )
+    return lines
+
+
+def users_file() -> str:
+    lines = [line for case in CASES for v in case.all_variants for line in right_calls(case, v)]
+    lines += [line for case in CASES for line in wrong_calls(case)]
+    return HEAD + "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def test_types_hold_in_strict_mode(tmp_path):
+    pytest.importorskip("pyright", reason="needs pyright, as in the extra `test`")
+    (tmp_path / "usage.py").write_text(users_file())
+    settings = {
+        "include": ["usage.py"], "typeCheckingMode": "strict", "reportUnnecessaryTypeIgnoreComment": "error",
+        "extraPaths": [str(PACKAGE.parent)],
+    }  # fmt: skip
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", "-p", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=tmp_path)
+    report = json.loads(done.stdout)
+    lines = (tmp_path / "usage.py").read_text().splitlines()
+    found = [f"{lines[d['range']['start']['line']]}\n    {d['message']}" for d in report["generalDiagnostics"]]
+    assert report["summary"]["filesAnalyzed"] == 1
+    assert not found, "\n".join(found[:20])

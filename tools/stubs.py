@@ -1,0 +1,51 @@
+"""The type stubs of the public names: what a type checker and an editor know of each function and Module.
+
+Types follow from the kinds of a loss's options (`Option.annotation`); whatever has no kind is a tensor.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+EMPTY = inspect.Parameter.empty
+
+
+def annotation(function, parameter: inspect.Parameter) -> str:
+    """The type of an argument of a loss."""
+    kind = function.kinds.get(parameter.name)
+    if kind is None:
+        return "Tensor | None" if parameter.default is None else "Tensor"
+    return f"Tensor | {kind.annotation}" if kind.or_tensor else kind.annotation
+
+
+def result(function) -> str:
+    return "Tensor" if function.op.losses == 1 else f"tuple[{', '.join(['Tensor'] * function.op.losses)}]"
+
+
+def parameters(function, chosen) -> str:
+    """`chosen` parameters of the loss as they stand in a signature."""
+    written, keyword_only = [], False
+    for p in chosen:
+        if p.kind is p.KEYWORD_ONLY and not keyword_only:
+            written.append("*")
+            keyword_only = True
+        default = "" if p.default is EMPTY else f" = {p.default!r}"
+        written.append(f"{p.name}: {annotation(function, p)}{default}")
+    return ", ".join(written)
+
+
+def of_function(function) -> str:
+    signature = parameters(function, inspect.signature(function).parameters.values())
+    return f"def {function.__name__}({signature}) -> {result(function)}: ...\n"
+
+
+def of_module(cls) -> str:
+    """Options as arguments of the constructor and as attributes, tensors as arguments of the call."""
+    function, options = cls.function, list(cls.options.parameters.values())
+    own = inspect.signature(function).parameters
+    tensors = [own[name].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in cls.tensors]
+    lines = [f"class {cls.__name__}(LossModule):"]
+    lines += [f"    {p.name}: {annotation(function, p)}" for p in options]
+    lines += [f"    def __init__({', '.join(filter(None, ['self', parameters(function, options)]))}) -> None: ..."]
+    call = f"(self, {parameters(function, tensors)}) -> {result(function)}: ..."
+    return "\n".join([*lines, f"    def forward{call}", f"    def __call__{call}"]) + "\n"
