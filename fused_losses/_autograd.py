@@ -1,8 +1,7 @@
 """The one pair of autograd Functions that every loss shares, and the choice between kernel and reference.
 
 `fused` is what the public functions call. It runs the kernel in eager mode, under torch.compile and torch.export,
-and the plain-PyTorch reference where only plain PyTorch can serve: torch.func transforms, forward-mode tangents,
-torch.jit.trace, tensor subclasses, devices without a kernel, and gradients that no kernel computes.
+and the plain-PyTorch reference where only plain PyTorch can serve: `reference_reason` lists when.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
             if not t.is_contiguous():
                 dense = False
         bit <<= 1
-    if compiling:
-        serves = plain or _are_traced(tensors)
-    else:
-        first = tensors[0]
-        serves = plain and not forward_mode_active() and tracing_state() is None
-        serves = serves and (first.is_cpu or _has_kernel(op, first.device))
     if needs and not torch.is_grad_enabled():
         needs = 0
-    if not serves or needs & ~op.differentiable or transforms_active():
+    # Almost every call is common; `reference_reason` decides of the others.
+    common = plain and not needs & ~op.differentiable and not transforms_active()
+    if common and not compiling:
+        first = tensors[0]
+        common = first.is_cpu or (first.is_cuda and HAS_CUDA_KERNELS)
+        common = common and not forward_mode_active() and tracing_state() is None
+    if not common and reference_reason(op, tensors, needs, compiling):
         return op.call_reference(tensors, settings.keywords)
     if needs:
         if escaped:
@@ -67,9 +66,27 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
 
 
-def _are_traced(tensors: Sequence) -> bool:
-    """No tensor subclasses but those that torch.export traces plain tensors with."""
-    return all(t is None or type(t) in _PLAIN or type(t) in TRACED for t in tensors)
+def reference_reason(op: Op, tensors: Sequence, needs: int, compiling: bool) -> str | None:
+    """Why plain PyTorch serves this call and not the kernel, for its user; None where the kernel serves.
+
+    needs: bit mask of the tensors whose gradient is asked for.
+    """
+    for t in tensors:
+        if t is not None and type(t) not in _PLAIN and not (compiling and type(t) in TRACED):
+            return f"a tensor is a {type(t).__name__}, a subclass of torch.Tensor that no kernel reads"
+    if transforms_active():
+        return "a transform of torch.func is active (vmap, grad, jvp, ...), and a kernel has no rule for it"
+    if not compiling:
+        if forward_mode_active():
+            return "a level of forward-mode differentiation is open: the tensors may carry tangents"
+        if tracing_state() is not None:
+            return "torch.jit.trace records, and can record no kernel's gradient"
+        if not tensors[0].is_cpu and not _has_kernel(op, tensors[0].device):
+            return f"no kernel was written for tensors on {tensors[0].device}"
+    if needs & ~op.differentiable:
+        without = [n for i, n in enumerate(op.tensors) if needs & ~op.differentiable & 1 << i]
+        return f"no kernel computes the gradient of {' or '.join(map(str, without))}, which is asked for"
+    return None
 
 
 def _has_kernel(op: Op, device: torch.device) -> bool:

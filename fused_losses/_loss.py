@@ -25,12 +25,14 @@ P = ParamSpec("P")
 class Loss(Protocol[P]):
     """A fused loss. `reference` is the function as written, `op` what autograd and the kernels know of it.
 
-    `kinds` has the kind of each argument that may be other than a tensor.
+    `kinds` has the kind of each argument that may be other than a tensor. `with_last_step(run)` is the same function,
+    checks and all, that ends in `run(op, tensors, settings, compiling)`.
     """
 
     reference: Callable[P, Any]
     op: Op
     kinds: dict[str, Option]
+    with_last_step: Callable[[Callable], Callable]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
 
@@ -54,7 +56,9 @@ def loss(
         name, known = function.__name__, options or {}
         op = compiled_op(name, kernel or function, shape, tensors=tensors, saved_shapes=saved_shapes)
         reduced = reductions if "reduction" in inspect.signature(function).parameters else None
-        public = _fused_function(function, op, known, check, operands, settings_reader(op, known, reduced))
+        parts = function, op, known, check, operands, settings_reader(op, known, reduced)
+        public = _fused_function(fused, *parts)
+        public.with_last_step = lambda run: _fused_function(run, *parts)
         public.op, public.reference = op, function
         public.kinds = known if reduced is None else {**known, "reduction": reduced}
         function.__qualname__ = f"{name}.reference"  # where pickle finds it
@@ -64,8 +68,8 @@ def loss(
     return decorate
 
 
-def _fused_function(function, op, options, check, operands, read_settings) -> Any:
-    """The public function: `function`'s signature with a body that runs the kernel.
+def _fused_function(run, function, op, options, check, operands, read_settings) -> Any:
+    """The public function: `function`'s signature with a body that ends in `run`, which runs the kernel.
 
     The body is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call
     would take longer than a small loss.
@@ -74,7 +78,7 @@ def _fused_function(function, op, options, check, operands, read_settings) -> An
     source = _source(function, op, options, check, operands)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for tracebacks
     namespace = {
-        "Tensor": torch.Tensor, "has_torch_function": has_torch_function, "fused": fused, "op": op, "check": check,
+        "Tensor": torch.Tensor, "has_torch_function": has_torch_function, "run": run, "op": op, "check": check,
         "handle_torch_function": handle_torch_function, "check_first": _checks.tensor, "operands": operands,
         "read_settings": read_settings, "is_compiling": torch.compiler.is_compiling,
     }  # fmt: skip
@@ -116,6 +120,6 @@ def _source(function, op, options, check, operands) -> str:
         f"    check_first({name!r}, {first!r}, {first})",
         f"    settings = read_settings(compiling, {first}.dtype, {first}.dim(), {', '.join(values)})",
         f"    check({arguments(check, repr(name))})" if check else "",
-        f"    return fused(op, {ready}, settings, compiling)",
+        f"    return run(op, {ready}, settings, compiling)",
     ]
     return "\n".join(line for line in lines if line) + "\n"

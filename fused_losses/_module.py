@@ -64,11 +64,15 @@ class LossModule(nn.Module):
 
     def forward(self, *tensors: Any, **named: Any) -> Any:
         """The loss of the tensors, in the order of `self.tensors` or by name; the last may be optional."""
+        return type(self).function(**self.arguments(*tensors, **named))
+
+    def arguments(self, *tensors: Any, **named: Any) -> dict[str, Any]:
+        """Those of the function, by name, in a call with these tensors."""
         if len(tensors) > len(self.tensors):
             raise TypeError(f"{type(self).__name__}: expected at most {len(self.tensors)} tensors, got {len(tensors)}")
         given = dict(zip(self.tensors, tensors))
         options = {name: getattr(self, name) for name in self.options.parameters}
-        return type(self).function(**given, **named, **options)
+        return {**given, **named, **options}
 
     def extra_repr(self) -> str:
         shown = []

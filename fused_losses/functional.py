@@ -2,6 +2,7 @@
 
 # Written by tools/exports.py.
 
+from ._explain import explain as explain
 from .losses.binary import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,

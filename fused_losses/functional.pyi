@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ._explain import explain as explain
+
 def approx_ndcg_loss(
     scores: Tensor,
     relevance: Tensor,

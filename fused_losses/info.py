@@ -1,7 +1,11 @@
-"""What this build consists of: `python -m fused_losses.info` prints it, `build_info()` returns it."""
+"""What this build consists of: `python -m fused_losses.info` prints it, `build_info()` returns it.
+
+With `--check` every loss is run as well, on each device of this machine; the exit status is 1 if one is not right.
+"""
 
 from __future__ import annotations
 
+import argparse
 import platform
 from typing import Any
 
@@ -72,11 +76,11 @@ def _table(rows: list[dict]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row.values(), widths)).rstrip() for row in rows]
 
 
-def main() -> None:
+def _report() -> list[str]:
     info = build_info()
     cpu = dict(info["cpu"])
     used, supported = cpu.pop("instruction_set"), cpu.pop("instruction_sets")
-    lines = [
+    return [
         f"fused_losses {info['version']}, Python {info['python']}, torch {info['torch']}",
         f"CPU library   {_facts(cpu)}",
         f"              instruction set in use: {used}; this CPU has: {', '.join(supported)}",
@@ -86,8 +90,31 @@ def main() -> None:
         "",
         *_table(info["ops"]),
     ]
-    print("\n".join(lines))
+
+
+def _check() -> bool:
+    """Runs every loss and prints what was found; whether all is right."""
+    from ._self_check import RUNS, TOLERANCE, check
+
+    rows = list(check())
+    wrong = [row for row in rows if row["wrong"]]
+    print("\n".join(["", *_table([{k: v for k, v in row.items() if k != "wrong"} for row in rows]), ""]))
+    print(f"Errors are relative to the reference in float64; times are the quickest of {RUNS}, forward and backward.")
+    for row in wrong:
+        print(f"WRONG: {row['loss']} on {row['device']}: {row['wrong']}")
+    print(f"{len(rows) - len(wrong)} of {len(rows)} are right: a kernel runs them, with errors below {TOLERANCE:g}.")
+    return not wrong
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fused_losses.info", description="What this build consists of.")
+    parser.add_argument(
+        "--check", action="store_true", help="run every loss: kernel, value, gradient, time against plain PyTorch"
+    )
+    options = parser.parse_args(arguments)
+    print("\n".join(_report()))
+    return int(options.check and not _check())
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

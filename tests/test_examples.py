@@ -19,7 +19,7 @@ PUBLIC = {
     for space in SPACES
     for name, value in ((name, getattr(space, name)) for name in space.__all__)
     if inspect.isfunction(value) or inspect.isclass(value)
-} | {"fused_losses.info.build_info": info.build_info}
+} | {"fused_losses.functional.explain": F.explain, "fused_losses.info.build_info": info.build_info}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -63,6 +63,7 @@ PACKAGE = (
     '"""Fused loss functions for PyTorch: for each loss one kernel on the CPU and one on CUDA, forward and backward."""'
     "\n\n"
 )
+EXPLAIN = "from ._explain import explain as explain\n"  # beside the losses, so not in __all__
 TYPES = "from typing import Literal\n\nfrom torch import Tensor\n\n"
 
 
@@ -73,12 +74,12 @@ def public_functions() -> dict:
 
 def functional() -> str:
     lines, names = imports(functions)
-    return f"{FUNCTIONAL}{lines}\n{listed(names)}"
+    return f"{FUNCTIONAL}{EXPLAIN}{lines}\n{listed(names)}"
 
 
 def functional_stub() -> str:
     found = public_functions()
-    return f"{FUNCTIONAL}{TYPES}{''.join(map(stubs.of_function, found.values()))}\n{listed(found)}"
+    return f"{FUNCTIONAL}{TYPES}{EXPLAIN}\n{''.join(map(stubs.of_function, found.values()))}\n{listed(found)}"
 
 
 def reference() -> str:
