@@ -18,17 +18,22 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; test_determinism sets its own numbers
     torch.set_num_threads(1)
 
-CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"))
+CUDA = ["cuda"] if torch.cuda.is_available() else []
 EMULATED = pytest.param(
     "emulated", marks=pytest.mark.skipif(not emulated_device.BUILT, reason="not built: python tools/emulator.py")
 )
 
 
 def pytest_generate_tests(metafunc):
-    """Tests that take `device` run on each; those marked `not_emulated` on the CPU and on a GPU."""
+    """Tests that take `device` run on each that is there; those marked `not_emulated` on the CPU and on a GPU."""
     if "device" in metafunc.fixturenames:
         real = metafunc.definition.get_closest_marker("not_emulated")
-        metafunc.parametrize("device", ["cpu", *([] if real else [EMULATED]), CUDA], indirect=True)
+        metafunc.parametrize("device", ["cpu", *([] if real else [EMULATED]), *CUDA], indirect=True)
+
+
+def pytest_report_header():
+    emulated = "the emulated one" if emulated_device.BUILT else "no emulated one (python tools/emulator.py builds it)"
+    return f"devices: the CPU, {emulated}, {'a GPU' if CUDA else 'no GPU'}"
 
 
 @pytest.fixture

@@ -21,20 +21,9 @@ FL_HD double exp_below(double a) { return exp_(-a); }
 template <class A>
 constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
-inline int64_t load_index(const void* data, Dtype dtype, int64_t i) {
-  switch (dtype) {
-    case Dtype::kUInt8:
-      return static_cast<const uint8_t*>(data)[i];
-    case Dtype::kInt32:
-      return static_cast<const int32_t*>(data)[i];
-    default:
-      return static_cast<const int64_t*>(data)[i];
-  }
-}
-
 // The class of a position, or -1 where it does not count; a class out of range is noted and does not count.
 inline int64_t class_of(const SoftmaxTask& task, int64_t position) {
-  const int64_t y = load_index(task.target, task.target_dtype, position);
+  const int64_t y = integer_at(task.target, task.target_dtype, position);
   if (y == task.ignore_index) return -1;
   if (y >= 0 && y < task.classes) return y;
   note_lowest(task.invalid, position);

@@ -22,7 +22,7 @@ namespace {
 #include "formulas/regression.h"
 
 // A Problem with what one launch adds to it.
-struct Operands : ElementwiseProblem {
+struct ElementwiseOperands : ElementwiseProblem {
   const double* denominator;  // where the data says it, else null
   double* partial;            // workspace of grid_sum
   unsigned* finished;
@@ -40,7 +40,8 @@ __device__ __forceinline__ A broadcast_value(const Operand& s, int64_t i) {
 
 // Element i of one call: its weighted loss, which is returned; its outputs but the gradient of the input, which is set.
 template <class F, bool kHasGradTarget, class A>
-__device__ __forceinline__ A element(const F& f, const Operands& o, A scale, int64_t i, A x, A t, A* grad_input) {
+__device__ __forceinline__ A element(const F& f, const ElementwiseOperands& o, A scale, int64_t i, A x, A t,
+                                     A* grad_input) {
   if constexpr (F::kChecks) CUDA_KERNEL_ASSERT(F::valid_input(x) && F::valid_target(t));
   if constexpr (F::kMask) {
     bool allowed = !o.mask || t == A(0) || t == A(1);
@@ -71,7 +72,7 @@ __device__ __forceinline__ T narrow_gradient(A g) {
 
 // One pack of elements from `at`; target values are read as they are stored.
 template <class F, bool kHasGradTarget, class T, class A, bool kSameDtype>
-__device__ __forceinline__ A pack_of(const F& f, const Operands& o, A scale, int64_t at, const Pack<T>& x,
+__device__ __forceinline__ A pack_of(const F& f, const ElementwiseOperands& o, A scale, int64_t at, const Pack<T>& x,
                                      const Pack<T>& t) {
   Pack<T> grad;
   A sum = 0;
@@ -87,7 +88,7 @@ __device__ __forceinline__ A pack_of(const F& f, const Operands& o, A scale, int
 }
 
 template <class F, bool kHasGradTarget, class T, bool kSameDtype>
-__global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const Operands o) {
+__global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const ElementwiseOperands o) {
   using A = Accumulation<T>;
   constexpr int kPack = Pack<T>::kSize;
   const A scale = gradient_scale<A>(o.results, o.denominator);
@@ -121,7 +122,8 @@ __global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const 
 
 // *denominator = the sum of the weights, or the number of targets not ignored.
 template <class F, class A>
-__global__ void __launch_bounds__(kThreads) denominator_kernel(const F f, const Operands o, double* denominator) {
+__global__ void __launch_bounds__(kThreads)
+    denominator_kernel(const F f, const ElementwiseOperands o, double* denominator) {
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
   double sum = 0;
   for (int64_t i = thread; i < o.n; i += threads) {
@@ -138,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) denominator_kernel(const F f, const 
 template <template <class> class Functor, bool kHasGradTarget>
 void run_loss(const Options& options, const ElementwiseProblem& problem, const Tensor& like) {
   const Launch launch(like);
-  Operands o{problem};
+  ElementwiseOperands o{problem};
   const bool same = o.target.dtype == o.input.dtype;
   o.mask = !is_floating(o.target.dtype);
   o.packed = aligned(o.input.data, o.grad_input) && (!same || aligned(o.target.data));

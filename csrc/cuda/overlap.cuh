@@ -45,7 +45,7 @@ struct OverlapOperands : OverlapProblem {
 
 // The class at a position, -1 where it is ignored. at: index in [B, S].
 __device__ __forceinline__ int64_t class_at(const OverlapOperands& o, int64_t at) {
-  const int64_t y = load_index(o.target, o.target_dtype, at);
+  const int64_t y = integer_at(o.target, o.target_dtype, at);
   if (o.ignoring && y == o.ignored_class) return -1;
   CUDA_KERNEL_ASSERT(y >= 0 && y < o.classes && "class index in [0, C) or ignore_index");
   return y;

@@ -76,18 +76,6 @@ __device__ __forceinline__ void store_any(void* data, Dtype dtype, int64_t i, A 
   }
 }
 
-// Element i of an array of class indices: uint8, int32 or int64.
-__device__ __forceinline__ int64_t load_index(const void* data, Dtype dtype, int64_t i) {
-  switch (dtype) {
-    case Dtype::kUInt8:
-      return static_cast<const uint8_t*>(data)[i];
-    case Dtype::kInt32:
-      return static_cast<const int32_t*>(data)[i];
-    default:
-      return static_cast<const int64_t*>(data)[i];
-  }
-}
-
 // 16 bytes of T, loaded and stored at once.
 template <class T>
 struct alignas(16) Pack {

@@ -21,7 +21,7 @@ namespace {
 #include "cuda/row_sums.cuh"
 
 template <class F, class T, bool kWrite>
-void launch_kernel(const Launch& launch, const F& f, Operands o, const Tensor& like, bool flat) {
+void launch_kernel(const Launch& launch, const F& f, RowSumsOperands o, const Tensor& like, bool flat) {
   const bool wide = o.length > kWarpRow;
   const int64_t per_block = wide ? 1 : kThreads / 32;
   const int grid =
@@ -41,7 +41,7 @@ void launch_kernel(const Launch& launch, const F& f, Operands o, const Tensor& l
 template <template <class> class Functor>
 void run_functor(const Options& options, const RowSumsProblem& problem, const Tensor& like) {
   const Launch launch(like);
-  Operands o{problem};
+  RowSumsOperands o{problem};
   unsigned given = 0;
   bool write = false, same = true;
   for (int k = 0; k < RowSumsProblem::kOperands; ++k) {

@@ -4,14 +4,14 @@
 constexpr int64_t kWarpRow = 2048;  // longest row a single warp sums
 
 // A Problem with what one launch adds to it.
-struct Operands : RowSumsProblem {
+struct RowSumsOperands : RowSumsProblem {
   double* partial;  // workspace of grid_sum
   unsigned* finished;
   bool packed;  // packs of the first operand's dtype may be read and written everywhere
 };
 
 template <class T, class A, int kCount>
-__device__ __forceinline__ void load_elements(const Operands& o, int64_t at, A (&x)[4][Pack<T>::kSize]) {
+__device__ __forceinline__ void load_elements(const RowSumsOperands& o, int64_t at, A (&x)[4][Pack<T>::kSize]) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if (k < kCount && o.operands[k].data) {
@@ -40,8 +40,8 @@ __device__ __forceinline__ T narrow_gradient(A g) {
 // Elements first, first + step, ... of [begin, end) in packs: returns the sum of their terms; with kWrite stores
 // coefficient * derivative.
 template <class F, class T, class A, bool kWrite>
-__device__ __forceinline__ A sweep_packs(const F& f, const Operands& o, A coefficient, int64_t begin, int64_t end,
-                                         int64_t first, int64_t step) {
+__device__ __forceinline__ A sweep_packs(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin,
+                                         int64_t end, int64_t first, int64_t step) {
   constexpr int kPack = Pack<T>::kSize;
   A sum = 0;
   for (int64_t at = begin + first * kPack; at < end; at += step * kPack) {
@@ -69,8 +69,8 @@ __device__ __forceinline__ A sweep_packs(const F& f, const Operands& o, A coeffi
 
 // As sweep_packs, one element at a time, any dtypes.
 template <class F, class A, bool kWrite>
-__device__ __forceinline__ A sweep_elements(const F& f, const Operands& o, A coefficient, int64_t begin, int64_t end,
-                                            int64_t first, int64_t step) {
+__device__ __forceinline__ A sweep_elements(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin,
+                                            int64_t end, int64_t first, int64_t step) {
   A sum = 0;
   for (int64_t at = begin + first; at < end; at += step) {
     A x[4];
@@ -92,14 +92,14 @@ __device__ __forceinline__ A sweep_elements(const F& f, const Operands& o, A coe
 }
 
 template <class F, class T, class A, bool kWrite>
-__device__ __forceinline__ A sweep(const F& f, const Operands& o, A coefficient, int64_t begin, int64_t end,
+__device__ __forceinline__ A sweep(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin, int64_t end,
                                    int64_t first, int64_t step) {
   if (o.packed) return sweep_packs<F, T, A, kWrite>(f, o, coefficient, begin, end, first, step);
   return sweep_elements<F, A, kWrite>(f, o, coefficient, begin, end, first, step);
 }
 
 template <class A>
-__device__ __forceinline__ void finish_total(const Operands& o, double sum) {
+__device__ __forceinline__ void finish_total(const RowSumsOperands& o, double sum) {
   if (o.results.total == nullptr) return;
   double total;
   if (grid_sum(sum, o.partial, o.finished, &total)) store_total<A>(o.results, nullptr, total);
@@ -107,7 +107,7 @@ __device__ __forceinline__ void finish_total(const Operands& o, double sum) {
 
 // A reduced linear loss: the rows do not matter.
 template <class F, class T, bool kWrite>
-__global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const Operands o) {
+__global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const RowSumsOperands o) {
   using A = Accumulation<T>;
   const A scale = gradient_scale<A>(o.results, nullptr);
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const Operand
 
 // kGroup threads to a row: 32 (a warp) or kThreads (the block).
 template <class F, class T, int kGroup, bool kWrite>
-__global__ void __launch_bounds__(kThreads) rows_kernel(const F f, const Operands o) {
+__global__ void __launch_bounds__(kThreads) rows_kernel(const F f, const RowSumsOperands o) {
   using A = Accumulation<T>;
   FL_SHARED(A, shared, [32]);
   constexpr int kGroups = kThreads / kGroup;

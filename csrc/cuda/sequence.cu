@@ -38,18 +38,18 @@ struct Sentences : SequenceProblem {
 
   __device__ __forceinline__ int64_t length(int64_t sample) const {
     if (!logits_lengths.data) return steps;
-    const int64_t n = load_index(logits_lengths.data, logits_lengths.dtype, sample);
+    const int64_t n = integer_at(logits_lengths.data, logits_lengths.dtype, sample);
     CUDA_KERNEL_ASSERT(n >= 0 && n <= steps && "logits_lengths in [0, T]");
     return n;
   }
   __device__ __forceinline__ int64_t reference_length(int64_t sample) const {
     if (!target_lengths.data) return places;
-    const int64_t n = load_index(target_lengths.data, target_lengths.dtype, sample);
+    const int64_t n = integer_at(target_lengths.data, target_lengths.dtype, sample);
     CUDA_KERNEL_ASSERT(n >= 0 && n <= places && "target_lengths in [0, U]");
     return n;
   }
   __device__ __forceinline__ int64_t token(int64_t sample, int64_t place) const {
-    const int64_t y = load_index(target.data, target.dtype, sample * places + place);
+    const int64_t y = integer_at(target.data, target.dtype, sample * places + place);
     CUDA_KERNEL_ASSERT(y >= 0 && y < classes && "class index in [0, V)");
     return y;
   }

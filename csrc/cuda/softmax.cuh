@@ -7,7 +7,7 @@
 //   be ignored or weighted, is a launch before it and stays on the device.
 // Included inside the anonymous namespace of each softmax .cu, after numerics.h and the formulas.
 
-enum class Target { kIndex, kMixture, kLogits };
+enum class Target { kClassIndex, kMixture, kLogits };
 
 constexpr int kMostThreads = 512;
 
@@ -49,7 +49,7 @@ __device__ __forceinline__ A class_weight(const SoftmaxOperands& o, int64_t c) {
 
 // The class of a row, or -1 where the row does not count.
 __device__ __forceinline__ int64_t class_of(const SoftmaxOperands& o, int64_t row) {
-  const int64_t y = load_index(o.target, o.target_dtype, row);
+  const int64_t y = integer_at(o.target, o.target_dtype, row);
   if (y == o.ignore_index) return -1;
   CUDA_KERNEL_ASSERT(y >= 0 && y < o.classes && "class index in [0, classes) or ignore_index");
   return y;
@@ -98,13 +98,13 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const SoftmaxOp
     return A(0);
   }
   A class_logit = 0;  // read before another thread of the row may write the gradient there
-  if constexpr (kTarget == Target::kIndex) {
+  if constexpr (kTarget == Target::kClassIndex) {
     class_logit = widen<A>(x[y * step]);
     Threads::finish_reads();
   }
   const Softmax<A> s = row_softmax<A, T, Threads>(row, A(1));
   const A scale = row_scale<A>(o, position);
-  if constexpr (kTarget == Target::kIndex) {
+  if constexpr (kTarget == Target::kClassIndex) {
     const ClassTerms<A> t = index_terms(f, o, s, class_logit, y);
     if (to) write_index_gradient<A>(row, to, step, s, y, scale * t.slope);
     return t.loss;

@@ -89,12 +89,12 @@ struct SoftmaxLaunch {
       const int64_t bytes = n * static_cast<int64_t>(sizeof(T)) * (kLogits ? 2 : 1);
       if (packed && bytes <= shared_bytes(launch.device()))
         return same<Team<0>, SharedRow, kPack, 0>(rows, 1, threads, bytes);
-      if constexpr (kTarget == Target::kIndex) {
+      if constexpr (kTarget == Target::kClassIndex) {
         if (packed) return split<kPack>();
       }
       if (packed) return same<Team<0>, GlobalRow, kPack, 0>(rows, 1, threads);
     }
-    if constexpr (kTarget == Target::kIndex) return split<1>();
+    if constexpr (kTarget == Target::kClassIndex) return split<1>();
     return same<Team<0>, GlobalRow, 1, 0>(rows, 1, threads);
   }
 };
@@ -132,7 +132,7 @@ void run_loss(const Options& options, const SoftmaxProblem& problem, const Tenso
       if constexpr (kLogits) {
         SoftmaxLaunch<Target::kLogits, F, T>{launch, like, o, f}.run();
       } else if (o.class_index && o.label_smoothing == 0) {
-        SoftmaxLaunch<Target::kIndex, F, T>{launch, like, o, f}.run();
+        SoftmaxLaunch<Target::kClassIndex, F, T>{launch, like, o, f}.run();
       } else {
         SoftmaxLaunch<Target::kMixture, F, T>{launch, like, o, f}.run();
       }

@@ -131,14 +131,14 @@ template <class... Parameters, class... Arguments>
 void launch_kernel(void (*kernel)(Parameters...), int64_t grid, int64_t threads, int64_t bytes, cudaStream_t,
                    const Arguments&... arguments) {
   static_assert((0 + ... + sizeof(Parameters)) <= 4096, "the parameters of a kernel take 4 KiB at most");
-  struct Call {
+  struct Prepared {
     void (*kernel)(Parameters...);
     std::tuple<Parameters...> parameters;
   } call{kernel, {arguments...}};
   emulator::Launch launch{};
   launch.kernel = reinterpret_cast<const void*>(kernel);
   launch.call = [](void* data) {
-    auto* c = static_cast<Call*>(data);
+    auto* c = static_cast<Prepared*>(data);
     std::apply(c->kernel, c->parameters);
   };
   launch.arguments = &call;

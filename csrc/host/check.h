@@ -36,13 +36,6 @@ template <class... What>
   refuse(op, expected..., ", got ", value.str(), " at flat index ", index);
 }
 
-// Element i of an array of uint8, int32 or int64 in host memory.
-inline int64_t integer_at(const void* data, Dtype dtype, int64_t i) {
-  return dtype == Dtype::kUInt8   ? static_cast<const uint8_t*>(data)[i]
-         : dtype == Dtype::kInt32 ? static_cast<const int32_t*>(data)[i]
-                                  : static_cast<const int64_t*>(data)[i];
-}
-
 // As `refuse_value`, of a class outside [0, classes) at flat index `index` of `target`. ignore_index: null for none.
 [[noreturn]] inline void refuse_class_index(const char* op, const void* target, Dtype dtype, int64_t index,
                                             int64_t classes, const int64_t* ignore_index) {

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "math/platform.h"
+
 namespace fused_losses {
 
 // bool tensors count as kUInt8: both hold one byte, 0 or 1 for bool.
@@ -28,6 +30,18 @@ constexpr int64_t element_size(Dtype dtype) {
 
 constexpr bool is_floating(Dtype dtype) {
   return dtype == Dtype::kFloat32 || dtype == Dtype::kFloat64 || dtype == Dtype::kFloat16 || dtype == Dtype::kBFloat16;
+}
+
+// Element i of an array of uint8, int32 or int64.
+FL_HD int64_t integer_at(const void* data, Dtype dtype, int64_t i) {
+  switch (dtype) {
+    case Dtype::kUInt8:
+      return static_cast<const uint8_t*>(data)[i];
+    case Dtype::kInt32:
+      return static_cast<const int32_t*>(data)[i];
+    default:
+      return static_cast<const int64_t*>(data)[i];
+  }
 }
 
 }  // namespace fused_losses
