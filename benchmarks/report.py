@@ -1,8 +1,8 @@
 """Tables and plots from benchmarks/results/*.csv: `python -m benchmarks.report [--readme README.md]`.
 
 Writes benchmarks/RESULTS.md and benchmarks/plots/*.png, and the parts of the README between the markers
-`<!-- NAME:begin -->` and `<!-- NAME:end -->`, NAME being benchmark,
-benchmark-gpu or benchmark-small, where it has them.
+`<!-- NAME:begin -->` and `<!-- NAME:end -->`, NAME being benchmark, benchmark-few, benchmark-small or benchmark-gpu,
+where it has them.
 A ratio is always of two rows of one run; of several runs the median, with the least and the largest behind it.
 """
 
@@ -19,6 +19,8 @@ from .measurements import compare, default_size, load, pick, records
 from .rows import RESULTS
 
 HERE = Path(__file__).resolve().parent
+# A few rows for a first reader: the common, torch's own op, segmentation, a quadratic one, one that gains nothing.
+TELLING = ("sigmoid_focal_loss", "cross_entropy", "dice_cross_entropy_loss", "lambda_ndcg_loss", "mahalanobis_loss")
 
 
 def number(value, digits=2, suffix="") -> str:
@@ -62,7 +64,7 @@ def where(table: pd.DataFrame) -> str:
 
 
 def cpu_table(table: pd.DataFrame) -> str:
-    """README's table: cold ratios at the default size, float32."""
+    """Of each loss the cold ratios at the default size, float32."""
     table = pick(table, device="cpu", phase="both", incoming="one", dtype="float32")
     chosen = pick(table, mode="cold")
     chosen = default_size(chosen) if not chosen.empty else chosen
@@ -84,6 +86,25 @@ def cpu_table(table: pd.DataFrame) -> str:
         "call in one run, the last cache flushed before each. Eager is the fastest of the plain reference, the forms "
         "people commonly write (`benchmarks/chains.py`) and torch's own op; torch.compile is the fastest of all these "
         "compiled. The last columns name the two."
+    )
+    return f"{note}\n\n{markdown(head, lines)}"
+
+
+def few_table(table: pd.DataFrame) -> str:
+    """README's table: the telling rows, cold, at the default size, float32."""
+    chosen = pick(table, device="cpu", phase="both", incoming="one", dtype="float32", mode="cold")
+    chosen = default_size(chosen) if not chosen.empty else chosen
+    chosen = chosen[chosen.loss.isin(TELLING)] if not chosen.empty else chosen
+    if chosen.empty:
+        return "Not measured yet."
+    lines = [
+        [f"`{r.loss}`", r.shape.replace("x", " × "), number(r.ns), *ratios(r), number(r.peak / r.gradients, 2, "×")]
+        for r in chosen.itertuples()
+    ]
+    head = ["loss", "input", "ns/element", "faster than eager", "than torch.compile", "peak memory / gradients"]
+    note = (
+        f"Forward + backward, float32, {where(chosen)}, inputs from memory as in a training step; {runs_of(chosen)}. "
+        "Eager is the fastest of the reference, the forms people write and torch's own op."
     )
     return f"{note}\n\n{markdown(head, lines)}"
 
@@ -196,6 +217,7 @@ def main(argv=None) -> None:
     table = compare(rows)
     sections = {
         "benchmark": cpu_table(table),
+        "benchmark-few": few_table(table),
         "benchmark-small": small_table(table),
         "benchmark-gpu": gpu_table(table),
     }

@@ -108,16 +108,18 @@ def package_stub() -> str:
 
 
 def readme() -> str:
-    """README with today's table in the order of csrc/losses.h: function, Module, family, first line of docstring."""
-    public = public_functions()
-    module_of = {function: name for module in MODULES.values() for name, function in classes(module).items()}
-    lines = ["| function | Module | family | |", "|---|---|---|---|"]
-    for name, family in ((loss["name"], loss["family"]) for loss in _C.losses()):
-        if name in public:
-            says = inspect.getdoc(public[name]).splitlines()[0].rstrip(".")
-            lines.append(f"| `{name}` | `{module_of[name]}` | {family} | {says} |")
+    """README with today's table: a row for each topic, in the order of csrc/losses.h."""
+    order = {loss["name"]: i for i, loss in enumerate(_C.losses())}
+    topics = {}
+    for module in MODULES.values():
+        names = sorted(functions(module), key=lambda name: order.get(name, len(order)))
+        if names:
+            says = inspect.getdoc(module).splitlines()[0].split(":")[0].rstrip(".")
+            topics[says] = names
+    rows = sorted(topics.items(), key=lambda topic: order.get(topic[1][0], len(order)))
+    lines = [f"| {says} | {', '.join(f'`{name}`' for name in names)} |" for says, names in rows]
     head, rest = (ROOT / "README.md").read_text().split(BEGIN)
-    return f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.split(END)[1]}"
+    return f"{head}{BEGIN}\n" + "\n".join(["| | |", "|---|---|", *lines]) + f"\n{END}{rest.split(END)[1]}"
 
 
 def formatted(name: str, text: str) -> str:
