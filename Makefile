@@ -16,6 +16,7 @@ EXTRAS_cuda-race := test demos bench
 EXTRAS_cuda-coverage := test demos bench
 EXTRAS_bench := bench
 EXTRAS_compare := bench
+EXTRAS_docs := docs bench
 EXTRAS_lint := dev
 EXTRAS_format := dev
 EXTRAS := $(sort $(foreach goal,$(MAKECMDGOALS),$(EXTRAS_$(goal))))
@@ -27,7 +28,7 @@ CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda-compile/%.o,$(wildcard csrc
 CUDA_HEADERS := $(shell find csrc -name '*.h' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz bench compare sanitize cuda-check cuda-compile cuda-race cuda-coverage emulator lint format clean FORCE
+.PHONY: help demo test fuzz bench compare sanitize cuda-check cuda-compile cuda-race cuda-coverage emulator docs lint format clean FORCE
 FORCE:
 
 help:  ## this list
@@ -87,6 +88,10 @@ build/cuda-compile/%.o: csrc/cuda/%.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)
 	nvcc -c $< -o $@ -gencode=arch=compute_90,code=sm_90 -std=c++20 --expt-relaxed-constexpr -DUSE_CUDA \
 	  -DTORCH_TARGET_VERSION=0x020b000000000000 -Icsrc -isystem $(TORCH)/include
+
+docs: $(LIBRARY)  ## the site, in build/docs/index.html
+	PYTHONPATH=. $(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	$(PY) docs/links.py build/docs
 
 CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 

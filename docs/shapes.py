@@ -127,13 +127,13 @@ TRUE_LOGIT = ("logit of the true class, the two others at 0", -6.0, 6.0)
 REGION = ("logit inside the region, that outside at -2", -6.0, 6.0)
 WEIGHTS = {"weight = 1": {}, "weight = 2": {"weight": torch.tensor(2.0)}}
 SHAPES = {
-    "binary_cross_entropy": Shape("probability p", 0.01, 0.99, targets(F.binary_cross_entropy)),
+    "binary_cross_entropy": Shape("probability p", 0.05, 0.95, targets(F.binary_cross_entropy)),
     "binary_cross_entropy_with_logits": Shape(*LOGIT, {
         **targets(F.binary_cross_entropy_with_logits),
         **both(F.binary_cross_entropy_with_logits, true, **{
             "t = 1, pos_weight = 3": {"pos_weight": torch.tensor(3.0)}}),
     }),
-    "weighted_binary_cross_entropy": Shape("probability p, t = 1", 0.01, 0.99, each(
+    "weighted_binary_cross_entropy": Shape("probability p, t = 1", 0.05, 0.95, each(
         F.weighted_binary_cross_entropy, true, class_weights=((1, 1), (1, 2), (1, 4)))),
     "weighted_binary_cross_entropy_with_logits": Shape("logit x, t = 1", -6, 6, {
         **each(F.weighted_binary_cross_entropy_with_logits, true, class_weights=((1, 1), (1, 3))),

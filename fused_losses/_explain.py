@@ -36,11 +36,11 @@ def explain(loss: Callable[..., Any], /, *arguments: Any, **named: Any) -> Expla
     """Says whether `loss(*arguments, **named)`, called here and now, runs a fused kernel, and if not, why.
 
     Args:
-        loss: a function of :mod:`fused_losses.functional`, or a Module.
+        loss: a function of `fused_losses.functional`, or a Module.
         arguments, named: those of the call; they are checked as in the call, and nothing else is computed.
 
     Returns:
-        An :class:`Explanation` with the fields `loss`, `device`, `kernel` (None for plain PyTorch) and `reason` (None
+        An `Explanation` with the fields `loss`, `device`, `kernel` (None for plain PyTorch) and `reason` (None
         for a kernel); its str() is one sentence.
 
     "Here and now": inside of a transform of torch.func, of `torch.no_grad()` and so on, the answer is that for there.
