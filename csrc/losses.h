@@ -26,7 +26,7 @@
 
 // The ratio of sums over the positions of each class, from (B, C, ...) and a target of that shape or class indices.
 // Formulas: formulas/overlap.h.
-#define FL_REGION_OPTIONS "activation smooth_nr smooth_dr batch include_background ignore_index"
+#define FL_REGION_OPTIONS "activation smooth_nr smooth_dr batch include_background ignore_index average absent"
 #define FL_OVERLAP_LOSSES(X)                                      \
   X(dice_loss, Dice, "input", FL_REGION_OPTIONS " squared")       \
   X(jaccard_loss, Jaccard, "input", FL_REGION_OPTIONS " squared") \

@@ -17,8 +17,10 @@ constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ign
 
 // X(name, the value that has no effect). A flag is 0 or 1, a choice the number of one, e.g. of an Activation.
 #define FL_OPTIONS(X)       \
+  X(absent, 0)              \
   X(activation, 0)          \
   X(alpha, -1)              \
+  X(average, 0)             \
   X(batch, 0)               \
   X(beta, 1)                \
   X(ce_weight, 0)           \

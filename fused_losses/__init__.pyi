@@ -82,6 +82,8 @@ class DiceCrossEntropyLoss(LossModule):
     include_background: bool
     ignore_index: float | None
     weight: Tensor | None
+    average: Literal["macro", "micro"]
+    absent: Literal["count", "zero", "skip"]
     reduction: Literal["mean", "sum"]
     def __init__(
         self,
@@ -96,6 +98,8 @@ class DiceCrossEntropyLoss(LossModule):
         include_background: bool = True,
         ignore_index: float | None = None,
         weight: Tensor | None = None,
+        average: Literal["macro", "micro"] = "macro",
+        absent: Literal["count", "zero", "skip"] = "count",
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
@@ -114,6 +118,8 @@ class DiceFocalLoss(LossModule):
     include_background: bool
     ignore_index: float | None
     weight: Tensor | None
+    average: Literal["macro", "micro"]
+    absent: Literal["count", "zero", "skip"]
     reduction: Literal["mean", "sum"]
     def __init__(
         self,
@@ -130,6 +136,8 @@ class DiceFocalLoss(LossModule):
         include_background: bool = True,
         ignore_index: float | None = None,
         weight: Tensor | None = None,
+        average: Literal["macro", "micro"] = "macro",
+        absent: Literal["count", "zero", "skip"] = "count",
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
@@ -144,6 +152,8 @@ class DiceLoss(LossModule):
     include_background: bool
     ignore_index: float | None
     weight: Tensor | None
+    average: Literal["macro", "micro"]
+    absent: Literal["count", "zero", "skip"]
     reduction: Literal["none", "mean", "sum"]
     def __init__(
         self,
@@ -156,6 +166,8 @@ class DiceLoss(LossModule):
         include_background: bool = True,
         ignore_index: float | None = None,
         weight: Tensor | None = None,
+        average: Literal["macro", "micro"] = "macro",
+        absent: Literal["count", "zero", "skip"] = "count",
         reduction: Literal["none", "mean", "sum"] = "mean",
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
@@ -224,6 +236,8 @@ class JaccardLoss(LossModule):
     include_background: bool
     ignore_index: float | None
     weight: Tensor | None
+    average: Literal["macro", "micro"]
+    absent: Literal["count", "zero", "skip"]
     reduction: Literal["none", "mean", "sum"]
     def __init__(
         self,
@@ -236,6 +250,8 @@ class JaccardLoss(LossModule):
         include_background: bool = True,
         ignore_index: float | None = None,
         weight: Tensor | None = None,
+        average: Literal["macro", "micro"] = "macro",
+        absent: Literal["count", "zero", "skip"] = "count",
         reduction: Literal["none", "mean", "sum"] = "mean",
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
@@ -363,6 +379,8 @@ class TverskyLoss(LossModule):
     include_background: bool
     ignore_index: float | None
     weight: Tensor | None
+    average: Literal["macro", "micro"]
+    absent: Literal["count", "zero", "skip"]
     reduction: Literal["none", "mean", "sum"]
     alpha: float
     beta: float
@@ -377,6 +395,8 @@ class TverskyLoss(LossModule):
         include_background: bool = True,
         ignore_index: float | None = None,
         weight: Tensor | None = None,
+        average: Literal["macro", "micro"] = "macro",
+        absent: Literal["count", "zero", "skip"] = "count",
         reduction: Literal["none", "mean", "sum"] = "mean",
         alpha: float = 0.5,
         beta: float = 0.5,

@@ -55,6 +55,8 @@ def dice_cross_entropy_loss(
     include_background: bool = True,
     ignore_index: float | None = None,
     weight: Tensor | None = None,
+    average: Literal["macro", "micro"] = "macro",
+    absent: Literal["count", "zero", "skip"] = "count",
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor: ...
 def dice_focal_loss(
@@ -73,6 +75,8 @@ def dice_focal_loss(
     include_background: bool = True,
     ignore_index: float | None = None,
     weight: Tensor | None = None,
+    average: Literal["macro", "micro"] = "macro",
+    absent: Literal["count", "zero", "skip"] = "count",
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor: ...
 def dice_loss(
@@ -87,6 +91,8 @@ def dice_loss(
     include_background: bool = True,
     ignore_index: float | None = None,
     weight: Tensor | None = None,
+    average: Literal["macro", "micro"] = "macro",
+    absent: Literal["count", "zero", "skip"] = "count",
     reduction: Literal["none", "mean", "sum"] = "mean",
 ) -> Tensor: ...
 def expected_bleu_loss(
@@ -134,6 +140,8 @@ def jaccard_loss(
     include_background: bool = True,
     ignore_index: float | None = None,
     weight: Tensor | None = None,
+    average: Literal["macro", "micro"] = "macro",
+    absent: Literal["count", "zero", "skip"] = "count",
     reduction: Literal["none", "mean", "sum"] = "mean",
 ) -> Tensor: ...
 def js_div_with_logits(
@@ -222,6 +230,8 @@ def tversky_loss(
     include_background: bool = True,
     ignore_index: float | None = None,
     weight: Tensor | None = None,
+    average: Literal["macro", "micro"] = "macro",
+    absent: Literal["count", "zero", "skip"] = "count",
     reduction: Literal["none", "mean", "sum"] = "mean",
     alpha: float = 0.5,
     beta: float = 0.5,

@@ -75,6 +75,8 @@ def test_an_op_called_directly_refuses_what_it_cannot_run(row):
     refused(r"weight of shape \(3,\)", x, y, torch.ones(2), options, SUM, 1)
     refused("reduction", x, y, None, options, 3, 1)
     refused("activation", x, y, None, wire(row, activation=3), SUM, 1)
+    refused("average", x, y, None, wire(row, average=2), SUM, 1)
+    refused("absent", x, y, None, wire(row, absent=math.nan), SUM, 1)
     refused("2 classes", x[:, :1].contiguous(), y, None, wire(row, include_background=0), SUM, 1)
     loss, *saved, _ = run(x, y, None, options, SUM, 1)
     with pytest.raises(RuntimeError, match="saved"):

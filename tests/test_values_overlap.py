@@ -63,6 +63,87 @@ def test_classes_and_masks(loss, activation, ignore_index, device):
         assert_agrees(found, torch.from_numpy(expected), n_terms=35, label=f"{batch} {background} {kind}")
 
 
+def pooled(loss, numbers, eye, weight, activation, samples):
+    """The loss of each group of samples, the sums of the classes weighted and added first."""
+    p = softmax(numbers, 1) if activation == "softmax" else expit(numbers)
+
+    def total(values):
+        return (values.sum(tuple(range(2, values.ndim))) * weight).sum(1)
+
+    found = []
+    for group in samples:
+        sums = [total(v[group]).sum() for v in (p * eye, p, eye)]
+        found.append(ratio(loss, *sums, 1e-5, 1e-5))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=IDS)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_micro_sums_the_weighted_classes_first(loss, activation, device):
+    x, classes = 3 * torch.randn(SHAPE, device=device), torch.randint(3, (2, 5, 7), device=device)
+    one_hot = torch.nn.functional.one_hot(classes, 3).movedim(-1, 1)
+    numbers, eye = x.double().cpu().numpy(), one_hot.double().cpu().numpy()
+    weight = torch.tensor([0.3, 2.0, 0.5], device=device)
+    options = {"activation": activation, "average": "micro", "reduction": "none"}
+    for target, batch in itertools.product((classes, one_hot.float(), one_hot.bool()), (False, True)):
+        groups = [slice(None)] if batch else [slice(0, 1), slice(1, 2)]
+        for given, background in itertools.product((None, weight), (True, False)):
+            kept = slice(None) if background else slice(1, None)
+            w = np.ones(3) if given is None else given.cpu().numpy()
+            expected = pooled(loss, numbers, eye, np.where(background or np.arange(3) > 0, w, 0), activation, groups)
+            found = loss(x, target, batch=batch, include_background=background,
+                         weight=None if given is None else given[kept], **options)  # fmt: skip
+            assert found.shape == (() if batch else (2,))
+            assert_agrees(found.reshape(-1), torch.from_numpy(expected), n_terms=105)
+    mean = loss(x, classes, **options | {"reduction": "mean"})
+    assert_agrees(mean, loss(x, classes, **options).double().mean(), torch.float32)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=IDS)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_what_a_class_without_target_does(loss, activation, device):
+    """Class 2 is absent from the first sample; of the second sample it is all there is."""
+    x = torch.randn(SHAPE, device=device, requires_grad=True)
+    classes = torch.randint(2, (2, 5, 7), device=device)
+    classes[1] = 2
+    one_hot = torch.nn.functional.one_hot(classes, 3).movedim(-1, 1)
+    present = torch.tensor([[1, 1, 0], [0, 0, 1]], device=device)
+    weight = torch.tensor([0.5, 1.0, 2.0], device=device)
+    for target in (classes, one_hot.float()):
+        counted = loss(x, target, activation=activation, weight=weight, reduction="none")
+        assert (counted > 0).all()
+        for absent in ("zero", "skip"):
+            options = {"activation": activation, "weight": weight, "absent": absent}
+            each = loss(x, target, reduction="none", **options)
+            assert torch.equal(each, counted * present)
+            (found,) = torch.autograd.grad(loss(x, target, **options), x)
+            (expected,) = torch.autograd.grad((counted * present).sum() / (3 if absent == "skip" else 6), x,
+                                              retain_graph=True)  # fmt: skip
+            assert_agrees(
+                loss(x, target, **options).detach(), each.detach().double().sum() / (3 if absent == "skip" else 6)
+            )
+            assert_agrees(found, expected.double(), torch.float32, n_terms=105, at_least=1 / 105)
+        both = loss(x, target, activation=activation, batch=True, absent="skip", include_background=False)
+        assert_agrees(
+            both.detach(),
+            loss(x, target, activation=activation, batch=True, include_background=False).detach().double(),
+        )
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, F.dice_cross_entropy_loss, F.dice_focal_loss])
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_a_mean_that_skips_all_is_zero(loss, average, device):
+    x = torch.randn(2, 2, 9, device=device, requires_grad=True)
+    compound = loss not in LOSSES
+    for target in (torch.zeros(2, 2, 9, device=device), torch.full((2, 9), 7, device=device)):
+        options = {"average": average, "absent": "skip", "activation": "sigmoid", "ignore_index": 7}
+        rest = {"ce_weight": 0.0} if loss is F.dice_cross_entropy_loss else {"focal_weight": 0.0} if compound else {}
+        value = loss(x, target, **options, **rest)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert value == 0
+        assert not gradient.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_class_index_dtypes(dtype):
     x, classes = torch.randn(SHAPE), torch.randint(3, (2, 5, 7))

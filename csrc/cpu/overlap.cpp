@@ -17,25 +17,10 @@ namespace {
 using std::pow;
 #include "formulas/overlap.h"
 
-// The loss of a region from its I, P and G; counts: anything in it does.
-using RegionLoss = OverlapLoss (*)(const Options&, const double* sums, bool counts);
-
-template <class F>
-OverlapLoss region_loss(const Options& options, const double* sums, bool counts) {
-  return overlap_loss(F(options), sums[0], sums[1], sums[2], counts);
-}
-
-constexpr RegionLoss kRegionLosses[] = {// in the order of the table of losses
-#define FL_ENTRY(op, Functor, ...) region_loss<Functor>,
-                                        FL_OVERLAP_LOSSES(FL_ENTRY)
-#undef FL_ENTRY
-#define FL_ENTRY(...) region_loss<Dice>,
-                                            FL_COMPOUND_LOSSES(FL_ENTRY)
-#undef FL_ENTRY
-};
+#include "cpu/overlap_ratios.h"
 
 // How a problem is cut. A group has sums of its own and can be worked on alone: a sample, or a class of a sample where
-// neither the activation nor the target ties the classes together. Its positions are cut into chunks.
+// neither the activation, the target nor the ratio ties the classes together. Its positions are cut into chunks.
 struct OverlapGroups {
   int64_t of_problem, classes, positions;  // C, classes of a group, S
   int64_t count, chunk, chunks;            // groups; positions of a chunk, chunks of a group
@@ -43,7 +28,7 @@ struct OverlapGroups {
   OverlapGroups(const OverlapProblem& problem, const OverlapOptions& options)
       : of_problem(problem.classes), positions(problem.positions) {
     constexpr int64_t kElements = 64 * 1024, kFewestPositions = 1024;  // of a chunk
-    const bool apart = !options.softmax() && !problem.class_index;
+    const bool apart = !options.softmax() && !problem.class_index && !options.micro;
     classes = apart ? 1 : of_problem;
     count = apart ? problem.samples * of_problem : problem.samples;
     chunk = kElements / (classes > 0 ? classes : 1);
@@ -60,29 +45,18 @@ struct OverlapGroups {
 // their products are in range: what has one is computed in float64.
 constexpr double kSmallestInFloat = 1e-12;
 
-// One call, forward or backward. Every class of every row has sums and coefficients, the background too.
+// One call, forward or backward.
 class OverlapRun {
  public:
   OverlapRun(LossId id, const Options& options, const OverlapProblem& problem)
       : id_(id),
-        options_(options),
         task_{problem, OverlapOptions(id, options)},
         groups_(problem, task_.options),
         loops_(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
         dtype_(accumulation_dtype(problem.input_dtype)),
-        region_count_(problem.rows * problem.classes),
         wide_(groups_.count, dtype_ == Dtype::kFloat64),
-        memory_(region_count_ * (kRegionSums + 4) + groups_.count * groups_.chunks * part_size()),
-        sums_(memory_.data()),
-        losses_(sums_ + region_count_ * kRegionSums),
-        by_I_(losses_ + region_count_),
-        by_P_(by_I_ + region_count_),
-        denominators_(by_P_ + region_count_),
-        parts_(denominators_ + region_count_) {
-    if (task_.weight) {
-      weights_.resize(task_.kept);
-      read_values(task_.weight, task_.weight_dtype, 0, task_.kept, weights_.data());
-    }
+        ratios_(id, options, task_),
+        parts_(groups_.count * groups_.chunks * part_size()) {
     set_second_scale(countable());
   }
 
@@ -99,7 +73,7 @@ class OverlapRun {
     if (invalid_) refuse_target();
     if (!at_once) {
       for (int64_t g = 0; g < groups_.count; ++g) add_parts(g);
-      find_losses(0, region_count_);
+      ratios_.find(0, ratios_.count());
       sum_again();
     }
     add_seconds();
@@ -109,33 +83,23 @@ class OverlapRun {
 
   // Starts from the sums that the forward saved.
   void backward() {
-    for (int64_t at = 0; at < region_count_; ++at) {
-      double* sums = &sums_[at * kRegionSums];
-      read_values(task_.saved_sums, dtype_, at * 3, 3, sums);
-      sums[3] = 1;  // where nothing counts there is no gradient, whatever the coefficients
-    }
+    ratios_.read_saved_sums();
     if (task_.saved_count) set_second_scale(load_scalar(task_.saved_count, dtype_));
-    find_losses(0, region_count_);
+    ratios_.find(0, ratios_.count());
     sum_again();
     each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
   }
 
  private:
   const LossId id_;
-  const Options& options_;
   OverlapTask task_;
   const OverlapGroups groups_;
   const OverlapLoops& loops_;
-  const Dtype dtype_;                                 // of sums and losses
-  const int64_t region_count_;                        // rows x C
-  bool keeps_ = false;                                // the sums leave the probabilities in the gradient
-  std::vector<char> wide_;                            // [groups]: computed in float64
-  std::vector<double> weights_;                       // [kept], or empty
-  std::vector<double> memory_;                        // of the following
-  double* const sums_;                                // [rows, C, kRegionSums]
-  double *const losses_, *const by_I_, *const by_P_;  // [rows, C]: weighted; coefficients of the gradient
-  double* const denominators_;                // [rows, C]: of the ratios, infinite where nothing depends on them
-  double* const parts_;                       // [groups, chunks, part_size()]: sums, then the two of the second term
+  const Dtype dtype_;                         // of sums and losses
+  bool keeps_ = false;                        // the sums leave the probabilities in the gradient
+  std::vector<char> wide_;                    // [groups]: computed in float64
+  OverlapRatios ratios_;                      // of the sums of all parts
+  std::vector<double> parts_;                 // [groups, chunks, part_size()]: sums, then the two of the second term
   double second_sum_ = 0, second_count_ = 1;  // the second terms, and what their mean divides by
   std::atomic<bool> invalid_{false};          // something in the target is neither a class nor ignored
 
@@ -163,7 +127,7 @@ class OverlapRun {
   // Whether a group's gradient follows its sums: nothing but them is needed, and there are groups for all threads.
   bool works_on_groups_at_once() const {
     const bool counted = !task_.options.has_second() || !task_.options.ignoring;  // before any sum
-    return !task_.options.batch && task_.gradient && counted &&
+    return !task_.options.batch && task_.gradient && counted && !ratios_.skips() &&
            (groups_.chunks == 1 || groups_.count >= 2 * torch::stable::get_num_threads());
   }
 
@@ -199,7 +163,7 @@ class OverlapRun {
   void sum_group(int64_t g) {
     for (int64_t c = 0; c < groups_.chunks; ++c) sum_chunk(g, c);
     add_parts(g);
-    find_losses(region(g), region(g) + groups_.classes);
+    ratios_.find(region(g), region(g) + groups_.classes);
   }
 
   // Sums what underflows once more, in float64; the groups that share a region (`batch`) go together.
@@ -216,12 +180,14 @@ class OverlapRun {
     for (int64_t g = 0; g < groups_.count; ++g) {
       if (wide_[g]) add_parts(g);
     }
-    find_losses(0, region_count_);
+    ratios_.find(0, ratios_.count());
   }
 
   bool underflows(int64_t g) const {
-    const double* of = denominators_ + region(g);
-    return std::any_of(of, of + groups_.classes, [](double d) { return std::fabs(d) < kSmallestInFloat; });
+    for (int64_t at = region(g); at < region(g) + groups_.classes; ++at) {
+      if (std::fabs(ratios_.denominator(at)) < kSmallestInFloat) return true;
+    }
+    return false;
   }
 
   // Probabilities are kept in the gradient's own dtype.
@@ -237,18 +203,18 @@ class OverlapRun {
   }
 
   void write_gradient(int64_t g, int64_t c) {
-    loops_.gradient[wide_[g] != 0](task_, piece(g, c), &by_I_[region(g)], &by_P_[region(g)]);
+    loops_.gradient[wide_[g] != 0](task_, piece(g, c), ratios_.by_I(region(g)), ratios_.by_P(region(g)));
   }
 
   // Adds the sums of the chunks of a group, in order.
   void add_parts(int64_t g) {
-    double* sums = &sums_[region(g) * kRegionSums];
+    double* sums = ratios_.sums(region(g));
     for (int64_t c = 0; c < groups_.chunks; ++c) {
       for (int64_t k = 0; k < groups_.classes * kRegionSums; ++k) sums[k] += part(g, c)[k];
     }
   }
 
-  void clear_sums(int64_t g) { std::fill_n(sums_ + region(g) * kRegionSums, groups_.classes * kRegionSums, 0.0); }
+  void clear_sums(int64_t g) { std::fill_n(ratios_.sums(region(g)), groups_.classes * kRegionSums, 0.0); }
 
   void add_seconds() {
     double count = 0;
@@ -278,45 +244,11 @@ class OverlapRun {
     refuse_value(op, given, at, "an integer target to be 0, 1 or ignore_index");
   }
 
-  // Losses and coefficients of the regions [begin, end), from their sums. The background left out has no loss, and no
-  // gradient even where its sums are NaN.
-  void find_losses(int64_t begin, int64_t end) {
-    const Results& results = task_.results;
-    const double scale = gradient_scale(results, dtype_) * task_.options.overlap_weight;
-    const int64_t dropped = task_.classes - task_.kept;
-    const bool empty = task_.samples * task_.positions == 0;  // nothing is there that could be ignored
-    for (int64_t at = begin; at < end; ++at) {
-      const int64_t r = at / task_.classes, k = at % task_.classes - dropped;
-      denominators_[at] = INFINITY;
-      if (k < 0) continue;
-      const double* sums = &sums_[at * kRegionSums];
-      const bool counts = sums[3] > 0 || empty;
-      const OverlapLoss found = kRegionLosses[loss_of(id_).place](options_, sums, counts);
-      const double weight = weights_.empty() ? 1 : weights_[k];
-      const double incoming = results.per_item ? load_scalar(results.incoming, dtype_, r * task_.kept + k) : 1;
-      losses_[at] = weight * found.loss;
-      by_I_[at] = scale * incoming * weight * found.by_I;
-      by_P_[at] = scale * incoming * weight * found.by_P;
-      if (counts) denominators_[at] = found.denominator;
-    }
-  }
-
   void store_results() const {
     const Results& results = task_.results;
-    double sum = 0;
-    for (int64_t r = 0; r < task_.rows; ++r) {
-      for (int64_t k = 0; k < task_.kept; ++k) {
-        const double loss = losses_[(r + 1) * task_.classes - task_.kept + k];
-        sum += loss;
-        if (results.losses) store_scalar(loss, results.losses, dtype_, r * task_.kept + k);
-      }
-    }
-    for (int64_t at = 0; at < region_count_; ++at) {
-      for (int k = 0; k < 3; ++k) store_scalar(sums_[at * kRegionSums + k], task_.sums, dtype_, at * 3 + k);
-    }
+    double total = ratios_.store();
     if (task_.count) store_scalar(second_count_, task_.count, dtype_);
     if (!results.total) return;
-    double total = sum * task_.options.overlap_weight / results.denominator;
     if (task_.options.has_second()) total += task_.options.second_weight * second_sum_ / second_denominator();
     store_scalar(results.factor * total, results.total, dtype_);
   }

@@ -1,7 +1,8 @@
 // The overlap family and its compounds on CUDA: sums of each class, a ratio of each, then the gradient.
 //
 // - Three launches: sums by chunk, `finish` (adds them in fixed order, ratios in double, loss and coefficients of the
-//   gradient), gradient. A softmax that is not in registers and a compound's second term take one more each.
+//   gradient), gradient. A softmax that is not in registers, a compound's second term, classes summed before the
+//   ratio and a mean over what has a target take one more each, the last two over [B, C] sums alone.
 // - The backward starts at `finish`, from the saved sums.
 #include <vector>
 
@@ -55,6 +56,8 @@ class OverlapLaunches {
     o_.batch = options_.batch;
     o_.ignoring = options_.ignoring;
     o_.activation = options_.activation;
+    o_.micro = options_.micro;
+    o_.absent = options_.absent;
     o_.ignored_value = options_.ignore_index;
     o_.ignored_class = options_.ignoring ? static_cast<int64_t>(options_.ignore_index) : 0;
     o_.overlap_weight = options_.overlap_weight;
@@ -87,7 +90,8 @@ class OverlapLaunches {
   const Ratio ratio_;
   OverlapOperands o_;
   bool in_registers_, swept_;
-  Tensor partial_, softmax_rows_, coefficients_, second_partial_, second_;  // workspaces, in use until the last launch
+  // Workspaces, in use until the last launch.
+  Tensor partial_, softmax_rows_, coefficients_, second_partial_, second_, class_sums_, present_;
 
   Tensor workspace(int64_t elements, Dtype dtype) const { return new_tensor(like_, {elements}, dtype); }
   Dtype accumulation() const { return accumulation_dtype(o_.input_dtype); }
@@ -168,11 +172,36 @@ class OverlapLaunches {
     launch_(second_kernel<A>, 1, kThreads, 0, o_.second_partial, grid, o_.second, static_cast<A*>(o_.count));
   }
 
+  // Threads that add the chunks of a row of [rows, C].
+  int row_team() const {
+    const int64_t parts = o_.backward || o_.class_sums ? 1 : (o_.batch ? o_.samples : 1) * o_.chunks;
+    return parts == 1 ? 1 : parts <= 1024 ? 32 : kThreads;
+  }
+
+  template <class A>
+  void class_sums() {
+    if (o_.backward) return;  // the forward saved them
+    class_sums_ = workspace(o_.rows * o_.classes * kRegionSums, Dtype::kFloat64);
+    auto* sums = static_cast<double*>(class_sums_.mutable_data_ptr());
+    const int team = row_team();
+    launch_(class_sums_kernel<A>, launch_.grid(o_.rows * o_.classes, kThreads / team), kThreads, 0, o_, team, sums);
+    o_.class_sums = sums;
+  }
+
   template <class T>
   void finish() {
     using A = Accumulation<T>;
-    const int64_t rows = o_.rows * o_.classes, parts = o_.backward ? 1 : (o_.batch ? o_.samples : 1) * o_.chunks;
-    const int team = parts == 1 ? 1 : parts <= 1024 ? 32 : kThreads, grid = launch_.grid(rows, kThreads / team);
+    const int64_t rows = o_.rows * o_.classes;
+    const bool skips = options_.absent == Absent::kSkip && o_.results.counts;
+    if (o_.micro || skips) class_sums<A>();
+    if (skips) {
+      present_ = workspace(1, Dtype::kFloat64);
+      auto* present = static_cast<double*>(present_.mutable_data_ptr());
+      launch_(present_kernel<A>, 1, kThreads, 0, o_, present);
+      o_.present = present;
+    }
+    const int team = o_.micro ? 32 : row_team();
+    const int grid = launch_.grid(o_.micro ? o_.rows : rows, kThreads / team);
     if (o_.gradient) {
       coefficients_ = workspace(rows * 4, accumulation());
       o_.coefficients = coefficients_.mutable_data_ptr();

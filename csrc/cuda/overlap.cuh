@@ -28,7 +28,8 @@ struct alignas(4 * sizeof(A)) Coefficients {
 
 // A Problem with what its launches add to it. A row is one class of one sample; an item is one chunk of its positions.
 struct OverlapOperands : OverlapProblem {
-  bool squared, batch, ignoring;
+  bool squared, batch, ignoring, micro;
+  Absent absent;
   Activation activation;
   double ignored_value;  // of a dense target, NaN: none
   int64_t ignored_class;
@@ -37,6 +38,8 @@ struct OverlapOperands : OverlapProblem {
   int team;                              // threads that share an item: 1, 32 or kThreads
   bool packed;                           // packs of the input may be read, and written to the gradient
   double* partial;                       // [B, C, chunks, kRegionSums], in the forward
+  double* class_sums;                    // [rows, C, kRegionSums]: of all chunks, for what needs all classes; or null
+  double* present;                       // [1]: losses of what has a target, at least 1, where the mean is over them
   void* softmax_rows;                    // [B, S] SoftmaxRow, for the softmax that is not in registers
   void* coefficients;                    // [rows, C] Coefficients
   double* second_partial;                // [blocks, 2]: second terms, number of what counts

@@ -23,15 +23,15 @@ class OverlapCall : Call<Device> {
     read_target();
     read_weight();
     Results& results = problem_.results;
-    this->set_factors(&results, problem_.rows * problem_.kept);
+    this->set_factors(&results, problem_.rows * problem_.per_row);
     results.counts = a.reduction == Reduction::kMean;
   }
 
   // The losses, then what the backward starts from.
   std::vector<Tensor> make_results() {
-    const int64_t shape[] = {problem_.rows, problem_.kept};
-    std::vector<Tensor> out = {options_.batch ? this->new_result(&problem_.results, shape + 1, 1)
-                                              : this->new_result(&problem_.results, shape, 2)};
+    const int64_t shape[] = {problem_.rows, problem_.per_row};
+    const int skipped = options_.batch ? 1 : 0, dims = 2 - skipped - (options_.micro ? 1 : 0);
+    std::vector<Tensor> out = {this->new_result(&problem_.results, shape + skipped, dims)};
     const Dtype dtype = accumulation_dtype(problem_.input_dtype);
     out.push_back(new_tensor(a.first(), {problem_.rows, problem_.classes, 3}, dtype));
     problem_.sums = out.back().mutable_data_ptr();
@@ -45,7 +45,7 @@ class OverlapCall : Call<Device> {
   void make_gradients(std::vector<Tensor>* out) { this->add_gradient(kInput, &problem_.gradient, out); }
 
   void read_incoming_gradients() {
-    this->read_incoming(&problem_.results, a.incoming[kGradOutput], problem_.rows * problem_.kept);
+    this->read_incoming(&problem_.results, a.incoming[kGradOutput], problem_.rows * problem_.per_row);
     problem_.backward = true;
     problem_.saved_sums = saved("the sums that the forward saved", kSavedSums, problem_.rows * problem_.classes * 3);
     if (options_.has_second()) problem_.saved_count = saved("the count that the forward saved", kSavedCount, 1);
@@ -60,16 +60,20 @@ class OverlapCall : Call<Device> {
   OverlapProblem problem_;
 
   void check_options() const {
-    const double activation = a.options.activation;
-    const int first = options_.has_second() ? 1 : 0;
-    if (activation != first && activation != 1 && activation != 2) {
-      refuse(a.op(), "activation in [", first, ", 2], got ", activation);
-    }
+    check_choice("activation", a.options.activation, options_.has_second() ? 1 : 0, 2);
+    check_choice("average", a.options.average, 0, 1);
+    check_choice("absent", a.options.absent, 0, 2);
     const bool reduces = a.reduction == Reduction::kMean || a.reduction == Reduction::kSum;
     if (!reduces && (options_.has_second() || a.reduction != Reduction::kNone)) {
       refuse(a.op(), options_.has_second() ? "reduction 1 or 2" : "reduction in [0, 2]", ", got ",
              static_cast<int64_t>(a.reduction));
     }
+  }
+
+  // One of the whole numbers `first` to `last`.
+  void check_choice(const char* name, double given, int first, int last) const {
+    const bool inside = given >= first && given <= last;  // NaN is not
+    if (!inside || given != static_cast<int>(given)) refuse(a.op(), name, " in [", first, ", ", last, "], got ", given);
   }
 
   void read_input() {
@@ -84,6 +88,7 @@ class OverlapCall : Call<Device> {
     if (problem_.kept < 1 && !options_.background) {
       refuse(a.op(), "at least 2 classes without the background, got ", problem_.classes);
     }
+    problem_.per_row = options_.micro ? 1 : problem_.kept;
     problem_.input = input.const_data_ptr();
     problem_.input_dtype = dtype_of(input);
   }

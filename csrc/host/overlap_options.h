@@ -9,6 +9,9 @@ constexpr int kRegionSums = 4;  // I, P, G, and more than 0 where anything count
 
 enum class Activation : int { kNone = 0, kSigmoid = 1, kSoftmax = 2 };
 
+// What a region without target does: its loss counts, is 0, or is 0 and leaves the denominator of the mean.
+enum class Absent : int { kCount = 0, kZero = 1, kSkip = 2 };
+
 // What a compound adds to the overlap loss.
 enum class SecondTerm : int { kNone = 0, kCrossEntropy = 1, kFocal = 2 };
 
@@ -27,6 +30,8 @@ constexpr SecondTerm second_term(LossId id) {
 struct OverlapOptions {
   Activation activation;
   bool squared, batch, background, ignoring;
+  bool micro;  // the classes are summed, each times its weight, before the ratio
+  Absent absent;
   double ignore_index;  // NaN without `ignoring`
   SecondTerm second;
   double overlap_weight, second_weight;  // of the two terms
@@ -38,6 +43,8 @@ struct OverlapOptions {
         batch(options.batch != 0),
         background(options.include_background != 0),
         ignoring(options.ignores()),
+        micro(options.average != 0),
+        absent(static_cast<Absent>(static_cast<int>(options.absent))),
         ignore_index(options.ignore_index),
         second(second_term(id)),
         overlap_weight(options.dice_weight),

@@ -42,10 +42,11 @@ struct ElementwiseProblem {
 };
 
 // Sums over regions: the positions of one class in one sample, or with `batch` in all samples. kept: the classes that
-// have a loss, the last ones.
+// count, the last ones; each has a loss, or all of a row together one.
 struct OverlapProblem {
   int64_t samples = 0, classes = 0, positions = 0;  // B, C, S
   int64_t rows = 0, kept = 0;                       // B or with `batch` 1; C'
+  int64_t per_row = 0;                              // losses of a row: kept or 1
   const void* input = nullptr;                      // [B, C, S]
   const void* target = nullptr;                     // [B, C, S] of any dtype, or [B, S] with `class_index`
   const void* weight = nullptr;                     // [kept] of any dtype; null: not given

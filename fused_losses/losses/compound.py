@@ -15,7 +15,7 @@ from .overlap import (
     check_regions,
     dice_of_sums,
     read_regions,
-    reduce_classes,
+    reduce_regions,
     region_operands,
     region_sums,
     sums_shape,
@@ -59,7 +59,8 @@ def sums_and_count_shapes(tensors, options, reduction):
 )
 def dice_cross_entropy_loss(
     input, target, *, activation="softmax", dice_weight=1.0, ce_weight=1.0, smooth_nr=1e-5, smooth_dr=1e-5,
-    squared=False, batch=False, include_background=True, ignore_index=None, weight=None, reduction="mean",
+    squared=False, batch=False, include_background=True, ignore_index=None, weight=None, average="macro",
+    absent="count", reduction="mean",
 ):  # fmt: skip
     """Dice loss plus cross-entropy of the same logits.
 
@@ -71,7 +72,7 @@ def dice_cross_entropy_loss(
         activation: "softmax": the second term is -Σ_c g_c log p_c of each position; "sigmoid": the binary
             cross-entropy of each element.
         dice_weight, ce_weight: a and b, >= 0.
-        smooth_nr, smooth_dr, squared, batch, include_background, weight: of the Dice term only, as in
+        smooth_nr, smooth_dr, squared, batch, include_background, weight, average, absent: of the Dice term only, as in
             :func:`dice_loss`; the second term takes all classes, unweighted.
         ignore_index: drops positions (class indices) or elements (dense target) from both terms.
         reduction: "mean" or "sum", of both terms. The second term's mean is over the positions (softmax) or elements
@@ -90,8 +91,8 @@ def dice_cross_entropy_loss(
         tensor(1.6669)
     """
     x, g, counted = read_regions(input, target, activation, ignore_index)
-    sums = region_sums(x, g, counted, activation, squared, batch, include_background)
-    dice = reduce_classes(dice_of_sums(sums, smooth_nr, smooth_dr), weight, reduction)
+    sums = region_sums(x, g, counted, activation, squared, batch, include_background, average, absent, weight)
+    dice = reduce_regions(dice_of_sums(sums, smooth_nr, smooth_dr), sums, reduction)
     terms = cross_entropy_of_logits(x, g) if activation == "sigmoid" else times(g, -x.log_softmax(1))
     return dice_weight * dice + ce_weight * reduce_counted(terms, counted, activation, reduction)
 
@@ -131,7 +132,7 @@ def check_focal_regions(name, input, target, weight, include_background, ignore_
 def dice_focal_loss(
     input, target, *, activation="softmax", dice_weight=1.0, focal_weight=1.0, gamma=2.0, alpha=None, smooth_nr=1e-5,
     smooth_dr=1e-5, squared=False, batch=False, include_background=True, ignore_index=None, weight=None,
-    reduction="mean",
+    average="macro", absent="count", reduction="mean",
 ):  # fmt: skip
     """Dice loss plus the focal loss of the same logits.
 
@@ -145,7 +146,7 @@ def dice_focal_loss(
         dice_weight, focal_weight: a and b, >= 0.
         gamma: focusing exponent, >= 0.
         alpha: None for no factor; with softmax a factor >= 0; with sigmoid the weight of g = 1 in [0, 1], or -1: none.
-        smooth_nr, smooth_dr, squared, batch, include_background, weight: of the Dice term only, as in
+        smooth_nr, smooth_dr, squared, batch, include_background, weight, average, absent: of the Dice term only, as in
             :func:`dice_loss`; the second term takes all classes, unweighted.
         ignore_index: drops positions (class indices) or elements (dense target) from both terms.
         reduction: "mean" or "sum", of both terms. The second term's mean is over the positions (softmax) or elements
@@ -163,8 +164,8 @@ def dice_focal_loss(
         tensor(2.9993)
     """
     x, g, counted = read_regions(input, target, activation, ignore_index)
-    sums = region_sums(x, g, counted, activation, squared, batch, include_background)
-    dice = reduce_classes(dice_of_sums(sums, smooth_nr, smooth_dr), weight, reduction)
+    sums = region_sums(x, g, counted, activation, squared, batch, include_background, average, absent, weight)
+    dice = reduce_regions(dice_of_sums(sums, smooth_nr, smooth_dr), sums, reduction)
     if activation == "sigmoid":
         terms = focal_of_logits(x, g, -1 if alpha is None else alpha, gamma)
     else:

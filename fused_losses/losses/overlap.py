@@ -23,6 +23,8 @@ REGION_OPTIONS = {
     "batch": Flag(),
     "include_background": Flag(),
     "ignore_index": IgnoreIndex(),
+    "average": Choice({"macro": 0, "micro": 1}),
+    "absent": Choice({"count": 0, "zero": 1, "skip": 2}),
 }
 DICE_OPTIONS = {**REGION_OPTIONS, "squared": Flag()}
 
@@ -52,16 +54,21 @@ def read_regions(input, target, activation, ignore_index):
 
 
 class RegionSums(NamedTuple):
-    """Of each class and sample, (B, C'), or with `batch` of each class, (C',); C' = C - 1 without the background."""
+    """Of each class and sample, (B, C'), or with `batch` of each class, (C',); C' = C - 1 without the background.
+
+    With `average` "micro" of all classes together, (B,) or ().
+    """
 
     intersection: torch.Tensor
     predicted: torch.Tensor
     true: torch.Tensor
-    nothing: torch.Tensor | None  # where no position counts; None: all do
+    nothing: torch.Tensor | None  # where there is no loss: no position counts, or no target; None: nowhere
+    weight: torch.Tensor | None  # of each loss
+    items: torch.Tensor | None  # what the mean divides by; None: all losses
     dtype: torch.dtype  # of the loss
 
 
-def region_sums(x, g, counted, activation, squared, batch, include_background):
+def region_sums(x, g, counted, activation, squared, batch, include_background, average, absent, weight):
     """Σ p g, Σ p and Σ g, in float64 where the device has it: the square of a float32 denominator leaves float32."""
     dtype = x.dtype
     x, g = widened(x), widened(g)
@@ -74,8 +81,16 @@ def region_sums(x, g, counted, activation, squared, batch, include_background):
         summed.append(counted.to(x.dtype))
     sums = [v.sum(dims) if dims else v for v in summed]
     sums = [v if include_background else v[..., 1:] for v in sums]
-    may_ignore = counted is not None and counted.numel() > 0
-    return RegionSums(*sums[:3], sums[3] == 0 if may_ignore else None, dtype)
+    nothing = sums[3] == 0 if counted is not None and counted.numel() > 0 else None
+    if average == "micro":
+        sums, weight = [(v if weight is None else v * weight.to(v.dtype)).sum(-1) for v in sums[:3]], None
+        nothing = None if nothing is None else nothing.all(-1)
+    items = None
+    if absent != "count":
+        without = sums[2] == 0
+        nothing = without if nothing is None else nothing | without
+        items = (~without).sum().clamp(min=1) if absent == "skip" else None
+    return RegionSums(*sums[:3], nothing, weight, items, dtype)
 
 
 def one_minus_ratio(numerator, denominator, sums):
@@ -86,9 +101,9 @@ def one_minus_ratio(numerator, denominator, sums):
     return torch.where(nothing, 0, 1 - numerator / torch.where(nothing, 1, denominator)).to(sums.dtype)
 
 
-def reduce_classes(loss, weight, reduction):
-    """Weigh the classes, the last dimension, and reduce."""
-    return reduce(loss if weight is None else loss * weight.to(loss.dtype), reduction)
+def reduce_regions(loss, sums, reduction):
+    """Weigh the losses of `sums`, and reduce."""
+    return reduce(loss if sums.weight is None else loss * sums.weight.to(loss.dtype), reduction, sums.items)
 
 
 def dice_of_sums(sums, smooth_nr, smooth_dr):
@@ -133,12 +148,12 @@ def region_operands(input, target, weight):
 
 
 def _losses_shape(tensors, options, reduction):
-    """(B, C') for "none", (C',) with `batch`, else a scalar."""
+    """(B, C') for "none", without B with `batch`, without C' with the average "micro"; else a scalar."""
     if reduction != NONE:
         return ()
     batch, classes, *_ = tensors[0].shape
     counted = classes if options["include_background"] else classes - 1
-    return (counted,) if options["batch"] else (batch, counted)
+    return (() if options["batch"] else (batch,)) + (() if options["average"] else (counted,))
 
 
 def sums_shape(tensors, options, reduction):
@@ -156,7 +171,7 @@ def sums_shape(tensors, options, reduction):
 )
 def dice_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
-    include_background=True, ignore_index=None, weight=None, reduction="mean",
+    include_background=True, ignore_index=None, weight=None, average="macro", absent="count", reduction="mean",
 ):  # fmt: skip
     """Dice loss between predicted and true regions.
 
@@ -177,14 +192,20 @@ def dice_loss(
         ignore_index: this value of the target drops the position (class indices) or the element (dense target).
         weight: (C',), floating, bool, uint8, int32 or int64, multiplies the loss of each class; C' = C, or C - 1
             without the background.
-        reduction: "none", "mean" (over the B·C' losses, or C' with `batch`) or "sum".
+        average: "macro": a ratio of each class; "micro": one of all classes, whose I, P and G are summed first, each
+            times its `weight`.
+        absent: what a class without target (G = 0; with "micro" a sample) does: "count": its loss counts as any other;
+            "zero": its loss and its gradient are 0; "skip": so they are, and it leaves the mean's denominator.
+        reduction: "none", "mean" (over the losses that "none" would return) or "sum".
 
     Returns:
-        A scalar; (B, C') or with `batch` (C',) with "none"; float64 for a float64 input, else float32.
+        A scalar; with "none" (B, C'), without B with `batch` and without C' with "micro"; float64 for a float64 input,
+        else float32.
 
     A class absent from target and prediction counts as loss 0 if smooth_nr = smooth_dr. A denominator of 0 (below
     1e-100; on CUDA in float32 below the smallest float) gives loss 0 with gradient 0, and so does a class of which
-    `ignore_index` drops everything. NaN propagates except from ignored positions. float16 sums do not overflow.
+    `ignore_index` drops everything; a mean that skips all is 0. NaN propagates except from ignored positions. float16
+    sums do not overflow.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option; on the CPU IndexError on a class outside
     [0, C) and RuntimeError on another value in a mask of integers, on CUDA a device assertion.
     Milletari et al., "V-Net" (2016); the form and the options of MONAI's ``DiceLoss``.
@@ -195,9 +216,9 @@ def dice_loss(
         tensor(0.3334)
     """
     regions = read_regions(input, target, activation, ignore_index)
-    sums = region_sums(*regions, activation, squared, batch, include_background)
+    sums = region_sums(*regions, activation, squared, batch, include_background, average, absent, weight)
     loss = dice_of_sums(sums, smooth_nr, smooth_dr)
-    return reduce_classes(loss, weight, reduction)
+    return reduce_regions(loss, sums, reduction)
 
 
 class DiceLoss(LossModule, function=dice_loss):
@@ -219,7 +240,7 @@ class DiceLoss(LossModule, function=dice_loss):
 )
 def jaccard_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
-    include_background=True, ignore_index=None, weight=None, reduction="mean",
+    include_background=True, ignore_index=None, weight=None, average="macro", absent="count", reduction="mean",
 ):  # fmt: skip
     """Jaccard loss (intersection over union) between predicted and true regions.
 
@@ -234,10 +255,10 @@ def jaccard_loss(
         tensor(0.5000)
     """
     regions = read_regions(input, target, activation, ignore_index)
-    sums = region_sums(*regions, activation, squared, batch, include_background)
+    sums = region_sums(*regions, activation, squared, batch, include_background, average, absent, weight)
     union = sums.predicted + sums.true - sums.intersection
     loss = one_minus_ratio(sums.intersection + smooth_nr, union + smooth_dr, sums)
-    return reduce_classes(loss, weight, reduction)
+    return reduce_regions(loss, sums, reduction)
 
 
 class JaccardLoss(LossModule, function=jaccard_loss):
@@ -264,7 +285,7 @@ class JaccardLoss(LossModule, function=jaccard_loss):
 )
 def tversky_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, batch=False, include_background=True,
-    ignore_index=None, weight=None, reduction="mean", alpha=0.5, beta=0.5, gamma=1.0,
+    ignore_index=None, weight=None, average="macro", absent="count", reduction="mean", alpha=0.5, beta=0.5, gamma=1.0,
 ):  # fmt: skip
     """(Focal) Tversky loss: Dice with its own weights of false positives and false negatives.
 
@@ -285,14 +306,14 @@ def tversky_loss(
         tensor(0.4118)
     """
     regions = read_regions(input, target, activation, ignore_index)
-    sums = region_sums(*regions, activation, False, batch, include_background)
+    sums = region_sums(*regions, activation, False, batch, include_background, average, absent, weight)
     hits = sums.intersection
     denominator = hits + alpha * (sums.predicted - hits) + beta * (sums.true - hits) + smooth_dr
     loss = one_minus_ratio(hits + smooth_nr, denominator, sums)
     if gamma != 1:
         vanishes = loss <= 0
         loss = torch.where(vanishes, 0, torch.where(vanishes, 1, loss) ** gamma)
-    return reduce_classes(loss, weight, reduction)
+    return reduce_regions(loss, sums, reduction)
 
 
 class TverskyLoss(LossModule, function=tversky_loss):

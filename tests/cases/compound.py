@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from problems import Case, Variant, variant
 
-from .overlap import OVERLAP_BAD, REGIONS, regions
+from .overlap import ABSENT, OVERLAP_BAD, REGIONS, regions
+from .shapes import per_class
 
 
 def compound_regions(m, shape, v):
@@ -29,6 +30,7 @@ COMPOUND_OPTIONS = (
     variant("sigmoid", {"target": "hard"}, activation="sigmoid"),
     variant("sigmoid_index", activation="sigmoid", include_background=False),
     variant("squared_batch", squared=True, batch=True),
+    variant("micro_skip", ABSENT, average="micro", absent="skip", weight=per_class),
 )
 
 CASES = [

@@ -30,14 +30,21 @@ def regions(m, shape, v, default="sigmoid"):
     given = {"input": m.normal(shape, 2.0) if activation else m.uniform(shape, 0.02, 0.98)}
     kind = v.how.get("target", "hard")
     if kind == "index":
-        return given | {"target": m.ignoring(m.integers((shape[0], *shape[2:]), 0, shape[1]), index)}
-    if kind == "soft":
-        return given | {"target": m.ignoring(m.distribution(shape, 1), index)}
-    dtype = {"bool": torch.bool, "uint8": torch.uint8}.get(kind)
-    return given | {"target": m.ignoring(m.hard(shape, dtype), index)}
+        target = m.integers((shape[0], *shape[2:]), 0, shape[1])
+    elif kind == "soft":
+        target = m.distribution(shape, 1)
+    else:
+        target = m.hard(shape, {"bool": torch.bool, "uint8": torch.uint8}.get(kind))
+    if v.how.get("absent"):  # the last class of the first sample
+        first = target[:1].clamp(max=max(shape[1] - 2, 0)) if kind == "index" else target[:1] * 1
+        if kind != "index":
+            first[:, -1] = 0
+        target = torch.cat([first, target[1:]])
+    return given | {"target": m.ignoring(target, index)}
 
 
 INDEX = {"target": "index"}
+ABSENT = {"absent": True}
 OVERLAP_OPTIONS = (
     variant("softmax", {"target": "soft"}, activation="softmax"),
     variant("none", {"target": "soft"}, activation=None),
@@ -50,6 +57,10 @@ OVERLAP_OPTIONS = (
     variant("weight", weight=per_class, smooth_nr=0.0, smooth_dr=1.0),
     variant("ignore_index", INDEX, activation="softmax", ignore_index=255),
     variant("ignore_dense", ignore_index=255),
+    variant("micro", INDEX, activation="softmax", average="micro", weight=per_class),
+    variant("micro_sigmoid", {"target": "soft"}, average="micro", batch=True, absent="zero"),
+    variant("zero", INDEX | ABSENT, activation="softmax", absent="zero", ignore_index=255),
+    variant("skip", {"target": "bool"} | ABSENT, absent="skip", weight=per_class),
 )  # fmt: skip
 SQUARED = (
     variant("squared", {"target": "soft"}, squared=True),
@@ -57,6 +68,8 @@ SQUARED = (
 )
 OVERLAP_BAD = (
     ({"activation": "tanh"}, "activation"),
+    ({"average": "weighted"}, "average"),
+    ({"absent": None}, "absent"),
     ({"smooth_dr": -1.0}, "smooth_dr"),
     ({"smooth_nr": -1.0}, "smooth_nr"),
 )
