@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import is_grad_enabled
 from torch.autograd.function import Function
 
 from ._op import HAS_CUDA_KERNELS, NONE, Op, Settings, scale_
@@ -34,7 +35,7 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
     tensors: the arguments named in `op.tensors`, in that order, None for one not given; already checked.
     compiling: Dynamo or torch.export traces this call.
     """
-    needs, plain, dense, escaped, bit = 0, True, True, False, 1
+    needs, plain, escaped, bit = 0, True, False, 1
     for t in tensors:
         if t is not None:
             if t.requires_grad:
@@ -43,10 +44,8 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
                     escaped = True
             if type(t) not in _PLAIN:
                 plain = False
-            if not t.is_contiguous():
-                dense = False
         bit <<= 1
-    if needs and not torch.is_grad_enabled():
+    if needs and not is_grad_enabled():
         needs = 0
     # Almost every call is common; `reference_reason` decides of the others.
     common = plain and not needs & ~op.differentiable and not transforms_active()
@@ -60,9 +59,9 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
         if escaped:
             tensors = [t if t is None else unwrap_if_dead(t) for t in tensors]
         apply = FusedLoss.apply if compiling else _apply
-        return apply((op, settings, needs, dense, compiling), *tensors)
+        return apply((op, settings, needs, compiling), *tensors)
     run = op.forward if compiling else op.run
-    out = run(*(tensors if dense else _contiguous(tensors)), settings.options, settings.reduction, 0)
+    out = run(*tensors, settings.options, settings.reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
 
 
@@ -105,10 +104,6 @@ def runs_plainly() -> bool:
     )
 
 
-def _contiguous(tensors: Sequence) -> list:
-    return [t if t is None else t.contiguous() for t in tensors]
-
-
 def _at_positions(gradients: Sequence[torch.Tensor], needs: int, n: int) -> tuple:
     """What a backward returns: None for `call`, then the gradients asked for spread over the n tensor arguments."""
     if needs == 1:
@@ -125,7 +120,7 @@ class FusedLoss(Function):
 
     @staticmethod
     def forward(ctx, call, *tensors):
-        op, (options, reduction, _), needs, dense, compiling = ctx.call = call
+        op, (options, reduction, _), needs, compiling = ctx.call = call
         # float16 keeps no gradient: 1/N may underflow in it, so the backward recomputes with 1/N in float32.
         fuse = needs if reduction != NONE and tensors[0].dtype is not torch.float16 else 0
         if op.losses > 1:
@@ -135,21 +130,20 @@ class FusedLoss(Function):
             else:
                 ctx.set_materialize_grads(False)
         run = op.forward if compiling else op.run
-        out = run(*(tensors if dense else _contiguous(tensors)), options, reduction, fuse)
+        out = run(*tensors, options, reduction, fuse)
         head = op.losses + op.saved
-        ctx.gradients, ctx.kept = None, fuse and compiling
-        if ctx.kept:
+        if fuse and compiling:
+            ctx.gradients, ctx.kept = None, True
             ctx.save_for_backward(*tensors, *out[op.losses :])
         else:
-            if fuse:
-                ctx.gradients = out[head:]
+            ctx.gradients, ctx.kept = out[head:] if fuse else None, False
             ctx.save_for_backward(*tensors, *out[op.losses : head])
         return out[0] if op.losses == 1 else tuple(out[: op.losses])
 
     @staticmethod
     def backward(ctx, *grad_outputs):
-        op, _, needs, *_ = call = ctx.call
-        n, gradients, grad_mode = len(ctx.needs_input_grad) - 1, ctx.gradients, torch.is_grad_enabled()
+        call, gradients, grad_mode = ctx.call, ctx.gradients, is_grad_enabled()
+        op, needs, n = call[0], call[2], len(ctx.needs_input_grad) - 1
         if op.losses > 1:
             given = [g for g in grad_outputs if g is not None]
             if not given:
@@ -193,10 +187,9 @@ def _only_plain(grad_outputs: Sequence[torch.Tensor]) -> bool:
 
 
 def _run_backward(call: tuple, kept: Sequence, grad_outputs: Sequence, tensors: Sequence) -> list[torch.Tensor]:
-    """The kernel's gradients; sum() sends an expanded scalar, kernels read contiguous tensors."""
-    op, (options, reduction, _), needs, *_ = call
-    dense = *_contiguous(grad_outputs), *kept[: op.saved], *_contiguous(tensors)
-    return op.backward(*dense, options, reduction, needs)
+    """The kernel's gradients."""
+    op, (options, reduction, _), needs, _ = call
+    return op.backward(*grad_outputs, *kept[: op.saved], *tensors, options, reduction, needs)
 
 
 _apply = direct_apply(FusedLoss)

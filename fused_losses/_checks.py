@@ -6,6 +6,7 @@ A check only checks. The first tensor of a loss is checked by `tensor` before an
 from __future__ import annotations
 
 import torch
+from torch import Tensor, strided
 
 FLOATING = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 CLASS_INDEX = frozenset({torch.uint8, torch.int32, torch.int64})
@@ -15,12 +16,12 @@ SIGNED = DENSE - {torch.bool, torch.uint8}
 
 def tensor(name: str, argument: str, value, dtypes: frozenset = FLOATING) -> None:
     """`value` is a dense tensor of one of `dtypes`."""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected {argument} to be a tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
         listed = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
         raise TypeError(f"{name}: expected {argument} of dtype {listed}, got {str(value.dtype).removeprefix('torch.')}")
-    if value.layout is not torch.strided or value.is_nested:
+    if value.layout is not strided or value.is_nested:
         _refuse_layout(name, argument, value)
 
 
@@ -49,7 +50,7 @@ def shaped(name: str, argument: str, value, shape: tuple, first: torch.Tensor, d
 def alike(name: str, argument: str, value, first: torch.Tensor, dtypes: frozenset = DENSE) -> None:
     """A tensor of the shape and on the device of `first`, of one of `dtypes`."""
     tensor(name, argument, value, dtypes)
-    if value.shape != first.shape or value.device != first.device:
+    if value.shape != first.shape or not (value.is_cpu and first.is_cpu or value.device == first.device):
         shaped(name, argument, value, first.shape, first, dtypes)
 
 

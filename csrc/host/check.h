@@ -54,13 +54,7 @@ inline std::string shape_text(const Tensor& t) {
   return text.str();
 }
 
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t d = 0; d < a.dim(); ++d) {
-    if (a.size(d) != b.size(d)) return false;
-  }
-  return true;
-}
+inline bool same_shape(const Tensor& a, const Tensor& b) { return a.sizes() == b.sizes(); }
 
 inline void check_same_shape(const char* op, const char* name, const Tensor& t, const Tensor& like) {
   if (!same_shape(t, like)) refuse(op, name, " of shape ", shape_text(like), ", got ", shape_text(t));
@@ -71,11 +65,17 @@ inline void check_floating(const char* op, const char* name, const Tensor& t) {
 }
 
 inline void check_same_dtype(const char* op, const char* name, const Tensor& t, const Tensor& like) {
-  if (t.scalar_type() != like.scalar_type()) refuse(op, name, " of the dtype of the first tensor, got another");
+  if (dtype_code(t) != dtype_code(like)) refuse(op, name, " of the dtype of the first tensor, got another");
 }
 
 inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& like) {
-  if (t.device() != like.device()) refuse(op, name, " on the device of the first tensor, got another");
+  std::array<int32_t, 2> type{}, index{};
+  size_t k = 0;
+  for (const Tensor* given : {&t, &like}) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(given->get(), &type[k]));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(given->get(), &index[k++]));
+  }
+  if (type[0] != type[1] || index[0] != index[1]) refuse(op, name, " on the device of the first tensor, got another");
 }
 
 }  // namespace fused_losses

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -22,28 +23,26 @@ using OptionList = std::vector<double>;
 
 enum class Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };
 
+// torch's number of each dtype, in the order of Dtype and bool last; asked for once, since every one is a call of
+// torch.
+inline const std::array<int32_t, 8>& dtype_codes() {
+  static const std::array<int32_t, 8> codes = {
+      aoti_torch_dtype_float32(), aoti_torch_dtype_float64(), aoti_torch_dtype_float16(), aoti_torch_dtype_bfloat16(),
+      aoti_torch_dtype_uint8(),   aoti_torch_dtype_int32(),   aoti_torch_dtype_int64(),   aoti_torch_dtype_bool()};
+  return codes;
+}
+
+inline int32_t dtype_code(const Tensor& t) {
+  int32_t code = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
+  return code;
+}
+
 inline Dtype dtype_of(const Tensor& t) {
-  using torch::headeronly::ScalarType;
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat32;
-    case ScalarType::Double:
-      return Dtype::kFloat64;
-    case ScalarType::Half:
-      return Dtype::kFloat16;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return Dtype::kUInt8;
-    case ScalarType::Int:
-      return Dtype::kInt32;
-    case ScalarType::Long:
-      return Dtype::kInt64;
-    default:
-      STD_TORCH_CHECK(false, "fused_losses: expected a floating, bool, uint8, int32 or int64 tensor");
-      __builtin_unreachable();
-  }
+  const auto& codes = dtype_codes();
+  const size_t place = std::find(codes.begin(), codes.end(), dtype_code(t)) - codes.begin();
+  STD_TORCH_CHECK(place < codes.size(), "fused_losses: expected a floating, bool, uint8, int32 or int64 tensor");
+  return place + 1 == codes.size() ? Dtype::kUInt8 : static_cast<Dtype>(place);
 }
 
 // float64 for float64, else float32: the dtype of sums and losses.
@@ -56,30 +55,8 @@ inline Tensor new_tensor(const Tensor& like, const int64_t* shape, int64_t dims,
     strides[d] = step;
     step *= shape[d] > 1 ? shape[d] : 1;
   }
-  int32_t code = 0, device_type = 0, device_index = 0;
-  switch (dtype) {
-    case Dtype::kFloat32:
-      code = aoti_torch_dtype_float32();
-      break;
-    case Dtype::kFloat64:
-      code = aoti_torch_dtype_float64();
-      break;
-    case Dtype::kFloat16:
-      code = aoti_torch_dtype_float16();
-      break;
-    case Dtype::kBFloat16:
-      code = aoti_torch_dtype_bfloat16();
-      break;
-    case Dtype::kUInt8:
-      code = aoti_torch_dtype_uint8();
-      break;
-    case Dtype::kInt32:
-      code = aoti_torch_dtype_int32();
-      break;
-    case Dtype::kInt64:
-      code = aoti_torch_dtype_int64();
-      break;
-  }
+  const int32_t code = dtype_codes()[static_cast<size_t>(dtype)];
+  int32_t device_type = 0, device_index = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle made = nullptr;
