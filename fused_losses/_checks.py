@@ -50,7 +50,7 @@ def shaped(name: str, argument: str, value, shape: tuple, first: torch.Tensor, d
 def alike(name: str, argument: str, value, first: torch.Tensor, dtypes: frozenset = DENSE) -> None:
     """A tensor of the shape and on the device of `first`, of one of `dtypes`."""
     tensor(name, argument, value, dtypes)
-    if value.shape != first.shape or not (value.is_cpu and first.is_cpu or value.device == first.device):
+    if value.shape != first.shape or not ((value.is_cpu and first.is_cpu) or value.device == first.device):
         shaped(name, argument, value, first.shape, first, dtypes)
 
 
