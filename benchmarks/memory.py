@@ -33,7 +33,7 @@ def peak_memory(case, shape, dtype: str, device: str, rival: str, form: str, thr
     return json.loads(child.stdout.strip().splitlines()[-1])
 
 
-def _live_peak(run) -> int:
+def live_peak(run) -> int:
     """Highest sum of the tensors allocated and not yet freed while `run` runs, beginning at 0."""
     from torch.autograd.profiler import profile
 
@@ -100,7 +100,7 @@ def main(request: dict) -> dict:
             torch.cuda.synchronize()
             found[phase] = torch.cuda.max_memory_allocated() - before
             continue
-        found[phase] = _live_peak(run)
+        found[phase] = live_peak(run)
         call.prepare()
         ctypes.CDLL(None).malloc_trim(0)
         found[f"{phase}_rss"] = _resident_growth(run)

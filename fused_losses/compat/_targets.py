@@ -1,0 +1,61 @@
+"""What the argument maps share: classes in a target, factors of classes, dtypes of results."""
+
+from __future__ import annotations
+
+import torch
+
+from .._autograd import runs_plainly
+from .._op import accumulation_dtype
+
+_CHUNK = 1 << 17  # elements compared at once: the copy stays in a cache
+
+
+def is_hard(target: torch.Tensor, ignored: float | None = None) -> bool:
+    """Whether every element is 0, 1 or `ignored`, so that all meanings of a soft target agree.
+
+    A dtype without fractions says so by itself, as the kernels refuse its other values. Floating targets are read on
+    the CPU; False where reading would synchronise a device, and where the computation is traced or transformed.
+    """
+    if not target.is_floating_point():
+        return True
+    if not target.is_cpu or target.requires_grad or not runs_plainly():
+        return False
+    with torch.no_grad():
+        by_stride = sorted(range(target.ndim), key=target.stride, reverse=True)
+        flat = target.permute(by_stride).reshape(-1)  # in the order of memory
+        square = flat.new_empty(min(_CHUNK, flat.numel()))
+        for part in flat.split(_CHUNK):
+            if ignored is not None:
+                part = torch.where(part == ignored, 0, part)
+            if not torch.equal(torch.mul(part, part, out=square[: part.numel()]), part):
+                return False
+    return True
+
+
+def along_classes(values: torch.Tensor, ndim: int) -> torch.Tensor:
+    """Values (C,) shaped to broadcast against (B, C, ...) of `ndim` dimensions."""
+    return values.reshape(-1, *(1,) * (ndim - 2))
+
+
+def background_and_others(alpha: float, input: torch.Tensor) -> torch.Tensor:
+    """(C,): 1 - alpha for class 0, alpha for the others."""
+    factors = input.new_full(input.shape[1:2], float(alpha), dtype=accumulation_dtype(input.dtype))
+    factors[:1] = 1 - alpha
+    return factors
+
+
+def at_target(losses: torch.Tensor, target: torch.Tensor, ignored: int | None, classes: int) -> torch.Tensor:
+    """Losses (B, ...) of the positions as (B, C, ...): each at its target's class, 0 elsewhere."""
+    index = target.long()
+    index = index if ignored is None else torch.where(index == ignored, 0, index)
+    spread = losses.new_zeros((losses.shape[0], classes, *losses.shape[1:]))
+    return spread.scatter_(1, index.unsqueeze(1), losses.unsqueeze(1))
+
+
+def promoted(*tensors: torch.Tensor | None) -> torch.dtype:
+    """The dtype that arithmetic of the floating ones among the tensors gives."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        if tensor is not None and tensor.is_floating_point():
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype

@@ -1,0 +1,92 @@
+"""Adapters against the libraries they stand in for: importing these, and comparing answers.
+
+The libraries are installed by hand where the comparison is wanted (`pip install --no-deps` for the large ones); their
+tests are skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import warnings
+
+import pytest
+import torch
+from tolerances import assert_agrees
+
+from fused_losses.compat import _adapter
+
+imported = pytest.importorskip("benchmarks.peer_cases", reason="the installed package has no benchmarks").imported
+
+
+def required(module: str, version: str = ""):
+    """The module of a library, or a skip that says why."""
+    try:
+        found = imported(module)
+        given = getattr(imported(module.partition(".")[0]), "__version__", version)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"{module} cannot be imported: {error}", allow_module_level=True)
+    if not given.startswith(version):
+        pytest.skip(f"expected {module} {version}, got {given}", allow_module_level=True)
+    return found
+
+
+@pytest.fixture
+def fallbacks(monkeypatch):
+    """The refusals of adapters during the test, each of which sent a call to the library."""
+    found = []
+    require = _adapter.Peer.require
+    monkeypatch.setattr(_adapter.Peer, "require", lambda peer, refusal: (found.append(refusal), require(peer, refusal)))
+    return found
+
+
+def combinations(**choices):
+    """Every combination of the choices, as keyword arguments."""
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+
+
+def answer(function, *tensors):
+    """What a call gives: the loss and a gradient of each leaf, or the exception."""
+    leaves = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
+    for leaf in leaves:
+        leaf.grad = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            loss = function(*tensors)
+        except Exception as error:
+            return error, []
+    if isinstance(loss, torch.Tensor) and loss.requires_grad:
+        loss.backward(torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype).reshape(loss.shape))
+    return loss, [leaf.grad for leaf in leaves]
+
+
+def assert_same(ours, theirs, *tensors, label="", at_least=0.0):
+    """The same loss, gradients, shape and dtype, or the same exception."""
+    expected, expected_gradients = answer(theirs, *tensors)
+    found, gradients = answer(ours, *tensors)
+    if isinstance(expected, Exception):
+        assert type(found) is type(expected), f"{label}: {found!r}, expected {expected!r}"
+        return expected
+    assert not isinstance(found, Exception), f"{label}: {found!r}"
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape), label
+    terms = max(t.numel() for t in tensors)
+    coarsest = max((t.dtype for t in [found, *gradients]), key=lambda d: torch.finfo(d).eps)
+    assert_agrees(found, expected, coarsest, terms, label, at_least=at_least)
+    for i, (got, wanted) in enumerate(zip(gradients, expected_gradients)):
+        assert (got is None) == (wanted is None), f"{label}: gradient {i}"
+        if got is not None:
+            assert got.dtype == wanted.dtype, f"{label}: gradient {i}"
+            assert_agrees(got, wanted, coarsest, terms, f"{label}: gradient {i}", at_least=at_least)
+
+
+def assert_same_signature(ours, theirs):
+    """The same names, kinds and defaults of constructor and call, or of a function."""
+    pairs = [(ours, theirs)]
+    if inspect.isclass(ours):
+        pairs = [(ours.__init__, theirs.__init__), (ours.forward, theirs.forward)]
+    for mine, other in pairs:
+        found, expected = (
+            [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()] for f in (mine, other)
+        )
+        assert found == expected
