@@ -8,8 +8,8 @@ TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX, CUDA_HOME  as in torch.utils.cpp_extension
 import importlib.util
 import os
 import re
-import shlex
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
@@ -34,6 +34,19 @@ def numbers(version, count=2):
 if numbers(setuptools.__version__) < (70, 1) and importlib.util.find_spec("wheel") is None:
     stop("this setuptools cannot build a wheel alone: run `pip install wheel` first.")
 
+
+def see_the_environment():
+    """Makes importable what is installed beside the running interpreter, which pip's isolated builds hide.
+
+    A second torch of their own would be gigabytes, and the stable ABI makes it all the same which one compiles.
+    """
+    paths = sysconfig.get_paths()
+    for folder in dict.fromkeys([paths["purelib"], paths["platlib"], *site.getsitepackages()]):
+        site.addsitedir(folder)  # behind what is on the path already
+
+
+if importlib.util.find_spec("torch") is None:
+    see_the_environment()
 try:
     import torch
     from torch.utils import cpp_extension
@@ -41,8 +54,8 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     stop(
-        "it compiles against the torch of your environment and finds none here: install torch 2.11 or newer, then run "
-        "`pip install --no-build-isolation .`."
+        "it compiles against the torch of your environment and finds none here: install torch 2.11 or newer first; "
+        "where a tool builds in an environment of its own (uv, build), run `pip install --no-build-isolation .`."
     )
 
 if numbers(torch.__version__) < (2, 11):
@@ -54,7 +67,7 @@ SANITIZE = os.environ.get("FUSED_LOSSES_SANITIZE") == "1"
 
 # What __FILE__ and messages say of the sources: no folder of the machine that built them.
 PLACES = {Path(__file__).parent.resolve(): ".", Path(torch.__file__).parent.resolve(): "torch"}
-PREFIX_MAPS = [shlex.quote(f"-ffile-prefix-map={place}={name}") for place, name in PLACES.items()]
+PREFIX_MAPS = [f"-ffile-prefix-map={place}={name}" for place, name in PLACES.items()]
 # Never -ffast-math: it breaks the rounding of exp. No -march: the sources choose the instruction sets themselves.
 CXX_FLAGS = (
     ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
@@ -66,7 +79,7 @@ HALF_OPERATORS = ["HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", 
 NVCC_FLAGS = (
     ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA", STABLE_ABI, "-Xcompiler=-fvisibility=hidden"]
     + [f"-U__CUDA_NO_{name}__" for name in HALF_OPERATORS]
-    + [f"-Xcompiler={flag}" for flag in PREFIX_MAPS]
+    + [f'-Xcompiler="{flag}"' for flag in PREFIX_MAPS]  # nvcc's own shell splits at a space
 )  # fmt: skip
 
 
