@@ -47,7 +47,7 @@ def run(*command):
 def extras(names):
     """The requirements of these extras; read without tomllib, which Python 3.10 lacks."""
     section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
-    table = {name: ast.literal_eval(items) for name, items in re.findall(r"^(\w+) = (\[.*?\])", section, re.M | re.S)}
+    table = {name: ast.literal_eval(items) for name, items in re.findall(r"^(\w+) = (\[.*?\])$", section, re.M | re.S)}
     return list(dict.fromkeys(item for name in names for item in table[name]))
 
 
