@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import functools
 import inspect
 import os
 import random
@@ -70,6 +71,13 @@ def draw_shape(rng: random.Random, case: Case, variant: Variant) -> tuple[int, .
     return (*(rng.randint(*bounds) for bounds in case.dims), *more)
 
 
+@functools.cache
+def flags(function) -> tuple[str, ...]:
+    """Its options that are True or False."""
+    parameters = inspect.signature(function).parameters
+    return tuple(name for name, parameter in parameters.items() if isinstance(parameter.default, bool))
+
+
 def draw_options(rng: random.Random, case: Case) -> Variant:
     """A variant of the case, some of its numbers and flags drawn anew."""
     variant = rng.choice(case.all_variants)
@@ -78,8 +86,8 @@ def draw_options(rng: random.Random, case: Case) -> Variant:
         if rng.random() < 0.4 and not callable(options.get(name)):
             options[name] = rng.choice([low, high]) if rng.random() < 0.2 else rng.uniform(low, high)
     if not any(map(callable, options.values())):  # a drawn tensor has the shape that the variant's flags ask for
-        for name, parameter in inspect.signature(case.function).parameters.items():
-            if isinstance(parameter.default, bool) and rng.random() < 0.2:
+        for name in flags(case.function):
+            if rng.random() < 0.2:
                 options[name] = rng.random() < 0.5
     return Variant(variant.name, options, variant.how)
 
@@ -321,7 +329,7 @@ def main() -> int:
     parser.add_argument("--from", nargs=3, dest="start", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 31) if arguments.seed is None else arguments.seed
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1)  # but in the context of threads
     if arguments.emulated and not emulated_device.BUILT:
         parser.error("--emulated: expected the emulated device, got none; build it with python tools/emulator.py")
     with emulated_device.emulated() if arguments.emulated else nullcontext():

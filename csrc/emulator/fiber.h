@@ -17,10 +17,11 @@ extern "C" void fused_losses_switch(void** save, void* to);
 
 namespace fused_losses::emulator {
 
-// Stacks of equal size in one mapping, each above a page that must not be touched.
+// Stacks of equal size in one mapping, each above a page that must not be touched. Their tops are spread over the sets
+// of a cache, in which equal places of stacks a power of two apart would push each other out.
 class Stacks {
  public:
-  static constexpr size_t kBytes = 64 * 1024, kGuard = 4096;
+  static constexpr size_t kBytes = 68 * 1024, kGuard = 4096, kSpread = 512;
 
   void reserve(size_t count) {
     if (count <= count_) return;
@@ -40,7 +41,7 @@ class Stacks {
 
   // The stack pointer of a fiber that will start at `entry`, which must not return.
   void* fresh(size_t index, void (*entry)()) const {
-    void** top = reinterpret_cast<void**>(base_ + (index + 1) * kBytes);
+    void** top = reinterpret_cast<void**>(base_ + (index + 1) * kBytes - index * kSpread % kGuard);
     *--top = nullptr;  // the return address of `entry`: keeps its frame aligned as after a call
     *--top = reinterpret_cast<void*>(entry);
     return top - 6;  // room for the registers that the switch pops

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <span>
 #include <stdexcept>
 
 #include "emulator/fiber.h"
@@ -62,7 +63,8 @@ std::string at(const Site& site) {
 }
 
 bool same(const Site& a, const Site& b) {
-  return a.line() == b.line() && (a.file_name() == b.file_name() || !std::strcmp(a.file_name(), b.file_name()));
+  if (a.line() != b.line()) return false;
+  return a.file_name() == b.file_name() || !std::strcmp(a.file_name(), b.file_name());
 }
 
 std::string place(const Thread& thread) {
@@ -74,9 +76,34 @@ std::string kernel_name() {
   return name.substr(0, name.find(" at "));
 }
 
-void to_scheduler() {
+// The turn of a warp: its lanes that can go on do so once, in this order.
+struct Turn {
+  const int *next, *end;  // lanes
+  Thread* first;          // of the warp
+
+  Thread* take() {
+    while (next != end) {
+      Thread* thread = first + *next++;
+      if (thread->state == State::kReady) return thread;
+    }
+    return nullptr;
+  }
+} turn;
+
+// The running thread stops here; the next lane goes on, or the scheduler. A switch to the scheduler in between would
+// double the time of a shuffle.
+void stop() {
   Thread* self = running;
-  fused_losses_switch(&self->stack_pointer, scheduler_stack_pointer);
+  running = turn.take();
+  fused_losses_switch(&self->stack_pointer, running ? running->stack_pointer : scheduler_stack_pointer);
+}
+
+// Of the last launch, whose memory is used again.
+std::span<Block> blocks_for(size_t count) {
+  static std::vector<Block> kept;
+  if (kept.size() < count) kept.resize(count);
+  for (Block& block : kept) block.shared.resize(kSharedPerBlockOptin + kGaps);
+  return {kept.data(), count};
 }
 
 void start_thread() {
@@ -92,20 +119,19 @@ void start_thread() {
   warp.done |= lane;
   if (block.at_barrier > 0) fail("a thread has returned while others wait at the barrier of " + at(block.site));
   if (warp.waiting && (warp.mask & lane)) fail("a lane has returned while others wait for it at " + at(warp.site));
-  to_scheduler();
+  stop();
 }
 
 // The blocks that are resident, and the turns they get.
 class Grid {
  public:
-  Grid() : blocks_(std::min<size_t>(settings.resident_blocks, current.grid.x)) {
+  Grid() : blocks_(blocks_for(std::min<size_t>(settings.resident_blocks, current.grid.x))) {
     stacks.reserve(blocks_.size() * current.threads.x);
     random_numbers.seed(settings.seed);
     waiting_.resize(current.grid.x);
     std::iota(waiting_.rbegin(), waiting_.rend(), 0u);  // taken from the back
     arrange(waiting_);
     for (size_t slot = 0; slot < blocks_.size(); ++slot) start(slot);
-    lanes_.resize(kLanes);
     warps_.resize((current.threads.x + kLanes - 1) / kLanes);
   }
 
@@ -140,7 +166,6 @@ class Grid {
     block.index = {waiting_.back(), 0, 0};
     waiting_.pop_back();
     block.threads.assign(current.threads.x, Thread{});
-    block.shared.resize(kSharedPerBlockOptin + kGaps);
     std::memset(block.shared.data(), kUnwritten, static_cast<size_t>(current.dynamic_shared));
     block.warps.assign((current.threads.x + kLanes - 1) / kLanes, Warp{});
     block.variables.clear();
@@ -174,22 +199,15 @@ class Grid {
   // Lets each lane of a warp that can go on do so once; whether there was one.
   bool step(Block& block, int warp) {
     const int first = warp * kLanes, count = std::min<int>(kLanes, static_cast<int>(block.threads.size()) - first);
+    lanes_.resize(count);
     std::iota(lanes_.begin(), lanes_.end(), 0);
     arrange(lanes_);
-    bool any = false;
-    for (const int lane : lanes_) {
-      if (lane >= count || block.threads[first + lane].state != State::kReady) continue;
-      any = true;
-      resume(block.threads[first + lane]);
-    }
-    return any;
-  }
-
-  static void resume(Thread& thread) {
-    running = &thread;
-    fused_losses_switch(&scheduler_stack_pointer, thread.stack_pointer);
-    running = nullptr;
+    turn = {lanes_.data(), lanes_.data() + count, &block.threads[first]};
+    running = turn.take();
+    if (!running) return false;
+    fused_losses_switch(&scheduler_stack_pointer, running->stack_pointer);
     if (!error.empty()) throw std::runtime_error(error);
+    return true;
   }
 
   [[noreturn]] static void report_deadlock(const Block& block) {
@@ -203,7 +221,7 @@ class Grid {
     throw std::runtime_error("deadlock in kernel " + kernel_name() + ": " + text);
   }
 
-  std::vector<Block> blocks_;
+  std::span<Block> blocks_;
   std::vector<unsigned> waiting_;
   std::vector<int> lanes_, warps_;
 };
@@ -253,7 +271,8 @@ void allow_shared(const void* kernel, int64_t bytes) {
 void fail(const std::string& what) {
   pause_tracking();
   error = what + ", in kernel " + kernel_name() + ", " + place(*running);
-  to_scheduler();
+  turn.next = turn.end;
+  stop();
   __builtin_unreachable();  // a thread that failed gets no other turn
 }
 
@@ -271,7 +290,7 @@ void barrier(const Site& site) {
     fail("a barrier in divergent code: here at " + at(site) + ", another thread at " + at(block.site));
   self.site = block.site = site;
   self.state = State::kAtBarrier;
-  if (++block.at_barrier < static_cast<int>(block.threads.size())) return to_scheduler();
+  if (++block.at_barrier < static_cast<int>(block.threads.size())) return stop();
   for (Thread& thread : block.threads) thread.state = State::kReady;
   block.at_barrier = 0;
   ++block.epoch;
@@ -295,7 +314,7 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, const Site& sit
   warp.mask = mask;
   warp.waiting |= 1u << lane;
   if (warp.waiting != mask) {
-    to_scheduler();
+    stop();
     return self.taken;
   }
   for (unsigned l = 0; l < kLanes; ++l) {
@@ -317,7 +336,7 @@ void warp_barrier(const Site& site) {
 
 unsigned atomic_increment(unsigned* address, unsigned limit) {
   const Untracked untracked;
-  if (settings.order == Order::kRandom) to_scheduler();  // other blocks in between
+  if (settings.order == Order::kRandom) stop();  // other blocks in between
   const unsigned before = *address;
   *address = before >= limit ? 0 : before + 1;
   counters.insert(address);

@@ -93,6 +93,17 @@ __global__ void __launch_bounds__(kThreads) no_barrier(const Given g) {
   }
 }
 
+// A value that goes to the next lane through shared memory: right with the warp barrier between.
+template <bool kBarrier>
+__device__ __forceinline__ void hand_to_the_next_lane(const Given& g) {
+  FL_SHARED(float, handed, [kThreads]);
+  handed[threadIdx.x] = 1;
+  if (kBarrier) __syncwarp();
+  if (threadIdx.x % 32 > 0) keep(g, handed[threadIdx.x - 1]);  // defect: no_warp_barrier
+}
+__global__ void __launch_bounds__(kThreads) warp_barrier(const Given g) { hand_to_the_next_lane<true>(g); }
+__global__ void __launch_bounds__(kThreads) no_warp_barrier(const Given g) { hand_to_the_next_lane<false>(g); }
+
 // grid_sum, without the fence before (kFirst) or after (else) the counter.
 template <bool kFirst>
 __device__ __forceinline__ void sum_without_fence(const Given& g) {
@@ -159,6 +170,8 @@ void run_planted(std::string name, Tensor data) {
   FL_PLANTED(too_much_shared)
   FL_PLANTED(misaligned_pack)
   FL_PLANTED(no_barrier)
+  FL_PLANTED(warp_barrier)
+  FL_PLANTED(no_warp_barrier)
   FL_PLANTED(no_first_fence)
   FL_PLANTED(no_second_fence)
   FL_PLANTED(off_by_one)
