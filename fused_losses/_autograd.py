@@ -16,6 +16,7 @@ from ._op import HAS_CUDA_KERNELS, NONE, Op, Settings, scale_
 from ._torch_private import (
     TRACED,
     direct_apply,
+    dispatches_plainly,
     forward_mode_active,
     is_batched,
     is_wrapped,
@@ -54,6 +55,8 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
         common = first.is_cpu or (first.is_cuda and HAS_CUDA_KERNELS)
         common = common and not forward_mode_active() and tracing_state() is None
     if not common and reference_reason(op, tensors, needs, compiling):
+        if compiling and not plain:
+            return _reference_of_subclass(op, tensors, settings.keywords)
         return op.call_reference(tensors, settings.keywords)
     if needs:
         if escaped:
@@ -95,6 +98,17 @@ def _has_kernel(op: Op, device: torch.device) -> bool:
             "reinstall with nvcc on the PATH, or call fused_losses.reference"
         )
     return device.type == "cuda"
+
+
+def _reference_of_subclass(op: Op, tensors: Sequence, keywords: dict):
+    """The reference while compiling. Of a subclass that dispatches as Tensor does only the result is wrapped: Dynamo
+    cannot trace `1 - x` of one."""
+    kinds = [type(t) for t in tensors if t is not None and type(t) not in _PLAIN]
+    if not all([dispatches_plainly(kind) for kind in kinds]):
+        return op.call_reference(tensors, keywords)
+    with torch._C.DisableTorchFunctionSubclass():
+        out = op.call_reference(tensors, keywords)
+    return out.as_subclass(kinds[0]) if op.losses == 1 else tuple(o.as_subclass(kinds[0]) for o in out)
 
 
 def runs_plainly() -> bool:

@@ -29,6 +29,15 @@ keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 tracing_state = torch._C._get_tracing_state
 
 
+def dispatches_plainly(kind: type[torch.Tensor]) -> bool:
+    """A subclass with Tensor's own __torch_function__, which is an ordinary call and a wrapper of its results."""
+    return getattr(kind.__torch_function__, "__func__", None) is torch.Tensor.__torch_function__.__func__
+
+
+# As torch.compiler.assume_constant_result, which imports the compiler: Dynamo takes the answer and does not trace it.
+dispatches_plainly._dynamo_marked_constant = True
+
+
 def forward_mode_active() -> bool:
     """A level of torch.autograd.forward_ad is open: tensors may carry tangents."""
     return forward_ad._current_level >= 0

@@ -19,6 +19,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import emulated_device
 import torch
@@ -278,7 +279,7 @@ def compare(call: Call, actual: list, want: list, names: list[str], room: list |
     """Raises where a result is off.
 
     What cancels is judged by its terms: those of a loss of logits or of both signs are of order one, those of its
-    gradient, summed or averaged, at least of order 1/N.
+    gradient, summed or averaged, at least of order 1/N; of the teacher's, q log(q/p), of the logits' differences.
     """
     problem, own = call.problem, call.at_least
     labels = [None] * (len(want) - len(names)) + names
@@ -286,7 +287,8 @@ def compare(call: Call, actual: list, want: list, names: list[str], room: list |
         if name is None:
             at_least = 1.0 if problem.case.logits or "signed" in problem.case.groups else own
         else:
-            at_least = max(own, 1 / max(a.numel(), 1)) if problem.case.logits else own
+            of_terms = max(call.magnitude, 1.0) if name == "target" else 1.0
+            at_least = max(own, of_terms / max(a.numel(), 1)) if problem.case.logits else own
         assert_agrees(
             a,
             within_range(b, a.dtype),
@@ -326,11 +328,11 @@ def reproducer(seed: int, number: int) -> str:
     return f"PYTHONPATH=. python tests/fuzz.py --seed {seed} --call {number}{device}"
 
 
-def loop(seed: int, first: int, until: float, note: str) -> int:
-    """Calls from number `first` on; their number goes to the file `note` before each. How many differ."""
+def loop(seed: int, first: int, end: int, until: float, note: str) -> int:
+    """Calls `first` to `end` for a time; their number goes to the file `note` before each. How many differ."""
     number, different, armed = first, 0, 0.0
     with open(note, "r+b", buffering=0) as file:
-        while (now := time.time()) < until:
+        while number < end and (now := time.time()) < until:
             os.pwrite(file.fileno(), f"{number} {different}\n".encode().ljust(32), 0)
             if now > armed + 1:  # arming takes as long as a call
                 faulthandler.dump_traceback_later(HANGING, exit=True)
@@ -345,15 +347,15 @@ def loop(seed: int, first: int, until: float, note: str) -> int:
     return different
 
 
-def watch(seed: int, seconds: float) -> int:
+def watch(seed: int, seconds: float, end: int) -> int:
     """Runs the loop in a process, again from the next call where it died; prints what was found."""
     until, first, different, died = time.time() + seconds, 0, 0, 0
     with tempfile.NamedTemporaryFile() as note:
-        while time.time() < until:
-            note.seek(0)
+        while first < end and time.time() < until:
+            Path(note.name).write_text(f"{first} 0")
             device = ["--emulated"] * ("--emulated" in sys.argv)
-            command = [sys.executable, __file__, "--seed", str(seed), *device, "--from", str(first), str(until)]
-            command.append(note.name)
+            command = [sys.executable, __file__, "--seed", str(seed), *device]
+            command += ["--from", str(first), str(end), str(until), note.name]
             status = subprocess.run(command).returncode
             number, found = map(int, open(note.name).read().split())
             different += found
@@ -369,10 +371,11 @@ def watch(seed: int, seconds: float) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--calls", type=int, default=1 << 62, help="at most so many")
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
     parser.add_argument("--call", type=int, help="only this call, with the whole traceback of a difference")
     parser.add_argument("--emulated", action="store_true", help="the CUDA kernels, on the emulated device")
-    parser.add_argument("--from", nargs=3, dest="start", help=argparse.SUPPRESS)
+    parser.add_argument("--from", nargs=4, dest="start", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 31) if arguments.seed is None else arguments.seed
     torch.set_num_threads(1)  # but in the context of threads
@@ -386,10 +389,10 @@ def main() -> int:
             print(text or "no difference")
             return 1 if text else 0
         if arguments.start:
-            first, until, note = arguments.start
-            loop(seed, int(first), float(until), note)
+            first, end, until, note = arguments.start
+            loop(seed, int(first), int(end), float(until), note)
             return 0
-        return watch(seed, arguments.seconds)
+        return watch(seed, arguments.seconds, arguments.calls)
 
 
 if __name__ == "__main__":

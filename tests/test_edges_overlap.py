@@ -135,6 +135,18 @@ def plain(name, x, g, activation, squared, smooth_nr):
     return total.detach(), torch.autograd.grad(total, x)[0]
 
 
+@losses()
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_the_mean_of_an_empty_batch_that_skips_is_zero(loss, average, device):
+    """All that is there, nothing, is skipped: nothing is divided by 1."""
+    x, y = inputs(device, (0, 3, 37))
+    options = {"activation": "softmax", "average": average, "reduction": "mean"}
+    value, gradient = value_and_gradient(loss, x, y, absent="skip", **options)
+    assert (value.item(), gradient.shape) == (0, x.shape)
+    if loss.__name__ in {row["name"] for row in RATIOS}:  # the second term of nothing is 0 in any case
+        assert loss(x, y, **options).isnan()
+
+
 @losses("dice_loss", "jaccard_loss", "tversky_loss")
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

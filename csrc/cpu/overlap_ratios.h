@@ -59,8 +59,8 @@ class OverlapRatios {
   // Losses and coefficients of the regions [begin, end), whole rows with `micro`, from their sums. The background left
   // out has no loss, and no gradient even where its sums are NaN.
   void find(int64_t begin, int64_t end) {
-    if (begin == end) return;
     if (skips()) denominator_ = std::max<double>(1, static_cast<double>(count_present()));
+    if (begin == end) return;
     const int64_t C = task_.classes;
     std::fill(denominators_ + begin, denominators_ + end, INFINITY);
     if (task_.options.micro) {
