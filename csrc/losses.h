@@ -73,6 +73,21 @@
   X(js_div_with_logits, JSDivWithLogits, "input target", "beta dim")
 #define FL_SOFTMAX_ARGUMENTS "Tensor input, Tensor target, Tensor? weight"
 
+// One result for each row of logits = input linear_weightᵀ + linear_bias, which are never all there: a softmax loss of
+// them against classes, or against the logits of a teacher. The kernels are those of the softmax family.
+#define FL_LINEAR_LOSSES(X)                                                \
+  X(linear_cross_entropy, CrossEntropy, "input linear_weight linear_bias", \
+    "ignore_index label_smoothing softcap z_loss")
+#define FL_LINEAR_ARGUMENTS "Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, Tensor? weight"
+#define FL_RETRIEVAL_LOSSES(X) X(info_nce_loss, CrossEntropy, "query key", "temperature")
+#define FL_RETRIEVAL_ARGUMENTS "Tensor query, Tensor key, Tensor target"
+#define FL_DISTILLATION_LOSSES(X)                                                     \
+  X(linear_kl_div, KLDivWithLogits, "input linear_weight linear_bias", "temperature") \
+  X(linear_js_div, JSDivWithLogits, "input linear_weight linear_bias", "beta")
+#define FL_DISTILLATION_ARGUMENTS                                                     \
+  "Tensor input, Tensor linear_weight, Tensor teacher_input, Tensor teacher_weight, " \
+  "Tensor? linear_bias, Tensor? teacher_bias"
+
 // One result for each list of items, from pairs of items. Formulas: formulas/ranking.h.
 #define FL_RANKING_LOSSES(X)                                 \
   X(approx_ndcg_loss, ApproxNDCG, "scores", "temperature k") \
@@ -95,6 +110,9 @@
   F(row_sums, FL_VAE_LOSSES, FL_VAE_ARGUMENTS, "Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl") \
   F(softmax, FL_SOFTMAX_LOSSES, FL_SOFTMAX_ARGUMENTS, "Tensor grad_output")                                     \
   F(softmax, FL_SOFTMAX_PAIR_LOSSES, FL_SOFTMAX_ARGUMENTS, "Tensor grad_output")                                \
+  F(linear, FL_LINEAR_LOSSES, FL_LINEAR_ARGUMENTS, "Tensor grad_output")                                        \
+  F(linear, FL_RETRIEVAL_LOSSES, FL_RETRIEVAL_ARGUMENTS, "Tensor grad_output")                                  \
+  F(linear, FL_DISTILLATION_LOSSES, FL_DISTILLATION_ARGUMENTS, "Tensor grad_output")                            \
   F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")                                     \
   F(sequence, FL_SEQUENCE_LOSSES, FL_SEQUENCE_ARGUMENTS, "Tensor grad_output")
 

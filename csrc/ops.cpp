@@ -13,6 +13,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/memory.h"
+#include "host/tile.h"
 #include "losses.h"
 
 namespace py = pybind11;
@@ -78,5 +79,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_non_temporal_above", &set_non_temporal_above, py::arg("bytes"),
         "CPU calls that touch more write their gradients by non-temporal stores; negative for automatic. Returns the "
         "former.");
+  m.def(
+      "set_tile_bytes", [](int64_t bytes) { return chosen_tile_bytes.exchange(bytes); }, py::arg("bytes"),
+      "Losses with a product in them keep this much of it on the CPU; 0 for automatic. Returns the former.");
   m.def("cpu_isas", &supported_isas, "The instruction sets this CPU supports.");
 }

@@ -43,8 +43,10 @@ constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ign
   X(smooth, 1)              \
   X(smooth_dr, 0)           \
   X(smooth_nr, 0)           \
+  X(softcap, 0)             \
   X(squared, 0)             \
-  X(temperature, 1)
+  X(temperature, 1)         \
+  X(z_loss, 0)
 
 struct Options {
 #define FL_MEMBER(name, none) double name = none;

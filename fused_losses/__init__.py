@@ -4,6 +4,8 @@
 
 from . import functional, reference
 from ._version import __version__
+from .chunked.contrastive import InfoNCELoss
+from .chunked.linear import LinearCrossEntropyLoss, LinearJSDivLoss, LinearKLDivLoss
 from .losses.binary import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -42,12 +44,16 @@ __all__ = [
     "GaussianKLLoss",
     "HingeLoss",
     "HuberLoss",
+    "InfoNCELoss",
     "JSDivWithLogitsLoss",
     "JaccardLoss",
     "KLDivLoss",
     "KLDivWithLogitsLoss",
     "L1Loss",
     "LambdaNDCGLoss",
+    "LinearCrossEntropyLoss",
+    "LinearJSDivLoss",
+    "LinearKLDivLoss",
     "MSELoss",
     "MahalanobisDistance",
     "MahalanobisLoss",

@@ -49,6 +49,8 @@ class Option:
     """One option: `read` gives its value as the reference takes it, `encode` the numbers that travel for that value.
 
     or_tensor: the argument may be a tensor instead, which is then no option; it travels as None.
+    Of an option without `wire_names` no number travels, and the op's plain PyTorch does not take it: it is for
+    `operands` alone.
     nested: the value is a sequence of values.
     annotation: its type as a type checker reads it, a tensor apart.
     """
@@ -241,8 +243,13 @@ def settings_reader(op: Op, options: dict[str, Option], reductions: Choice | Non
     def read(dtype: torch.dtype, dims: int, *values) -> Settings:
         keywords, numbers = {}, {}
         for (argument, option), given in zip(known.items(), values):
-            value = keywords[argument] = option.read(f"{op.name}: expected {argument}", given, dtype, dims)
-            numbers.update(zip(option.wire_names(argument), option.encode(value)))
+            value, names = (
+                option.read(f"{op.name}: expected {argument}", given, dtype, dims),
+                option.wire_names(argument),
+            )
+            if names:
+                keywords[argument] = value
+            numbers.update(zip(names, option.encode(value)))
         return Settings(tuple(numbers[n] for n in op.options), int(numbers.get("reduction", NONE)), keywords)
 
     nested = [2 + i for i, option in enumerate(known.values()) if option.nested]

@@ -17,12 +17,16 @@ expected_bleu_loss = functional.expected_bleu_loss.reference
 gaussian_kl = functional.gaussian_kl.reference
 hinge_loss = functional.hinge_loss.reference
 huber_loss = functional.huber_loss.reference
+info_nce_loss = functional.info_nce_loss.reference
 jaccard_loss = functional.jaccard_loss.reference
 js_div_with_logits = functional.js_div_with_logits.reference
 kl_div = functional.kl_div.reference
 kl_div_with_logits = functional.kl_div_with_logits.reference
 l1_loss = functional.l1_loss.reference
 lambda_ndcg_loss = functional.lambda_ndcg_loss.reference
+linear_cross_entropy = functional.linear_cross_entropy.reference
+linear_js_div = functional.linear_js_div.reference
+linear_kl_div = functional.linear_kl_div.reference
 mahalanobis_distance = functional.mahalanobis_distance.reference
 mahalanobis_loss = functional.mahalanobis_loss.reference
 mse_loss = functional.mse_loss.reference
@@ -48,12 +52,16 @@ __all__ = [
     "gaussian_kl",
     "hinge_loss",
     "huber_loss",
+    "info_nce_loss",
     "jaccard_loss",
     "js_div_with_logits",
     "kl_div",
     "kl_div_with_logits",
     "l1_loss",
     "lambda_ndcg_loss",
+    "linear_cross_entropy",
+    "linear_js_div",
+    "linear_kl_div",
     "mahalanobis_distance",
     "mahalanobis_loss",
     "mse_loss",

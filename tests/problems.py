@@ -74,7 +74,8 @@ GROUPS = {
     "overlap": "ratios of sums over regions",
     "compound": "an overlap loss plus another",
     "ranking": "lists of scores, judged by NDCG",
-    "mahalanobis": "matrix products of torch in it: no bit-equality over threads, more memory",
+    "mahalanobis": "a triangular solve of torch in it: no bit-equality over threads, more memory",
+    "products": "matrix products of torch in it: no bit-equality over threads, a tile of the product",
     "floating_target": "the target is no mask: bool and uint8 mean nothing or are refused",
     "signed": "elements of both signs, of order one at most: their sum may cancel",
     "representative": "a few that stand for their families where all would take too long",
@@ -95,6 +96,9 @@ class Case:
     tile: arguments that grow with dim 0 of `shape`.
     broadcast: options that broadcast to the input's shape; bad: (options, words of the message) refused.
     ranges: of numeric options, for drawn ones; free: arguments beside the logits that may be of any magnitude.
+    workspace: bytes that a call may take for itself at shape `large`.
+    own_dtype: options that are no weights: of the input's dtype, or floating at least.
+    free_rows: tensors of which no other says how many rows they have.
     """
 
     name: str
@@ -119,6 +123,9 @@ class Case:
     bad: tuple[tuple[dict, str], ...] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     free: tuple[str, ...] = ()
+    workspace: int = 0
+    own_dtype: tuple[str, ...] = ()
+    free_rows: tuple[str, ...] = ()
 
     def __post_init__(self):
         unknown = set(self.groups) - set(GROUPS)

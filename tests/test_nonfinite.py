@@ -60,7 +60,8 @@ def test_one_infinity(case, variant, device):
         problem = with_one(clean, name, value, 0)
         got, found = gradients(problem, names, None, case.reductions[0])
         want, wanted = expected(problem, names, case.reductions[0])
-        finite = all(part.isfinite().all() for part in got)
+        # An infinite factor of a product makes NaN of the gradient 0 of the logits that a cap keeps finite.
+        finite = "products" not in case.groups and all(part.isfinite().all() for part in got)
         for a, b in zip(got, want):
             assert_agrees(a, b, n_terms=problem.n_terms, label=f"{name} {value}")
         for n in names:

@@ -1,7 +1,7 @@
 """Writes what follows from the losses themselves: the public modules, their type stubs and README's table.
 
-A loss is what the decorator `loss` made in a module of fused_losses/losses; its Module is the LossModule made from it.
-`--check` writes nothing and exits with 1 where a file is not what would be written.
+A loss is what the decorator `loss` made in a module of fused_losses/losses or chunked; its Module is the LossModule
+made from it. `--check` writes nothing and exits with 1 where a file is not what would be written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import stubs
 
-from fused_losses import _C, losses
+from fused_losses import _C, chunked, losses
 from fused_losses._module import LossModule
 
 ROOT = Path(__file__).parent.parent
@@ -23,8 +23,9 @@ BEGIN, END = "<!-- losses:begin -->", "<!-- losses:end -->"
 HELPERS = {"fit_gaussian"}  # public functions that are no losses
 
 MODULES = {
-    info.name: importlib.import_module(f"{losses.__name__}.{info.name}")
-    for info in pkgutil.iter_modules(losses.__path__)
+    f"{package.__name__.partition('.')[2]}.{info.name}": importlib.import_module(f"{package.__name__}.{info.name}")
+    for package in (chunked, losses)
+    for info in pkgutil.iter_modules(package.__path__)
     if not info.name.startswith("_")
 }
 
@@ -53,7 +54,7 @@ def listed(names) -> str:
 def imports(names_of) -> tuple[str, list[str]]:
     """The import lines of what `names_of` finds in each module, and all names."""
     found = {name: sorted(names_of(module)) for name, module in MODULES.items()}
-    lines = [f"from .losses.{name} import {', '.join(names)}\n" for name, names in found.items() if names]
+    lines = [f"from .{name} import {', '.join(names)}\n" for name, names in found.items() if names]
     return "".join(lines), [name for names in found.values() for name in names]
 
 

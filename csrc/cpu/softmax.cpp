@@ -51,19 +51,6 @@ double counted(const SoftmaxProblem& problem, const double* weight, int64_t begi
   return sum;
 }
 
-double count(const SoftmaxProblem& problem, bool weighted) {
-  std::vector<double> weight;
-  if (weighted && problem.weight) {
-    weight.resize(problem.classes);
-    read_values(problem.weight, problem.weight_dtype, 0, problem.classes, weight.data());
-  }
-  const auto run = problem.target_dtype == Dtype::kUInt8   ? counted<uint8_t>
-                   : problem.target_dtype == Dtype::kInt32 ? counted<int32_t>
-                                                           : counted<int64_t>;
-  const double* weights = weighted && problem.weight ? weight.data() : nullptr;
-  return chunked_sum(problem.positions(), [&](int64_t b, int64_t e) { return run(problem, weights, b, e); });
-}
-
 // Positions of which one partial sum is kept: whole groups where the loops gather several outer indices.
 int64_t chunk_size(const SoftmaxProblem& problem) {
   int64_t n = kChunk / (problem.classes > 0 ? problem.classes : 1);
@@ -100,6 +87,30 @@ struct CpuSoftmax : CpuDevice {
 
 }  // namespace
 
+double count_classes(const SoftmaxProblem& problem, bool weighted) {
+  std::vector<double> weight;
+  if (weighted && problem.weight) {
+    weight.resize(problem.classes);
+    read_values(problem.weight, problem.weight_dtype, 0, problem.classes, weight.data());
+  }
+  const auto run = problem.target_dtype == Dtype::kUInt8   ? counted<uint8_t>
+                   : problem.target_dtype == Dtype::kInt32 ? counted<int32_t>
+                                                           : counted<int64_t>;
+  const double* weights = weighted && problem.weight ? weight.data() : nullptr;
+  return chunked_sum(problem.positions(), [&](int64_t b, int64_t e) { return run(problem, weights, b, e); });
+}
+
+void check_class_indices(const char* op, const SoftmaxProblem& problem) {
+  const int64_t positions = problem.positions();
+  for (int64_t i = 0; i < positions; ++i) {
+    const int64_t y = integer_at(problem.target, problem.target_dtype, i);
+    if ((y >= 0 && y < problem.classes) || y == problem.ignore_index) continue;
+    const int64_t* ignored =
+        problem.ignore_index == std::numeric_limits<int64_t>::min() ? nullptr : &problem.ignore_index;
+    refuse_class_index(op, problem.target, problem.target_dtype, i, problem.classes, ignored);
+  }
+}
+
 void run_softmax(LossId id, const Options& options, const SoftmaxProblem& problem) {
   const SoftmaxEntry& entry =
       for_isa(base::softmax_loops, avx2::softmax_loops, avx512::softmax_loops)[loss_of(id).place];
@@ -111,7 +122,8 @@ void run_softmax(LossId id, const Options& options, const SoftmaxProblem& proble
   task.options = &options;
   task.invalid = &invalid;
   task.class_weight = entry.pair ? nullptr : weights.read(problem, dtype);
-  if (task.results.counts) task.results.denominator = count(problem, entry.weighted_mean);
+  if (task.results.counts) task.results.denominator = count_classes(problem, entry.weighted_mean);
+  if (task.results.counted) task.results.denominator = *task.results.counted;
   task.scale = gradient_scale(task.results, dtype);
   const double sum = sum_of_losses(task, entry.run[dtype == Dtype::kFloat64], dtype);
   if (invalid < positions) {

@@ -20,6 +20,12 @@ struct SoftmaxTask : SoftmaxProblem {
 // Runs a Problem; rows complete in it (inner 1) may be a tile that holds the logits and receives their gradient.
 void run_softmax(LossId id, const Options& options, const SoftmaxProblem& problem);
 
+// What the class indices of a Problem add up to in the denominator of its mean: their number, or the sum of their
+// weights.
+double count_classes(const SoftmaxProblem& problem, bool weighted);
+// Refuses a class index out of range in the name of `op`.
+void check_class_indices(const char* op, const SoftmaxProblem& problem);
+
 // Rows are run one by one with classes in the vector lanes; everything else in tiles [classes, lanes] of positions.
 constexpr int64_t kRowBlock = 4096;     // classes of a row that share one shift of their exponentials
 constexpr int64_t kShortRow = 32;       // shorter rows are run as tiles

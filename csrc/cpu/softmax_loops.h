@@ -93,18 +93,18 @@ A class_row(const F f, const SoftmaxTask& task, int64_t r, int64_t n, bool last,
   }
   const A* x = logits_of_row(task, task.input, task.input_dtype, r, n, last, scratch.array(kInput), next);
   const A* w = static_cast<const A*>(task.class_weight);
-  const A scale = scale_of<A>(task, r);
+  const A scale = scale_of<A>(task, r), z = static_cast<A>(task.z_loss);
   const A kept = static_cast<A>(1 - task.label_smoothing), spread = static_cast<A>(task.label_smoothing / classes);
   if (!task.class_index) {
     const A* given = row_values(task.target, task.target_dtype, r * classes, classes, n, A(0), scratch.array(kTarget));
     const Mixture<A> mixture{given, w, kept, spread};
-    return mixture_row<true>(f, x, e, scratch.blocks(), n, mixture, int64_t{-1}, A(0), gradient, scale, next);
+    return mixture_row<true>(f, x, e, scratch.blocks(), n, mixture, int64_t{-1}, A(0), z, gradient, scale, next);
   }
   if (task.label_smoothing != 0) {
     const Mixture<A> mixture{nullptr, w, kept, spread};
-    return mixture_row<false>(f, x, e, scratch.blocks(), n, mixture, y, kept * w[y], gradient, scale, next);
+    return mixture_row<false>(f, x, e, scratch.blocks(), n, mixture, y, kept * w[y], z, gradient, scale, next);
   }
-  return index_row(f, x, gradient ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), scale, next);
+  return index_row(f, x, gradient ? e : nullptr, scratch.blocks(), n, y, w ? w[y] : A(1), z, scale, next);
 }
 
 template <class F, class A>
@@ -218,12 +218,13 @@ void class_tile(const F f, const SoftmaxTask& task, const Span span, const Softm
   const SoftmaxTile<A> e{scratch.array(kExp), step};
   const A* w = static_cast<const A*>(task.class_weight);
   const A kept = static_cast<A>(1 - task.label_smoothing), spread = static_cast<A>(task.label_smoothing / classes);
+  const A z = static_cast<A>(task.z_loss);
   if (!task.class_index) {
     const SoftmaxTile<const A> y =
         tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), scratch.array(kRaw), step);
     const int64_t* no_extra = nullptr;
     const A* no_share = nullptr;
-    mixture_tile<true>(f, x, e, y, w, kept, spread, classes, lanes, no_extra, no_share, task.grad_input != nullptr,
+    mixture_tile<true>(f, x, e, y, w, kept, spread, classes, lanes, no_extra, no_share, z, task.grad_input != nullptr,
                        scale, n);
   } else {
     int64_t y[kMaxLanes];
@@ -235,10 +236,10 @@ void class_tile(const F f, const SoftmaxTask& task, const Span span, const Softm
     }
     if (task.label_smoothing != 0) {
       for (int64_t i = 0; i < n; ++i) share[i] *= kept;
-      mixture_tile<false>(f, x, e, SoftmaxTile<const A>{nullptr, 0}, w, kept, spread, classes, lanes, y, share,
+      mixture_tile<false>(f, x, e, SoftmaxTile<const A>{nullptr, 0}, w, kept, spread, classes, lanes, y, share, z,
                           task.grad_input != nullptr, scale, n);
     } else {
-      index_tile(f, x, task.grad_input ? e : SoftmaxTile<A>{nullptr, 0}, classes, lanes, y, share, scale, n);
+      index_tile(f, x, task.grad_input ? e : SoftmaxTile<A>{nullptr, 0}, classes, lanes, y, share, z, scale, n);
     }
   }
   tile_store(e, task.grad_input, task.input_dtype, span, scratch.array(kRaw));

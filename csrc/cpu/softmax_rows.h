@@ -79,21 +79,22 @@ void row_scale(A* __restrict values, const A factor, const int64_t n) {
   for (int64_t i = 0; i < n; ++i) values[i] *= factor;
 }
 
-// Class index y. e: the exponentials, replaced by the gradient; null without one.
+// Class index y; z: the weight of the row's normaliser. e: the exponentials, replaced by the gradient; null without
+// one.
 template <class F, class A>
-A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_t y, const A w, const A scale,
-            NextRow<A>* next) {
+A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_t y, const A w, const A z,
+            const A scale, NextRow<A>* next) {
   const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space, next);
   const A u = (x[y] - s.row_max) - s.log_sum;
-  const ClassTerms<A> t = f(u, exp_(u));
+  const ClassTerms<A> t = f(u, exp_(u)), normaliser = normaliser_terms(z, s.row_max + s.log_sum);
   if (e) {
-    const A slope = scale * w * t.slope;
+    const A slope = scale * w * t.slope, pull = scale * normaliser.slope - slope;
     for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) {
-      row_scale(e + at, -slope * s.factor[b], n - at < kRowBlock ? n - at : kRowBlock);
+      row_scale(e + at, pull * s.factor[b], n - at < kRowBlock ? n - at : kRowBlock);
     }
     e[y] += slope;
   }
-  return w == A(0) ? A(0) : w * t.loss;
+  return (w == A(0) ? A(0) : w * t.loss) + normaliser.loss;
 }
 
 // A target that is a mixture of classes: class c has the share (stretch y[c] + base) w[c].
@@ -141,7 +142,7 @@ void mixture_gradient(const F f, const A* __restrict x, A* __restrict e, const A
 // As index_row for a mixture, to which class `extra` (if not negative) adds `extra_share`, its weight included.
 template <bool kTarget, class F, class A>
 A mixture_row(const F f, const A* x, A* e, A* space, const int64_t n, const Mixture<A> m, const int64_t extra,
-              const A extra_share, const bool gradient, const A scale, NextRow<A>* next) {
+              const A extra_share, const A z, const bool gradient, const A scale, NextRow<A>* next) {
   const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space, next);
   double loss = 0, slope = 0;
   const auto blocks = [n](const auto& run) {
@@ -161,6 +162,9 @@ A mixture_row(const F f, const A* x, A* e, A* space, const int64_t n, const Mixt
     loss += extra_share * t.loss;
     slope += extra_slope;
   }
+  const ClassTerms<A> normaliser = normaliser_terms(z, s.row_max + s.log_sum);
+  loss += normaliser.loss;
+  slope -= normaliser.slope;
   if (gradient) {
     const A total = static_cast<A>(slope);
     blocks([&](int64_t b, int64_t at, int64_t part) {

@@ -110,19 +110,25 @@ void lanes_scale(A* __restrict e, const A* __restrict factor, const int64_t n) {
 }
 
 // Class indices y, -1 where the position does not count; share: [n] weights of the classes, 0 where it does not count;
-// scale: [n] factors of the gradients.
+// z: the weight of the normaliser of those that count; scale: [n] factors of the gradients.
 template <class F, class A>
 void index_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const int64_t classes,
-                SoftmaxLanes<A>* lanes, const int64_t* __restrict y, const A* __restrict share,
+                SoftmaxLanes<A>* lanes, const int64_t* __restrict y, const A* __restrict share, const A z,
                 const A* __restrict scale, const int64_t n) {
   tile_softmax(x, e, classes, A(1), lanes, n);
   alignas(64) A u[kMaxLanes] = {};
   for (int64_t i = 0; i < n; ++i) u[i] = y[i] < 0 ? A(0) : x.data[y[i] * x.step + i] - lanes->row_max[i];
   lanes_index(f, u, lanes->log_sum, share, lanes->loss, lanes->slope, n);
+  alignas(64) A pull[kMaxLanes] = {};
+  for (int64_t i = 0; z != A(0) && i < n; ++i) {
+    const ClassTerms<A> normaliser = normaliser_terms(z, lanes->row_max[i] + lanes->log_sum[i]);
+    lanes->loss[i] += y[i] < 0 ? A(0) : normaliser.loss;
+    pull[i] = scale[i] * normaliser.slope;
+  }
   if (!e.data) return;
   for (int64_t i = 0; i < n; ++i) {
     u[i] = share[i] == A(0) ? A(0) : scale[i] * lanes->slope[i];
-    lanes->factor[i] = y[i] < 0 ? A(0) : -u[i] * lanes->factor[i];
+    lanes->factor[i] = y[i] < 0 ? A(0) : (pull[i] - u[i]) * lanes->factor[i];
   }
   for (int64_t c = 0; c < classes; ++c) lanes_scale(e.data + c * e.step, lanes->factor, n);
   for (int64_t i = 0; i < n; ++i) {
@@ -163,7 +169,7 @@ void lanes_mixture_gradient(const F f, const A* __restrict x, A* __restrict e, c
 template <bool kTarget, class F, class A>
 void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const SoftmaxTile<const A> y,
                   const A* w, const A stretch, const A base, const int64_t classes, SoftmaxLanes<A>* lanes,
-                  const int64_t* __restrict extra, const A* __restrict extra_share, const bool gradient,
+                  const int64_t* __restrict extra, const A* __restrict extra_share, const A z, const bool gradient,
                   const A* __restrict scale, const int64_t n) {
   tile_softmax(x, e, classes, A(1), lanes, n);
   lanes_fill(lanes->loss, A(0), n);
@@ -179,6 +185,11 @@ void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> 
   }
   lanes_narrow(loss_total, lanes->loss, n);
   lanes_narrow(slope_total, lanes->slope, n);
+  for (int64_t i = 0; z != A(0) && i < n; ++i) {
+    const ClassTerms<A> normaliser = normaliser_terms(z, lanes->row_max[i] + lanes->log_sum[i]);
+    lanes->loss[i] += normaliser.loss;
+    lanes->slope[i] -= normaliser.slope;
+  }
   alignas(64) A slope[kMaxLanes];
   if (extra) {
     alignas(64) A u[kMaxLanes] = {}, loss[kMaxLanes];

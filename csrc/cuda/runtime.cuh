@@ -12,10 +12,13 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
 
+#include <array>
 #include <cstdint>
 
 // A variable of a block: FL_SHARED(double, sums, [32]); the extent is empty for a single value.
@@ -44,6 +47,23 @@ int device_attribute(int device) {
   int& value = known[device & 63];
   if (value == 0) STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, kAttribute, device));
   return value;
+}
+
+constexpr int64_t kTileBytes = 24 << 20;  // of a product between its kernels: half of an L2 cache
+
+// out = factor a b (+ out), all of one dtype.
+inline void library_product(const torch::stable::Tensor& a, const torch::stable::Tensor& b, double factor, bool add,
+                            const torch::stable::Tensor& out) {
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1 : 0, factor));
+}
+
+// out = a b of two matrices of halves, summed and kept in float32.
+inline void library_product_of_halves(const torch::stable::Tensor& a, const torch::stable::Tensor& b,
+                                      const torch::stable::Tensor& out) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 4> stack{from(a), from(b), from(torch::headeronly::ScalarType::Float), from(out)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype_out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<torch::stable::Tensor>(stack[0]);  // owned, and of no more use
 }
 
 // bytes: of dynamic shared memory.

@@ -26,6 +26,10 @@ struct CudaSoftmax : CudaDevice {
 
 }  // namespace
 
+void count_classes(const SoftmaxProblem& problem, const Tensor& like, double* denominator) {
+  count_positions<CrossEntropy>(Launch(like), like, SoftmaxOperands{problem}, denominator);
+}
+
 void run_class_softmax(LossId id, const Options& options, const SoftmaxProblem& problem, const Tensor& like) {
   switch (id) {
 #define FL_RUN(op, Functor, ...) \

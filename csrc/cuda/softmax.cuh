@@ -67,15 +67,20 @@ __device__ __forceinline__ void write_row(const Row& row, T* to, int64_t step, c
   });
 }
 
-// The gradient against class y: scale slope (delta - p).
+// The gradient against class y: slope (delta - p) + pull p.
 template <class A, class T, class Row>
 __device__ __forceinline__ void write_index_gradient(const Row& row, T* to, int64_t step, const Softmax<A>& s,
-                                                     int64_t y, A slope) {
-  const A factor = -slope * s.inverse;
+                                                     int64_t y, A slope, A pull) {
+  const A factor = (pull - slope) * s.inverse;
   write_row<A>(row, to, step, [&](int64_t c, A x) {
     const A g = exp_<ExpPolicy<T>>((x - s.row_max) * s.rate) * factor;
     return c == y ? g + slope : g;
   });
+}
+
+template <class A>
+__device__ __forceinline__ ClassTerms<A> row_normaliser(const SoftmaxOperands& o, const Softmax<A>& s) {
+  return normaliser_terms(static_cast<A>(o.z_loss), s.row_max + s.log_sum);
 }
 
 template <class F, class A>
@@ -104,10 +109,11 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const SoftmaxOp
   }
   const Softmax<A> s = row_softmax<A, T, Threads>(row, A(1));
   const A scale = row_scale<A>(o, position);
+  const ClassTerms<A> normaliser = row_normaliser(o, s);
   if constexpr (kTarget == Target::kClassIndex) {
     const ClassTerms<A> t = index_terms(f, o, s, class_logit, y);
-    if (to) write_index_gradient<A>(row, to, step, s, y, scale * t.slope);
-    return t.loss;
+    if (to) write_index_gradient<A>(row, to, step, s, y, scale * t.slope, scale * normaliser.slope);
+    return t.loss + normaliser.loss;
   } else {
     const A kept = static_cast<A>(1 - o.label_smoothing), spread = static_cast<A>(o.label_smoothing / o.classes);
     const auto share = [&](int64_t c) {
@@ -125,8 +131,8 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const SoftmaxOp
         slope += part * t.slope;
       }
     });
-    loss = Threads::sum(loss);
-    slope = Threads::sum(slope);
+    loss = Threads::sum(loss) + normaliser.loss;
+    slope = Threads::sum(slope) - normaliser.slope;
     if (to) {
       write_row<A>(row, to, step, [&](int64_t c, A v) {
         const A u = (v - s.row_max) - s.log_sum, p = exp_<ExpPolicy<T>>(u);
@@ -263,8 +269,10 @@ __global__ void __launch_bounds__(kMostThreads) split_index_kernel(const F f, co
     } else {
       const Softmax<A> s = merged_softmax(static_cast<const Running<A>*>(o.split) + position * o.splits, o.splits);
       const ClassTerms<A> t = index_terms(f, o, s, static_cast<const A*>(o.class_logits)[position], y);
-      if (to) write_index_gradient<A>(row, to, 1, s, y - begin, row_scale<A>(o, position) * t.slope);
-      loss = t.loss;
+      const ClassTerms<A> normaliser = row_normaliser(o, s);
+      const A scale = row_scale<A>(o, position);
+      if (to) write_index_gradient<A>(row, to, 1, s, y - begin, scale * t.slope, scale * normaliser.slope);
+      loss = t.loss + normaliser.loss;
     }
     if (threadIdx.x == 0 && part % o.splits == 0) {
       if (o.results.losses) static_cast<A*>(o.results.losses)[position] = loss;

@@ -5,6 +5,9 @@
 
 namespace fused_losses::cuda {
 
+// *denominator, on the device, becomes what the mean of a cross-entropy against class indices divides by.
+void count_classes(const SoftmaxProblem& problem, const Tensor& like, double* denominator);
+
 void run_class_softmax(LossId id, const Options& options, const SoftmaxProblem& problem, const Tensor& like);
 void run_logits_softmax(LossId id, const Options& options, const SoftmaxProblem& problem, const Tensor& like);
 

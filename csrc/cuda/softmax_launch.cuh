@@ -115,6 +115,7 @@ template <template <class> class Functor>
 void run_loss(const Options& options, const SoftmaxProblem& problem, const Tensor& like) {
   const Launch launch(like);
   SoftmaxOperands o{problem};
+  o.denominator = o.results.counted;
   constexpr bool kLogits = Functor<float>::kPair;
   Tensor denominator;
   if constexpr (!kLogits) {

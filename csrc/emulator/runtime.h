@@ -2,7 +2,9 @@
 // and shuffles, intrinsics (by the exact functions), the few calls of the runtime API, and the launch.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/macros/Macros.h>
 
 #include <cmath>
@@ -15,6 +17,7 @@
 
 #include "emulator/half.h"
 #include "emulator/machine.h"
+#include "emulator/tracker.h"
 
 #define __global__
 #define __device__
@@ -118,6 +121,24 @@ namespace fused_losses::cuda {
 struct DeviceGuard {
   explicit DeviceGuard(int) {}
 };
+
+constexpr int64_t kTileBytes = 24 << 10;  // small losses have several tiles
+
+inline void library_product(const torch::stable::Tensor& a, const torch::stable::Tensor& b, double factor, bool add,
+                            const torch::stable::Tensor& out) {
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1 : 0, factor));
+  const int64_t rows = out.size(0), columns = out.size(1);
+  for (int64_t i = 0; columns > 0 && i < rows; ++i) {  // what the library wrote the kernels may read
+    char* row = static_cast<char*>(out.mutable_data_ptr()) + i * out.stride(0) * out.element_size();
+    emulator::track_memory(row, static_cast<size_t>(columns) * out.element_size(), true);
+  }
+}
+
+inline void library_product_of_halves(const torch::stable::Tensor& a, const torch::stable::Tensor& b,
+                                      const torch::stable::Tensor& out) {
+  using torch::headeronly::ScalarType;
+  library_product(torch::stable::to(a, ScalarType::Float), torch::stable::to(b, ScalarType::Float), 1, false, out);
+}
 
 inline cudaStream_t current_stream(int) { return emulator::stream(); }
 

@@ -7,6 +7,14 @@ struct ClassTerms {
   A loss, slope;
 };
 
+// z (log sum e^x)^2 of a row and what multiplies p in its gradient; Chowdhery et al., "PaLM: Scaling Language Modeling
+// with Pathways", 2022. z = 0 costs nothing, whatever the row.
+template <class A>
+FL_HD ClassTerms<A> normaliser_terms(A z, A log_sum_exp) {
+  const A slope = A(2) * z * log_sum_exp;
+  return {z == A(0) ? A(0) : z * log_sum_exp * log_sum_exp, z == A(0) ? A(0) : slope};
+}
+
 // -log p
 template <class A>
 struct CrossEntropy : Plain<CrossEntropy<A>> {

@@ -21,7 +21,7 @@
 
 namespace fused_losses {
 
-constexpr size_t kMostTensors = 4;
+constexpr size_t kMostTensors = 6;
 
 // One call of one op, its tensors contiguous and on one device.
 struct Arguments {

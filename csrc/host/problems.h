@@ -20,6 +20,7 @@ struct Results {
   double gradient_factor = 1;  // of the gradients alone
   double denominator = 1;
   bool counts = false;  // the driver finds the denominator: the number, or the weight, of the items that count
+  const double* counted = nullptr;  // [1] the denominator where an earlier run has found it; then `counts` is false
 };
 
 // One operand of an elementwise loss. Element i of the input's flat order reads data[(i / inner) % period], or data[i]
@@ -82,6 +83,7 @@ struct SoftmaxProblem {
   bool class_index = false;     // the target holds the class of each position
   int64_t ignore_index = 0;     // such positions do not count
   double label_smoothing = 0;   // against classes
+  double z_loss = 0;            // against classes: of the square of each position's log sum of exponentials
   void* grad_input = nullptr;   // as input, whose own memory it may be
   void* grad_target = nullptr;  // as target, of logits
   Results results;              // `counts`: the positions, or the weights of their classes

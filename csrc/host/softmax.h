@@ -18,6 +18,29 @@ constexpr bool compares_logits(LossId id) {
   }
 }
 
+// A target of class indices or, without `problem->class_index`, probabilities, and what goes with it; the number of
+// classes is known and the shape of the target checked.
+inline void read_classes(const char* op, const Options& options, const Tensor& target, const OptionalTensor& weight,
+                         SoftmaxProblem* problem) {
+  problem->target = target.const_data_ptr();
+  problem->target_dtype = dtype_of(target);
+  if (problem->class_index && is_floating(problem->target_dtype)) {
+    refuse(op, "class indices of dtype uint8, int32 or int64, got a floating dtype");
+  }
+  if (weight) {
+    if (weight->dim() != 1 || weight->numel() != problem->classes) {
+      refuse(op, "weight of shape (", problem->classes, ",), got ", shape_text(*weight));
+    }
+    problem->weight = weight->const_data_ptr();
+    problem->weight_dtype = dtype_of(*weight);
+  }
+  const double ignore_index = options.ignore_index;  // no int64: equal to no class
+  constexpr double kLimit = 9223372036854775808.0;
+  problem->ignore_index = ignore_index >= -kLimit && ignore_index < kLimit ? static_cast<int64_t>(ignore_index)
+                                                                           : std::numeric_limits<int64_t>::min();
+  problem->label_smoothing = options.label_smoothing;
+}
+
 // Device: also `static void run(LossId, const Options&, const SoftmaxProblem&, const Tensor& like)`.
 template <class Device>
 class SoftmaxCall : Call<Device> {
@@ -93,23 +116,10 @@ class SoftmaxCall : Call<Device> {
         refuse(a.op(), "target of the input's shape ", shape_text(a.first()), " or of that without the classes, got ",
                shape_text(target));
       }
-      if (is_floating(problem_.target_dtype))
-        refuse(a.op(), "class indices of dtype uint8, int32 or int64, got a floating dtype");
     } else {
       check_same_shape(a.op(), "target", target, a.first());
     }
-    if (const OptionalTensor& weight = a.tensors[kWeight]) {
-      if (weight->dim() != 1 || weight->numel() != problem_.classes) {
-        refuse(a.op(), "weight of shape (", problem_.classes, ",), got ", shape_text(*weight));
-      }
-      problem_.weight = weight->const_data_ptr();
-      problem_.weight_dtype = dtype_of(*weight);
-    }
-    const double ignore_index = a.options.ignore_index;  // no int64: equal to no class
-    constexpr double kLimit = 9223372036854775808.0;
-    problem_.ignore_index = ignore_index >= -kLimit && ignore_index < kLimit ? static_cast<int64_t>(ignore_index)
-                                                                             : std::numeric_limits<int64_t>::min();
-    problem_.label_smoothing = a.options.label_smoothing;
+    fused_losses::read_classes(a.op(), a.options, target, a.tensors[kWeight], &problem_);
   }
 };
 

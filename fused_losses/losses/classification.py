@@ -108,6 +108,25 @@ def check_cross_entropy(name, input, target, weight, ignore_index):
         check_class_weight(name, "weight", weight, input)
 
 
+def class_losses(x, target, weight, ignore_index, label_smoothing):
+    """Cross-entropy of each row of logits, what its mean divides by (None: the rows) and which rows are ignored (None:
+    no row can be)."""
+    dim = min(1, x.dim() - 1)
+    w = None if weight is None else along_classes(weight.to(x.dtype), x.dim())
+    if is_dense(x, target):
+        y = smoothed(target.to(x.dtype), label_smoothing, dim)
+        return -times(y if w is None else y * w, x.log_softmax(dim)).sum(dim), None, None
+    x, index, ignored = _without_ignored(x, target, ignore_index, dim)
+    losses = -x.log_softmax(dim)
+    losses = losses if w is None else times(w, losses)
+    loss = pick(losses, index, ignored, dim)
+    if label_smoothing:
+        spread = losses.sum(dim) / max(x.shape[dim], 1)
+        loss = torch.where(ignored, 0, (1 - label_smoothing) * loss + label_smoothing * spread)
+    counted = (~ignored).sum() if w is None else pick(w.expand_as(x), index, ignored, dim).sum()
+    return loss, counted, ignored
+
+
 @loss(
     shape=row_shape,
     check=check_cross_entropy,
@@ -143,20 +162,8 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
         tensor(0.2395)
     """
     (x,) = accumulate(input)
-    dim = min(1, x.dim() - 1)
-    w = None if weight is None else along_classes(weight.to(x.dtype), x.dim())
-    if is_dense(input, target):
-        y = smoothed(target.to(x.dtype), label_smoothing, dim)
-        return reduce(-times(y if w is None else y * w, x.log_softmax(dim)).sum(dim), reduction)
-    x, index, ignored = _without_ignored(x, target, ignore_index, dim)
-    losses = -x.log_softmax(dim)
-    losses = losses if w is None else times(w, losses)
-    loss = pick(losses, index, ignored, dim)
-    if label_smoothing:
-        spread = losses.sum(dim) / max(x.shape[dim], 1)
-        loss = torch.where(ignored, 0, (1 - label_smoothing) * loss + label_smoothing * spread)
-    counted = (~ignored).sum() if w is None else pick(w.expand_as(x), index, ignored, dim).sum()
-    return reduce(loss, reduction, counted)
+    losses, counted, _ = class_losses(x, target, weight, ignore_index, label_smoothing)
+    return reduce(losses, reduction, counted)
 
 
 class CrossEntropyLoss(LossModule, function=cross_entropy):

@@ -55,6 +55,7 @@ CASES = [
         "gaussian_kl",
         gaussians,
         fused=("mu", "logvar", "prior_mu", "prior_logvar"),
+        own_dtype=("prior_mu", "prior_logvar"),
         tile=("mu", "logvar"),
         variants=(
             variant(
