@@ -198,6 +198,56 @@ def translations(shape, dtype, device, generator):
     return {"logits": _randn(shape, dtype, device, generator), "target": target}
 
 
+def layer_and_classes(shape, dtype, device, generator):
+    """Rows of 512 features and a linear layer; `shape` is that of the logits."""
+    n, v = shape
+    like = (dtype, device, generator)
+    return {
+        "input": _randn((n, 512), *like),
+        "linear_weight": _randn((v, 512), *like) / 512**0.5,
+        "target": torch.randint(0, v, (n,), device=device, generator=generator),
+    }
+
+
+def queries_and_keys(shape, *like):
+    n, m = shape
+    return {"query": _randn((n, 512), *like), "key": _randn((max(n, m), 512), *like) / 512**0.5}
+
+
+def student_and_teacher(shape, *like):
+    n, v = shape
+    return {
+        "input": _randn((n, 512), *like),
+        "linear_weight": _randn((v, 512), *like) / 512**0.5,
+        "teacher_input": _randn((n, 512), *like),
+        "teacher_weight": _randn((v, 512), *like) / 512**0.5,
+    }
+
+
+def two_towers(shape, *like):
+    unit = torch.nn.functional.normalize
+    dtype, device, _ = like
+    return {
+        "x": unit(_randn(shape, *like), dim=1),
+        "y": unit(_randn(shape, *like), dim=1),
+        "logit_scale": torch.full((), 14.3, dtype=dtype, device=device),
+    }
+
+
+def two_towers_and_bias(shape, dtype, device, generator):
+    bias = torch.full((), -10.0, dtype=dtype, device=device)
+    return two_towers(shape, dtype, device, generator) | {"logit_bias": bias}
+
+
+def two_views(shape, *like):
+    return {"z1": _randn(shape, *like), "z2": _randn(shape, *like)}
+
+
+def labelled_features(shape, dtype, device, generator):
+    labels = torch.randint(0, max(shape[0] // 8, 1), shape[:1], device=device, generator=generator)
+    return {"features": _randn(shape, dtype, device, generator), "labels": labels}
+
+
 # ---- the list
 
 _FLAT = ((DEFAULT_ELEMENTS,), flat)
@@ -267,6 +317,31 @@ ALL = [
     Case("mahalanobis_loss", *_POINTS, labelled_points_and_gaussian, chains=chains.MAHALANOBIS_LOSS),
     Case("approx_ndcg_loss", *_LISTS, ranked_lists, leaves=("scores",), chains=(chains.approx_ndcg,), largest=1 << 16),
     Case("lambda_ndcg_loss", *_LISTS, ranked_lists, leaves=("scores",), largest=1 << 16),
+    Case(
+        "linear_cross_entropy", (512, 8192), rows(8192), layer_and_classes, leaves=("input", "linear_weight"),
+        chains=(chains.linear_cross_entropy,),
+    ),
+    Case(
+        "info_nce_loss", (2048, 2048), rows(2048), queries_and_keys, leaves=("query", "key"), chains=(chains.info_nce,)
+    ),
+    Case("clip_loss", (1024, 512), rows(512), two_towers, leaves=("x", "y", "logit_scale"), chains=(chains.clip,)),
+    Case(
+        "siglip_loss", (1024, 512), rows(512), two_towers_and_bias, leaves=("x", "y", "logit_scale", "logit_bias"),
+        chains=(chains.siglip,),
+    ),
+    Case("nt_xent_loss", (512, 128), rows(128), two_views, leaves=("z1", "z2"), chains=(chains.nt_xent,)),
+    Case(
+        "sup_con_loss", (1024, 128), rows(128), labelled_features, leaves=("features",), chains=(chains.sup_con,)
+    ),
+    Case("multi_similarity_loss", (1024, 128), rows(128), labelled_features, leaves=("features",)),
+    Case(
+        "linear_kl_div", (512, 8192), rows(8192), student_and_teacher, leaves=("input", "linear_weight"),
+        chains=(chains.linear_kl_div,),
+    ),
+    Case(
+        "linear_js_div", (512, 8192), rows(8192), student_and_teacher, leaves=("input", "linear_weight"),
+        chains=(chains.linear_js_div,),
+    ),
     Case("expected_bleu_loss", (16, 64, 32_000), sentences, translations, leaves=("logits",)),
 ]  # fmt: skip
 

@@ -51,6 +51,53 @@ def kl_div_with_logits(input, target):
     return F.kl_div(F.log_softmax(input, -1), F.log_softmax(target, -1), reduction="batchmean", log_target=True)
 
 
+def linear_cross_entropy(input, linear_weight, target):
+    return F.cross_entropy(F.linear(input, linear_weight), target)
+
+
+def info_nce(query, key, temperature=0.07):
+    return F.cross_entropy(query @ key.T / temperature, torch.arange(query.shape[0], device=query.device))
+
+
+def clip(x, y, logit_scale):
+    rows, columns = logit_scale * x @ y.T, logit_scale * y @ x.T
+    labels = torch.arange(x.shape[0], device=x.device)
+    return (F.cross_entropy(rows, labels) + F.cross_entropy(columns, labels)) / 2
+
+
+def siglip(x, y, logit_scale, logit_bias):
+    logits = logit_scale * x @ y.T + logit_bias
+    signs = 2 * torch.eye(x.shape[0], dtype=x.dtype, device=x.device) - 1
+    return -F.logsigmoid(signs * logits).sum() / x.shape[0]
+
+
+def nt_xent(z1, z2, temperature=0.5):
+    z = F.normalize(torch.cat([z1, z2]), dim=1)
+    n = z1.shape[0]
+    logits = (z @ z.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -torch.inf)
+    return F.cross_entropy(logits, torch.arange(2 * n, device=z.device).roll(n))
+
+
+def sup_con(features, labels, temperature=0.07):
+    z = F.normalize(features, dim=1)
+    logits = z @ z.T / temperature
+    logits = logits - logits.max(1, keepdim=True).values.detach()
+    others = 1 - torch.eye(z.shape[0], dtype=z.dtype, device=z.device)
+    mask = (labels[:, None] == labels).to(z.dtype) * others
+    log_p = logits - (torch.exp(logits) * others).sum(1, keepdim=True).log()
+    positives = mask.sum(1)
+    each = (mask * log_p).sum(1) / positives.clamp(min=1)
+    return -each.sum() / (positives > 0).sum()
+
+
+def linear_kl_div(input, linear_weight, teacher_input, teacher_weight):
+    return kl_div_with_logits(F.linear(input, linear_weight), F.linear(teacher_input, teacher_weight))
+
+
+def linear_js_div(input, linear_weight, teacher_input, teacher_weight):
+    return js_div_with_logits(F.linear(input, linear_weight), F.linear(teacher_input, teacher_weight))
+
+
 def js_div_with_logits(input, target):
     log_q, log_p = F.log_softmax(input, -1), F.log_softmax(target, -1)
     log_m = (0.5 * (log_p.exp() + log_q.exp())).log()

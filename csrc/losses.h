@@ -88,6 +88,21 @@
   "Tensor input, Tensor linear_weight, Tensor teacher_input, Tensor teacher_weight, " \
   "Tensor? linear_bias, Tensor? teacher_bias"
 
+// One result for all pairs of rows of two sets of embeddings, or of one set; of the similarities there is only a tile.
+// Formulas: formulas/pairs.h.
+#define FL_CLIP_LOSSES(X) X(clip_loss, Clip, "x y logit_scale", "first")
+#define FL_SIGLIP_LOSSES(X) X(siglip_loss, SigLip, "x y logit_scale logit_bias", "first")
+#define FL_TWO_SETS_ARGUMENTS "Tensor x, Tensor y, Tensor logit_scale, Tensor? logit_bias"
+#define FL_ONE_SET_LOSSES(X)                               \
+  X(nt_xent_loss, SupCon, "features", "temperature first") \
+  X(sup_con_loss, SupCon, "features", "temperature first") \
+  X(multi_similarity_loss, MultiSimilarity, "features", "alpha beta base epsilon")
+#define FL_ONE_SET_ARGUMENTS "Tensor features, Tensor labels, Tensor? all_features, Tensor? all_labels"
+#define FL_ALL_PAIRS(X) \
+  FL_CLIP_LOSSES(X)     \
+  FL_SIGLIP_LOSSES(X)   \
+  FL_ONE_SET_LOSSES(X)
+
 // One result for each list of items, from pairs of items. Formulas: formulas/ranking.h.
 #define FL_RANKING_LOSSES(X)                                 \
   X(approx_ndcg_loss, ApproxNDCG, "scores", "temperature k") \
@@ -113,6 +128,9 @@
   F(linear, FL_LINEAR_LOSSES, FL_LINEAR_ARGUMENTS, "Tensor grad_output")                                        \
   F(linear, FL_RETRIEVAL_LOSSES, FL_RETRIEVAL_ARGUMENTS, "Tensor grad_output")                                  \
   F(linear, FL_DISTILLATION_LOSSES, FL_DISTILLATION_ARGUMENTS, "Tensor grad_output")                            \
+  F(all_pairs, FL_CLIP_LOSSES, FL_TWO_SETS_ARGUMENTS, "Tensor grad_output, Tensor rows, Tensor columns")        \
+  F(all_pairs, FL_SIGLIP_LOSSES, FL_TWO_SETS_ARGUMENTS, "Tensor grad_output")                                   \
+  F(all_pairs, FL_ONE_SET_LOSSES, FL_ONE_SET_ARGUMENTS, "Tensor grad_output, Tensor rows")                      \
   F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")                                     \
   F(sequence, FL_SEQUENCE_LOSSES, FL_SEQUENCE_ARGUMENTS, "Tensor grad_output")
 

@@ -21,6 +21,7 @@ constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ign
   X(activation, 0)          \
   X(alpha, -1)              \
   X(average, 0)             \
+  X(base, 0)                \
   X(batch, 0)               \
   X(beta, 1)                \
   X(ce_weight, 0)           \
@@ -29,6 +30,8 @@ constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ign
   X(delta, 1)               \
   X(dice_weight, 1)         \
   X(dim, 0)                 \
+  X(epsilon, 0)             \
+  X(first, 0)               \
   X(focal_weight, 0)        \
   X(gamma, 0)               \
   X(ignore_index, kNoIndex) \

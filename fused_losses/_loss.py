@@ -16,7 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _checks
 from ._autograd import fused
-from ._op import Op, compiled_op
+from ._op import NONE, Op, compiled_op
 from ._options import REDUCTIONS, Choice, Option, settings_reader
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ class Loss(Protocol[P]):
 def loss(
     *, shape: Callable, check: Callable | None = None, options: dict[str, Option] | None = None,
     reductions: Choice = REDUCTIONS, operands: Callable | None = None, kernel: Callable | None = None,
-    tensors: tuple[str | None, ...] | None = None, saved_shapes: Callable | None = None,
+    tensors: tuple[str | None, ...] | None = None, saved_shapes: Callable | None = None, unreduced: int = NONE,
 ) -> Callable[[Callable[P, Any]], Loss[P]]:  # fmt: skip
     """Decorates the plain-PyTorch loss of the same name as its op.
 
@@ -50,13 +50,14 @@ def loss(
     options: the kind of each argument that is neither a tensor nor `reduction`.
     operands(...): the op's tensors; without it they are the arguments of the names that the op knows.
     kernel: plain PyTorch of what the op computes from `operands`, where that is not the loss itself.
+    unreduced: what travels as the reduction of a loss without that argument; MEAN: it is a mean of its own.
     """
 
     def decorate(function: Callable[P, Any]) -> Loss[P]:
         name, known = function.__name__, options or {}
         op = compiled_op(name, kernel or function, shape, tensors=tensors, saved_shapes=saved_shapes)
         reduced = reductions if "reduction" in inspect.signature(function).parameters else None
-        parts = function, op, known, check, operands, settings_reader(op, known, reduced)
+        parts = function, op, known, check, operands, settings_reader(op, known, reduced, unreduced)
         public = _fused_function(fused, *parts)
         public.with_last_step = lambda run: _fused_function(run, *parts)
         public.op, public.reference = op, function

@@ -49,13 +49,12 @@ class Option:
     """One option: `read` gives its value as the reference takes it, `encode` the numbers that travel for that value.
 
     or_tensor: the argument may be a tensor instead, which is then no option; it travels as None.
-    Of an option without `wire_names` no number travels, and the op's plain PyTorch does not take it: it is for
-    `operands` alone.
+    for_operands: it changes the op's tensors alone; the op's plain PyTorch does not take it.
     nested: the value is a sequence of values.
     annotation: its type as a type checker reads it, a tensor apart.
     """
 
-    or_tensor = nested = False
+    or_tensor = nested = for_operands = False
     annotation: str
 
     def wire_names(self, argument: str) -> tuple[str, ...]:
@@ -230,9 +229,12 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def settings_reader(op: Op, options: dict[str, Option], reductions: Choice | None) -> Callable[..., Settings]:
+def settings_reader(
+    op: Op, options: dict[str, Option], reductions: Choice | None, otherwise: int = NONE
+) -> Callable[..., Settings]:
     """A function (compiling, dtype, dims, *values of `options`, reduction unless `reductions` is None) -> Settings.
 
+    otherwise: what travels as the reduction of a loss without that argument.
     The options are compared with the table's here, once. What was read once is remembered, except while compiling.
     """
     names = [name for argument, option in options.items() for name in option.wire_names(argument)]
@@ -243,14 +245,11 @@ def settings_reader(op: Op, options: dict[str, Option], reductions: Choice | Non
     def read(dtype: torch.dtype, dims: int, *values) -> Settings:
         keywords, numbers = {}, {}
         for (argument, option), given in zip(known.items(), values):
-            value, names = (
-                option.read(f"{op.name}: expected {argument}", given, dtype, dims),
-                option.wire_names(argument),
-            )
-            if names:
+            value = option.read(f"{op.name}: expected {argument}", given, dtype, dims)
+            if not option.for_operands:
                 keywords[argument] = value
-            numbers.update(zip(names, option.encode(value)))
-        return Settings(tuple(numbers[n] for n in op.options), int(numbers.get("reduction", NONE)), keywords)
+            numbers.update(zip(option.wire_names(argument), option.encode(value)))
+        return Settings(tuple(numbers[n] for n in op.options), int(numbers.get("reduction", otherwise)), keywords)
 
     nested = [2 + i for i, option in enumerate(known.values()) if option.nested]
     return _remembering(read, nested)

@@ -91,6 +91,26 @@ struct SoftmaxProblem {
   constexpr int64_t positions() const { return outer * inner; }
 };
 
+// A tile of the similarities of embeddings, rows of one set and columns of another or the same. "logit": scale times
+// the similarity plus bias.
+struct PairsProblem {
+  int64_t rows = 0, columns = 0, first = 0;  // row i is, or belongs to, column first + i
+  Dtype dtype = Dtype::kFloat32;             // of everything here: the accumulation dtype
+  void* tile = nullptr;                      // [rows, columns] similarities, which become their gradient
+  const int64_t* row_labels = nullptr;       // [rows], null: no labels
+  const int64_t* column_labels = nullptr;    // [columns]
+  const int32_t* row_groups = nullptr;       // as the labels, numbered by the driver where it has use for that
+  const int32_t* column_groups = nullptr;
+  const void *scale = nullptr, *bias = nullptr;  // [1]; null: 1 and 0
+  void* row_statistics = nullptr;                // [rows, the loss's number of them]
+  void* column_statistics = nullptr;             // [columns, that number], or [columns] log sums of exponentials
+  void* column_max = nullptr;                    // [columns] running: the largest logit
+  double* column_sum = nullptr;                  // [columns] and the sum of exponentials below it
+  void* losses = nullptr;                        // [rows]
+  void* scalars = nullptr;                       // [rows, 2] the sums of the gradients of scale and of bias of a row
+  Results results;                               // of the gradients; `counts`: the rows that count
+};
+
 // Lists of items: the loss of a list comes from all pairs of its items.
 struct RankingProblem {
   int64_t lists = 0, n = 0;

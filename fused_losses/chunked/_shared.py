@@ -1,4 +1,4 @@
-"""What losses with a product in them share: the product itself in plain PyTorch, unit rows, checks, their own options."""
+"""What losses with a product in them share: the product in plain PyTorch, unit rows, checks, their own options."""
 
 from __future__ import annotations
 
@@ -6,17 +6,48 @@ import torch
 
 from .. import _checks as check
 from .._op import NONE, accumulation_dtype
-from .._options import Flag
+from .._options import Flag, Number, Option
 
 
-class Operand(Flag):
-    """A flag for `operands` alone: it changes the op's tensors and does not travel."""
+class ForOperands:
+    """What does not travel: it changes the op's tensors."""
+
+    for_operands = True
 
     def wire_names(self, argument):
         return ()
 
     def encode(self, value):
         return ()
+
+
+class OperandFlag(ForOperands, Flag):
+    """A flag for `operands` alone."""
+
+
+class OperandNumber(ForOperands, Number):
+    """A number that `operands` makes a tensor of, or the tensor itself."""
+
+    def __init__(self, low=-torch.inf, high=torch.inf, **options):
+        super().__init__(low, high, none=1, or_tensor=True, **options)
+
+
+class Group(Option):
+    """The processes that a batch is spread over; None: this one alone, whose rows are the columns from the first on."""
+
+    for_operands = True
+    annotation = "None"
+
+    def wire_names(self, argument):
+        return ("first",)
+
+    def read(self, what, value, dtype, dims):
+        if value is not None:
+            raise ValueError(f"{what} to be None, got {type(value).__name__}")
+        return None
+
+    def encode(self, value):
+        return (0.0,)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -34,6 +65,20 @@ def unit_rows(x: torch.Tensor) -> torch.Tensor:
 def leading_shape(tensors, options, reduction):
     """The first tensor's shape without its last dimension for "none", else a scalar."""
     return tensors[0].shape[:-1] if reduction == NONE else ()
+
+
+def check_scalar(name, argument, value, first):
+    """A number, which its option checks, or a floating tensor without dimensions."""
+    if isinstance(value, torch.Tensor):
+        check.shaped(name, argument, value, (), first, check.FLOATING)
+    elif value is None:
+        raise TypeError(f"{name}: expected {argument} to be a number or a tensor, got NoneType")
+
+
+def scalar(value, first: torch.Tensor) -> torch.Tensor:
+    """A number or a tensor as a tensor in the accumulation dtype of `first`."""
+    dtype = accumulation_dtype(first.dtype)
+    return value.to(dtype) if isinstance(value, torch.Tensor) else first.new_full((), value, dtype=dtype)
 
 
 def check_same_dtype(name, argument, value, first, of="input"):

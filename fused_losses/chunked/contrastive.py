@@ -1,7 +1,13 @@
-"""Losses of all pairs of two sets of embeddings: formulas in plain PyTorch, which `loss` fuses, and Modules.
+"""Losses of all pairs of embeddings: formulas in plain PyTorch, which `loss` fuses, and Modules.
 
-The fused functions make the similarities a tile at a time and never hold them all; the formulas below, which also serve
-second derivatives and torch.func, do.
+The fused functions make the similarities a tile at a time and never hold them all, but where they fit into 64 MiB; the
+formulas below, which also serve second derivatives and torch.func, do.
+
+Rows spread over processes: the compiled ops take the rows of this process and the columns of all, and the option
+`first`, the column of the first row. `torch.ops.fused_losses.<op>` gives [loss, statistics of its rows (and, for CLIP,
+log sums of the columns over its rows)]; merged (csrc/host/all_pairs.h), they go into `<op>_backward`, in this order,
+which gives the gradient of the rows and this process's part of the columns'. The options' `Group` is where the public
+functions would branch off.
 """
 
 from __future__ import annotations
@@ -11,92 +17,335 @@ import torch
 from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
+from .._op import MEAN
 from .._options import Number
-from ..losses._shared import accumulate, reduce
-from ..losses.classification import class_losses
-from ._shared import Operand, check_same_dtype, leading_shape, product, unit_rows
+from ..losses._shared import accumulate, softplus
+from ._shared import (
+    Group,
+    OperandFlag,
+    OperandNumber,
+    check_same_dtype,
+    check_scalar,
+    product,
+    scalar,
+    unit_rows,
+)
 
 
-def check_scalar(name, argument, value, first):
-    """A number, which its option checks, or a floating tensor without dimensions."""
-    if isinstance(value, torch.Tensor):
-        check.shaped(name, argument, value, (), first, check.FLOATING)
-    elif value is None:
-        raise TypeError(f"{name}: expected {argument} to be a number or a tensor, got NoneType")
+def scalar_shape(tensors, options, reduction):
+    return ()
 
 
-def check_retrieval(name, query, key, target, temperature):
-    """Queries (N, D) and keys (M, D) of one dtype; indices of keys (N,), without which there are keys enough."""
-    if query.dim() != 2:
-        raise ValueError(f"{name}: expected query of shape (N, D), got {tuple(query.shape)}")
-    check_same_dtype(name, "key", key, query, "query")
-    (n, features), shape = query.shape, tuple(key.shape)
-    if len(shape) != 2 or shape[1] != features:
-        raise ValueError(f"{name}: expected key of shape (M, {features}), got {shape}")
-    if target is not None:
-        check.shaped(name, "target", target, (n,), query, check.CLASS_INDEX)
-    elif shape[0] < n:
-        raise ValueError(f"{name}: expected key of shape (M, {features}) with M >= {n} without target, got {shape}")
-    check_scalar(name, "temperature", temperature, query)
+def check_two_sets(name, x, y, logit_scale):
+    """Embeddings (N, D) of one shape and dtype, and a scale."""
+    if x.dim() != 2:
+        raise ValueError(f"{name}: expected x of shape (N, D), got {tuple(x.shape)}")
+    check_same_dtype(name, "y", y, x, "x")
+    check.shaped(name, "y", y, x.shape, x, check.FLOATING)
+    check_scalar(name, "logit_scale", logit_scale, x)
 
 
-def retrieval_operands(query, key, target, temperature, normalize):
-    """The op's tensors: a temperature that is a tensor is a part of the queries."""
-    if normalize:
-        query, key = unit_rows(query), unit_rows(key)
-    if isinstance(temperature, torch.Tensor):
-        query, key = accumulate(query, key)
-        query = query / temperature.to(query.dtype)
-    if target is None:
-        target = torch.arange(query.shape[0], device=query.device)
-    return query, key, target
+def two_sets(x, y, logit_scale, normalize):
+    """The op's tensors."""
+    x, y = (unit_rows(x), unit_rows(y)) if normalize else (x, y)
+    return x, y, scalar(logit_scale, x), None
 
 
-def retrieval(query, key, target, temperature=None, reduction="mean"):
-    """Cross-entropy of the similarities of each query over the temperature (None: 1) against its key."""
-    query, key = accumulate(query, key)
-    logits = product(query, key.mT)
-    logits = logits if temperature is None else logits / temperature
-    return reduce(class_losses(logits, target, None, None, 0.0)[0], reduction)
+def clip_of(x, y, logit_scale):
+    """Mean of the cross-entropies of the similarities, by rows and by columns, against the diagonal."""
+    x, y, scale = accumulate(x, y, logit_scale)
+    s = scale * product(x, y.mT)
+    own = s.diagonal()
+    return (s.logsumexp(1) - own + s.logsumexp(0) - own).sum() / (2 * x.shape[0])
+
+
+def clip_statistics(tensors, options, reduction):
+    return [(tensors[0].shape[0], 2), (tensors[1].shape[0],)]
+
+
+TWO_SETS = {"logit_scale": OperandNumber(), "normalize": OperandFlag(), "group": Group()}
 
 
 @loss(
-    shape=leading_shape,
-    check=check_retrieval,
-    operands=retrieval_operands,
-    kernel=retrieval,
-    options={"temperature": Number(low=0, open=True, none=1, or_tensor=True), "normalize": Operand()},
+    shape=scalar_shape,
+    check=check_two_sets,
+    operands=two_sets,
+    kernel=clip_of,
+    options=TWO_SETS,
+    saved_shapes=clip_statistics,
+    unreduced=MEAN,
 )
-def info_nce_loss(query, key, *, target=None, temperature=0.07, normalize=False, reduction="mean"):
-    """InfoNCE: each query is to find its key among all keys.
+def clip_loss(x, y, logit_scale, *, normalize=False, group=None):
+    """CLIP's loss: each row of x is to find its row of y among all, and each of y its row of x.
 
-    .. math:: -\\log \\frac{e^{q_i \\cdot k_{t_i} / \\tau}}{\\sum_j e^{q_i \\cdot k_j / \\tau}}
+    .. math:: -\\frac{1}{2N} \\sum_i \\Big( \\log \\frac{e^{s_{ii}}}{\\sum_j e^{s_{ij}}}
+        + \\log \\frac{e^{s_{ii}}}{\\sum_j e^{s_{ji}}} \\Big), \\quad s_{ij} = a \\, x_i \\cdot y_j
 
     Args:
-        query: q (N, D); float32, float64, float16 or bfloat16.
-        key: k (M, D), of the query's dtype.
-        target: t (N,), the index of each query's key (uint8, int32 or int64); None: its own number, M >= N.
-        temperature: τ > 0, a number or a tensor without dimensions, to which a gradient flows.
+        x: (N, D), usually unit rows; float32, float64, float16 or bfloat16.
+        y: (N, D), of the dtype of x.
+        logit_scale: a, a number or a tensor without dimensions (the scale itself, not its logarithm).
         normalize: divide each row of both by its norm (at least 1e-12) first, in float32 at least.
-        reduction: "none", "mean" (over the queries) or "sum".
+        group: None, this process alone.
 
     Returns:
-        A scalar, or (N,) with "none"; float64 for a float64 query, else float32.
+        A scalar; float64 for float64 embeddings, else float32.
 
-    Three products of N x M x D forward and backward, in one pass; one without gradients; a fourth where the gradient is
-    computed in the backward ("none", float16). Memory beyond the gradients: a tile of some rows of similarities, 16 MiB
-    on the CPU and 24 on CUDA or, where M is large, 64 rows; float32 sums of the gradients of half-precision keys;
-    with `normalize` or a tensor as temperature what these make of query and key. Similarities are float32 at least.
-    Second derivatives and torch.func come from plain PyTorch, which holds all N x M similarities.
-    Gradients flow to query, key and temperature. NaN propagates; the mean of nothing is NaN. Matrix products are
-    PyTorch's, and with them their rounding for a given number of threads.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option; IndexError or RuntimeError on
-    the CPU, a device assertion on CUDA, on a target outside [0, M).
-    van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018).
+    Four products of N x N x D forward and backward; three where all similarities fit into 64 MiB on the CPU (24 on
+    CUDA), N = 4096 in float32; one without gradients. Memory beyond the gradients: those similarities, else a tile of
+    some rows of them, 16 MiB on the CPU and 24 on CUDA or, where N is large, 64 rows; float32 sums of half-precision
+    gradients. Similarities are float32 at least; each row and each column has its own maximum. Second derivatives and
+    torch.func come from plain PyTorch, which holds all N x N similarities.
+    Gradients flow to x, y and logit_scale. NaN propagates; the loss of nothing is NaN. Matrix products are PyTorch's,
+    and with them their rounding for a given number of threads.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option.
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021).
+
+    Example:
+        >>> x, y = torch.eye(3), torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+        >>> F.clip_loss(x, y, 2.0)
+        tensor(0.8757)
     """
-    query, key, target = retrieval_operands(query, key, target, temperature, normalize)
-    return retrieval(query, key, target, None if isinstance(temperature, torch.Tensor) else temperature, reduction)
+    x, y, logit_scale, _ = two_sets(x, y, logit_scale, normalize)
+    return clip_of(x, y, logit_scale)
 
 
-class InfoNCELoss(LossModule, function=info_nce_loss, tensors=("query", "key", "target")):
-    """Module of :func:`info_nce_loss`; a tensor `temperature` is a buffer, or a parameter if given as such."""
+class ClipLoss(LossModule, function=clip_loss, tensors=("x", "y", "logit_scale")):
+    """Module of :func:`clip_loss`.
+
+    Example:
+        >>> criterion = fused_losses.ClipLoss(normalize=True)
+        >>> criterion(torch.eye(3), 5 * torch.eye(3), torch.tensor(10.0))
+        tensor(9.0794e-05)
+    """
+
+
+def check_signed(name, x, y, logit_scale, logit_bias):
+    """As `check_two_sets`, with a bias."""
+    check_two_sets(name, x, y, logit_scale)
+    check_scalar(name, "logit_bias", logit_bias, x)
+
+
+def two_sets_and_bias(x, y, logit_scale, logit_bias, normalize):
+    """The op's tensors."""
+    x, y, logit_scale, _ = two_sets(x, y, logit_scale, normalize)
+    return x, y, logit_scale, scalar(logit_bias, x)
+
+
+def siglip_of(x, y, logit_scale, logit_bias):
+    """Sum of the binary cross-entropies of all pairs, a row's own being the positive one, over the rows."""
+    x, y, scale, bias = accumulate(x, y, logit_scale, logit_bias)
+    s = scale * product(x, y.mT) + bias
+    own = torch.eye(s.shape[0], dtype=torch.bool, device=s.device)
+    return softplus(torch.where(own, -s, s)).sum() / x.shape[0]
+
+
+@loss(
+    shape=scalar_shape,
+    check=check_signed,
+    operands=two_sets_and_bias,
+    kernel=siglip_of,
+    options={"logit_bias": OperandNumber(), **TWO_SETS},
+    unreduced=MEAN,
+)
+def siglip_loss(x, y, logit_scale, logit_bias, *, normalize=False, group=None):
+    """SigLIP's loss: each pair of rows is told to be one or not, on its own.
+
+    .. math:: -\\frac{1}{N} \\sum_{ij} \\log \\sigma\\big( z_{ij} (a \\, x_i \\cdot y_j + b) \\big), \\quad
+        z_{ii} = 1, \\; z_{ij} = -1
+
+    Args:
+        x: (N, D), usually unit rows; float32, float64, float16 or bfloat16.
+        y: (N, D), of the dtype of x.
+        logit_scale, logit_bias: a and b, numbers or tensors without dimensions.
+        normalize: divide each row of both by its norm (at least 1e-12) first, in float32 at least.
+        group: None, this process alone.
+
+    Returns:
+        A scalar; float64 for float64 embeddings, else float32.
+
+    Three products of N x N x D forward and backward, in one pass; one without gradients; a fourth for float16, whose
+    gradient is computed in the backward. Memory beyond the gradients: a tile of some rows of similarities, 16 MiB on
+    the CPU and 24 on CUDA or, where N is large, 64 rows; float32 sums of half-precision gradients. Similarities are
+    float32 at least. Second derivatives and torch.func come from plain PyTorch, which holds all N x N similarities.
+    Gradients flow to x, y, logit_scale and logit_bias. NaN propagates; the loss of nothing is NaN. Matrix products are
+    PyTorch's, and with them their rounding for a given number of threads.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option.
+    Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (2023).
+
+    Example:
+        >>> F.siglip_loss(torch.eye(3), torch.eye(3), 10.0, -5.0)
+        tensor(0.0201)
+    """
+    return siglip_of(*two_sets_and_bias(x, y, logit_scale, logit_bias, normalize))
+
+
+class SigLipLoss(LossModule, function=siglip_loss, tensors=("x", "y", "logit_scale", "logit_bias")):
+    """Module of :func:`siglip_loss`.
+
+    Example:
+        >>> criterion = fused_losses.SigLipLoss(normalize=True)
+        >>> criterion(torch.eye(3), 5 * torch.eye(3), torch.tensor(10.0), torch.tensor(-5.0))
+        tensor(0.0201)
+    """
+
+
+def sup_con_of(features, labels, temperature=None):
+    """Mean over the anchors with a positive of the mean of -log of the positives' shares among all others."""
+    (z,) = accumulate(features)
+    s = product(z, z.mT)
+    s = s if temperature is None else s / temperature
+    itself = torch.eye(s.shape[0], dtype=torch.bool, device=s.device)
+    positive = (labels.unsqueeze(1) == labels) & ~itself
+    number = positive.sum(1)
+    counts = number > 0
+    others = torch.where(counts.unsqueeze(1), s.masked_fill(itself, -torch.inf), 0)
+    attracted = torch.where(positive, s, 0).sum(1) / number.clamp(min=1)
+    losses = torch.where(counts, others.logsumexp(1) - attracted, 0)
+    return losses.sum() / counts.sum()
+
+
+def anchors(tensors, options, reduction):
+    return [(tensors[0].shape[0], 2)]
+
+
+def at_temperature(z, temperature):
+    """Embeddings whose products are divided by a temperature that is a tensor; by a number the op divides."""
+    if not isinstance(temperature, torch.Tensor):
+        return z
+    (z,) = accumulate(z)
+    return z / temperature.to(z.dtype).sqrt()
+
+
+def check_views(name, z1, z2, temperature):
+    """Two views (N, D) of one dtype."""
+    if z1.dim() != 2:
+        raise ValueError(f"{name}: expected z1 of shape (N, D), got {tuple(z1.shape)}")
+    check_same_dtype(name, "z2", z2, z1, "z1")
+    check.shaped(name, "z2", z2, z1.shape, z1, check.FLOATING)
+    check_scalar(name, "temperature", temperature, z1)
+
+
+def views(z1, z2, temperature, normalize):
+    """The op's tensors: both views as one set, in which a row and its other view have one label."""
+    z1, z2 = (unit_rows(z1), unit_rows(z2)) if normalize else (z1, z2)
+    features = at_temperature(torch.cat([z1, z2]), temperature)
+    return features, torch.arange(z1.shape[0], device=z1.device).repeat(2), None, None
+
+
+ONE_SET = {
+    "temperature": Number(low=0, open=True, none=1, or_tensor=True), "normalize": OperandFlag(), "group": Group(),
+}  # fmt: skip
+
+
+@loss(
+    shape=scalar_shape, check=check_views, operands=views, kernel=sup_con_of, options=ONE_SET, saved_shapes=anchors,
+    unreduced=MEAN,
+)  # fmt: skip
+def nt_xent_loss(z1, z2, *, temperature=0.5, normalize=True, group=None):
+    """SimCLR's NT-Xent: each view of a sample is to find the other view among all other rows of both.
+
+    .. math:: -\\frac{1}{2N} \\sum_i \\log \\frac{e^{z_i \\cdot z_{p(i)} / \\tau}}
+        {\\sum_{j \\ne i} e^{z_i \\cdot z_j / \\tau}}, \\quad z = (z_1, z_2)
+
+    Args:
+        z1, z2: two views (N, D) of one dtype; float32, float64, float16 or bfloat16.
+        temperature: τ > 0, a number or a tensor without dimensions, to which a gradient flows.
+        normalize: divide each row by its norm (at least 1e-12) first, in float32 at least.
+        group: None, this process alone.
+
+    Returns:
+        A scalar; float64 for float64 views, else float32.
+
+    Products, memory, numbers and errors as :func:`sup_con_loss` of the 2N rows, of which this is the case of one
+    positive each; gradients flow to z1, z2 and temperature.
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (2020).
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> F.nt_xent_loss(z, z)
+        tensor(1.1425)
+    """
+    features, labels, _, _ = views(z1, z2, temperature, normalize)
+    return sup_con_of(features, labels, None if isinstance(temperature, torch.Tensor) else temperature)
+
+
+class NTXentLoss(LossModule, function=nt_xent_loss, tensors=("z1", "z2")):
+    """Module of :func:`nt_xent_loss`; a tensor `temperature` is a buffer, or a parameter if given as such.
+
+    Example:
+        >>> criterion = fused_losses.NTXentLoss(temperature=0.1)
+        >>> criterion(torch.eye(2), torch.eye(2))
+        tensor(9.0799e-05)
+    """
+
+
+def check_labelled_set(name, features, labels):
+    """Features (N, D) and a label of each."""
+    if features.dim() != 2:
+        raise ValueError(f"{name}: expected features of shape (N, D), got {tuple(features.shape)}")
+    check.shaped(name, "labels", labels, features.shape[:1], features, check.CLASS_INDEX)
+
+
+def check_labelled_anchors(name, features, labels, temperature):
+    """As `check_labelled_set`, with a temperature."""
+    check_labelled_set(name, features, labels)
+    check_scalar(name, "temperature", temperature, features)
+
+
+def labelled_set(features, labels, temperature, normalize):
+    """The op's tensors."""
+    features = at_temperature(unit_rows(features) if normalize else features, temperature)
+    return features, labels.long(), None, None
+
+
+@loss(
+    shape=scalar_shape, check=check_labelled_anchors, operands=labelled_set, kernel=sup_con_of, options=ONE_SET,
+    saved_shapes=anchors, unreduced=MEAN,
+)  # fmt: skip
+def sup_con_loss(features, labels, *, temperature=0.07, normalize=True, group=None):
+    """Supervised contrastive loss, the sum over the positives outside of the logarithm.
+
+    .. math:: -\\frac{1}{|A|} \\sum_{i \\in A} \\frac{1}{|P(i)|} \\sum_{p \\in P(i)} \\log
+        \\frac{e^{z_i \\cdot z_p / \\tau}}{\\sum_{j \\ne i} e^{z_i \\cdot z_j / \\tau}}
+
+    with P(i) the other rows of i's label and A the rows that have any.
+
+    Args:
+        features: z (N, D); float32, float64, float16 or bfloat16. Several views of a sample are rows of one label.
+        labels: (N,), uint8, int32 or int64; any numbers.
+        temperature: τ > 0, a number or a tensor without dimensions, to which a gradient flows.
+        normalize: divide each row by its norm (at least 1e-12) first, in float32 at least.
+        group: None, this process alone.
+
+    Returns:
+        A scalar; float64 for float64 features, else float32.
+
+    Three products of N x N x D forward and backward; two where all similarities fit into 64 MiB on the CPU (24 on
+    CUDA), N = 4096 in float32; one without gradients. Memory beyond the gradients: those similarities, else a tile of
+    some rows of them, 16 MiB on the CPU and 24 on CUDA or, where N is large, 64 rows; float32 sums of half-precision
+    gradients; with `normalize` or a tensor as temperature what these make of the features. Labels are compared where
+    they are used: there is no mask matrix. Second derivatives and torch.func come from plain PyTorch, which holds all similarities.
+    Gradients flow to features and temperature. A row without a positive contributes 0 and leaves the mean; where no row
+    has one the loss is NaN with gradient 0, as is that of nothing. NaN propagates. Matrix products are PyTorch's, and
+    with them their rounding for a given number of threads.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option.
+    Khosla et al., "Supervised Contrastive Learning" (2020).
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> F.sup_con_loss(z, torch.tensor([0, 0, 1]), temperature=0.5)  # the third has no positive
+        tensor(0.1269)
+    """
+    features, labels, _, _ = labelled_set(features, labels, temperature, normalize)
+    return sup_con_of(features, labels, None if isinstance(temperature, torch.Tensor) else temperature)
+
+
+class SupConLoss(LossModule, function=sup_con_loss, tensors=("features", "labels")):
+    """Module of :func:`sup_con_loss`; a tensor `temperature` is a buffer, or a parameter if given as such.
+
+    Example:
+        >>> criterion = fused_losses.SupConLoss(temperature=0.5)
+        >>> criterion(torch.eye(2), torch.tensor([0, 0]))
+        tensor(0.)
+    """

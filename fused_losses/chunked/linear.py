@@ -111,6 +111,11 @@ def linear_cross_entropy(
     the CPU, a device assertion on CUDA, on a class index outside [0, V) that is not ignored.
     Same as :func:`torch.nn.functional.linear_cross_entropy`; Wijmans et al., "Cut Your Losses in Large-Vocabulary
     Language Models" (2025); softcap: Gemma Team, "Gemma 2" (2024); z_loss: Chowdhery et al., "PaLM" (2022).
+
+    Example:
+        >>> x, head = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+        >>> F.linear_cross_entropy(x, head, torch.tensor([0, 1]))
+        tensor(0.3955)
     """
     logits, rows = linear(input, linear_weight, linear_bias), input.shape[:-1]
     if softcap:
@@ -128,7 +133,13 @@ def linear_cross_entropy(
 class LinearCrossEntropyLoss(
     LossModule, function=linear_cross_entropy, tensors=("input", "linear_weight", "target", "linear_bias")
 ):
-    """Module of :func:`linear_cross_entropy`; `weight` is a buffer."""
+    """Module of :func:`linear_cross_entropy`; `weight` is a buffer.
+
+    Example:
+        >>> criterion = fused_losses.LinearCrossEntropyLoss(softcap=30.0)
+        >>> criterion(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
+        tensor(0.3133)
+    """
 
 
 def check_distillation(name, input, linear_weight, teacher_input, teacher_weight, linear_bias, teacher_bias):
@@ -177,12 +188,17 @@ def linear_kl_div(
         A scalar, or the input's shape without D with "none"; float64 for a float64 input, else float32.
 
     Four products forward and backward, in one pass: the logits of both, and two for the gradients of the student.
-    Memory beyond them: two tiles of some rows of logits, 16 MiB together on the CPU and 24 on CUDA or, where V is large,
-    64 rows; float32 sums of the gradients of half-precision weights. Gradients flow to input, linear_weight and
+    Memory beyond them: two tiles of some rows of logits, 16 MiB together on the CPU and 24 on CUDA or, where V is
+    large, 64 rows; float32 sums of the gradients of half-precision weights. Gradients flow to input, linear_weight and
     linear_bias; those of the teacher's side, second derivatives and torch.func come from plain PyTorch, which holds all
     logits. NaN propagates; the mean of nothing is NaN. Matrix products are PyTorch's, and with them their rounding.
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
     Hinton et al., "Distilling the Knowledge in a Neural Network" (2015).
+
+    Example:
+        >>> student, teacher = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> F.linear_kl_div(student, torch.eye(2), teacher, torch.eye(2))
+        tensor(0.0671)
     """
     logits = both_logits(input, linear_weight, linear_bias, teacher_input, teacher_weight, teacher_bias)
     return kl_div_with_logits.reference(*logits, reduction, temperature=temperature)
@@ -193,7 +209,13 @@ class LinearKLDivLoss(
     function=linear_kl_div,
     tensors=("input", "linear_weight", "teacher_input", "teacher_weight", "linear_bias", "teacher_bias"),
 ):
-    """Module of :func:`linear_kl_div`."""
+    """Module of :func:`linear_kl_div`.
+
+    Example:
+        >>> criterion = fused_losses.LinearKLDivLoss(temperature=2.0)
+        >>> criterion(torch.eye(2), torch.eye(2), torch.eye(2), torch.eye(2))
+        tensor(0.)
+    """
 
 
 @loss(
@@ -219,6 +241,11 @@ def linear_js_div(
 
     Returns, products, memory, gradients and errors: as :func:`linear_kl_div`.
     Agarwal et al., "On-Policy Distillation of Language Models" (2024).
+
+    Example:
+        >>> student, teacher = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> F.linear_js_div(student, torch.eye(2), teacher, torch.eye(2))
+        tensor(0.0151)
     """
     logits = both_logits(input, linear_weight, linear_bias, teacher_input, teacher_weight, teacher_bias)
     return js_div_with_logits.reference(*logits, reduction, beta=beta)
@@ -229,4 +256,10 @@ class LinearJSDivLoss(
     function=linear_js_div,
     tensors=("input", "linear_weight", "teacher_input", "teacher_weight", "linear_bias", "teacher_bias"),
 ):
-    """Module of :func:`linear_js_div`."""
+    """Module of :func:`linear_js_div`.
+
+    Example:
+        >>> criterion = fused_losses.LinearJSDivLoss(beta=0.1)
+        >>> criterion(torch.eye(2), torch.eye(2), torch.eye(2), torch.eye(2))
+        tensor(0.)
+    """

@@ -9,10 +9,34 @@ import pytest
 import torch
 
 from . import (
-    binary, classification, compound, distance, divergence, linear, overlap, ranking, regression, sequence, vae,
-)  # fmt: skip
+    binary,
+    classification,
+    compound,
+    contrastive,
+    distance,
+    divergence,
+    linear,
+    overlap,
+    ranking,
+    regression,
+    sequence,
+    vae,
+)
 
-TOPICS = (binary, regression, classification, linear, divergence, vae, overlap, compound, distance, ranking, sequence)
+TOPICS = (
+    binary,
+    regression,
+    classification,
+    linear,
+    contrastive,
+    divergence,
+    vae,
+    overlap,
+    compound,
+    distance,
+    ranking,
+    sequence,
+)
 CASES = [case for topic in TOPICS for case in topic.CASES]
 BY_NAME = {case.name: case for case in CASES}
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

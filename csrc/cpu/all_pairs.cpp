@@ -1,0 +1,115 @@
+// The all-pairs family on the CPU: rows of a tile in parallel, columns of a chunk in blocks.
+#include "cpu/all_pairs.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "cpu/product.h"
+#include "host/all_pairs.h"
+
+namespace fused_losses {
+namespace {
+
+const PairsLoops& loops() { return for_isa(base::pairs_loops, avx2::pairs_loops, avx512::pairs_loops); }
+
+// The labels as numbers from 0 on: equal where they are.
+struct Groups {
+  std::vector<int32_t> rows, columns;
+};
+
+struct CpuAllPairs : CpuProducts {
+  static constexpr int64_t kKeptBytes = 64 << 20;
+
+  static std::shared_ptr<void> prepare(PairsProblem* problem) {
+    if (problem->columns > std::numeric_limits<int32_t>::max()) refuse("all pairs", "fewer than 2**31 rows, got more");
+    std::vector<int64_t> known(problem->column_labels, problem->column_labels + problem->columns);
+    std::sort(known.begin(), known.end());
+    known.erase(std::unique(known.begin(), known.end()), known.end());
+    const auto number = [&](int64_t label) {
+      const auto found = std::lower_bound(known.begin(), known.end(), label);
+      return found != known.end() && *found == label ? static_cast<int32_t>(found - known.begin()) : -1;
+    };
+    auto groups = std::make_shared<Groups>();
+    for (int64_t i = 0; i < problem->rows; ++i) groups->rows.push_back(number(problem->row_labels[i]));
+    for (int64_t j = 0; j < problem->columns; ++j) groups->columns.push_back(number(problem->column_labels[j]));
+    problem->row_groups = groups->rows.data();
+    problem->column_groups = groups->columns.data();
+    return groups;
+  }
+
+  static void statistics(LossId id, const Options& options, const PairsProblem& problem, const Tensor&) {
+    run(loops().entries[loss_of(id).place].statistics, options, problem);
+  }
+
+  static void gradient(LossId id, const Options& options, const PairsProblem& problem, const Tensor&) {
+    run(loops().entries[loss_of(id).place].gradient, options, problem);
+  }
+
+  static void columns(const PairsProblem& problem, const Tensor&, bool first) {
+    for (int64_t j = 0; first && j < problem.columns; ++j) {
+      store_scalar(-std::numeric_limits<double>::infinity(), problem.column_max, problem.dtype, j);
+      problem.column_sum[j] = 0;
+    }
+    const PairsTask task{problem};
+    const auto loop = loops().columns[problem.dtype == Dtype::kFloat64];
+    const int64_t blocks = (problem.columns + kColumnBlock - 1) / kColumnBlock;
+    parallel(blocks, problem.rows * kColumnBlock * 2, [&](int64_t begin, int64_t end) {
+      loop(task, begin * kColumnBlock, std::min(end * kColumnBlock, problem.columns));
+    });
+  }
+
+  // The losses become the mean of both cross-entropies.
+  static void finish_columns(const PairsProblem& problem, const Tensor&) {
+    const Dtype dtype = problem.dtype;
+    for (int64_t j = 0; problem.rows > 0 && j < problem.columns; ++j) {
+      const double log_sum = load_scalar(problem.column_max, dtype, j) + std::log(problem.column_sum[j]);
+      store_scalar(log_sum, problem.column_statistics, dtype, j);
+    }
+    for (int64_t i = 0; i < problem.rows; ++i) {
+      const double own = load_scalar(problem.row_statistics, dtype, 2 * i + 1);
+      const double other = load_scalar(problem.column_statistics, dtype, problem.first + i) - own;
+      store_scalar(0.5 * (load_scalar(problem.losses, dtype, i) + other), problem.losses, dtype, i);
+    }
+  }
+
+  static void count(const Matrix& statistics, double* counted) {
+    *counted = 0;
+    const Dtype dtype = dtype_of(statistics.owner);
+    for (int64_t i = 0; i < statistics.rows; ++i) {
+      *counted += load_scalar(statistics.data(), dtype, i * statistics.columns + 1) != 0;
+    }
+  }
+
+  static void reduce_scalars(const Tensor& scalars, const Results& results, void* scale, void* bias) {
+    const Dtype dtype = dtype_of(scalars);
+    const double factor = gradient_scale(results, dtype);
+    double sums[2] = {};
+    for (int64_t i = 0, n = scalars.numel(); i < n; ++i) {
+      sums[i % 2] += load_scalar(scalars.const_data_ptr(), dtype, i);
+    }
+    if (scale) store_scalar(factor * sums[0], scale, dtype);
+    if (bias) store_scalar(factor * sums[1], bias, dtype);
+  }
+
+ private:
+  static void run(const PairsLoop (&by_dtype)[2], const Options& options, const PairsProblem& problem) {
+    const PairsLoop loop = by_dtype[problem.dtype == Dtype::kFloat64];
+    PairsTask task{problem};
+    task.options = &options;
+    if (task.results.counted) task.results.denominator = *task.results.counted;
+    task.factor = gradient_scale(task.results, problem.dtype);
+    parallel(problem.rows, problem.columns * 4, [&](int64_t begin, int64_t end) { loop(task, begin, end); });
+  }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+#define FL_REGISTER(op, ...) register_loss<AllPairsCall<CpuAllPairs, LossId::op>, LossId::op>(m);
+  FL_ALL_PAIRS(FL_REGISTER)
+#undef FL_REGISTER
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,261 @@
+// The all-pairs family on CUDA: a block for each row of a tile of similarities, a thread for each column where columns
+// are merged; all launches of a call from one function (host/all_pairs.h), none waits for the host.
+#include "losses.h"
+#include "cuda/pack.cuh"
+#include "cuda/reduce.cuh"
+#include "cuda/results.cuh"
+#include "host/all_pairs.h"
+
+namespace fused_losses::cuda {
+namespace {
+
+#include "math/numerics.h"
+#include "formulas/contract.h"
+#include "formulas/pairs.h"
+
+#include "cuda/product.cuh"
+
+template <class A>
+__device__ __forceinline__ A scalar_or(const void* value, A otherwise) {
+  return value ? *static_cast<const A*>(value) : otherwise;
+}
+
+// One row: calls run(j, logit, own, same) for each column of this thread.
+template <class F, class A>
+struct PairsRow {
+  const PairsProblem& p;
+  int64_t i;
+  A scale, bias;
+
+  __device__ __forceinline__ PairsRow(const PairsProblem& p, int64_t i)
+      : p(p), i(i), scale(scalar_or(p.scale, A(1))), bias(scalar_or(p.bias, A(0))) {}
+
+  __device__ __forceinline__ A* values() const { return static_cast<A*>(p.tile) + i * p.columns; }
+
+  template <class Run>
+  __device__ __forceinline__ void each(const Run& run) const {
+    const int64_t label = F::kLabels ? p.row_labels[i] : 0;
+    for (int64_t j = threadIdx.x; j < p.columns; j += blockDim.x) {
+      const bool own = j == p.first + i, same = F::kLabels ? p.column_labels[j] == label : own;
+      run(j, fma_(scale, values()[j], bias), own, same);
+    }
+  }
+};
+
+template <class F, class A>
+__global__ void __launch_bounds__(kThreads) pairs_statistics_kernel(const F f, const PairsProblem p) {
+  FL_SHARED(A, shared, [32]);
+  for (int64_t i = blockIdx.x; i < p.rows; i += gridDim.x) {
+    const PairsRow<F, A> row(p, i);
+    A low = infinity_<A>(), high = -infinity_<A>();
+    if constexpr (F::kStatistics > 0) {
+      row.each([&](int64_t, A s, bool own, bool same) {
+        low = f.in_low(own, same) && s < low ? s : low;
+        high = f.in_high(own, same) && s > high ? s : high;
+      });
+      if constexpr (F::kLow) low = -block_max(-low, shared);
+      high = block_max(high, shared);
+    }
+    PairSums3<A> sums{};
+    row.each([&](int64_t, A s, bool own, bool same) {
+      const PairSums3<A> t = f.terms(s, own, same, low, high);
+      sums.a += t.a;
+      sums.b += t.b;
+      sums.c += t.c;
+    });
+    sums = {block_sum(sums.a, shared), block_sum(sums.b, shared), block_sum(sums.c, shared)};
+    if (threadIdx.x != 0) continue;
+    A statistics[F::kStatistics + 1];
+    static_cast<A*>(p.losses)[i] = f.finish(low, high, sums, statistics);
+    for (int k = 0; k < F::kStatistics; ++k) {
+      static_cast<A*>(p.row_statistics)[i * F::kStatistics + k] = statistics[k];
+    }
+  }
+}
+
+template <class F, class A>
+__global__ void __launch_bounds__(kThreads) pairs_gradient_kernel(const F f, const PairsProblem p) {
+  FL_SHARED(A, shared, [32]);
+  constexpr int kStep = F::kColumns ? 1 : F::kStatistics;
+  const A factor = gradient_scale<A>(p.results, p.results.counted);
+  for (int64_t i = blockIdx.x; i < p.rows; i += gridDim.x) {
+    const PairsRow<F, A> row(p, i);
+    const A* statistics = static_cast<const A*>(p.row_statistics) + i * F::kStatistics;
+    const A* columns = static_cast<const A*>(p.column_statistics);
+    A of_scale = 0, of_bias = 0;
+    row.each([&](int64_t j, A s, bool own, bool same) {
+      const A g = f.gradient(s, own, same, statistics, columns + j * kStep);
+      of_scale += g * row.values()[j];
+      of_bias += g;
+      row.values()[j] = g * factor * row.scale;
+    });
+    of_scale = block_sum(of_scale, shared);
+    of_bias = block_sum(of_bias, shared);
+    if (threadIdx.x != 0) continue;
+    static_cast<A*>(p.scalars)[2 * i] = of_scale;
+    static_cast<A*>(p.scalars)[2 * i + 1] = of_bias;
+  }
+}
+
+// The rows of a tile merged into each column's running maximum and sum.
+template <class A>
+__global__ void __launch_bounds__(kThreads) columns_kernel(const PairsProblem p, bool first) {
+  const A scale = scalar_or(p.scale, A(1)), bias = scalar_or(p.bias, A(0));
+  for (int64_t j = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < p.columns;
+       j += int64_t{gridDim.x} * blockDim.x) {
+    const A* x = static_cast<const A*>(p.tile) + j;
+    A* known = static_cast<A*>(p.column_max) + j;
+    const A before = first ? -infinity_<A>() : *known;
+    A most = before, sum = 0;
+    for (int64_t i = 0; i < p.rows; ++i) {
+      const A s = fma_(scale, x[i * p.columns], bias);
+      most = s > most ? s : most;
+    }
+    for (int64_t i = 0; i < p.rows; ++i) sum += exp_(fma_(scale, x[i * p.columns], bias) - most);
+    p.column_sum[j] = (first ? 0.0 : p.column_sum[j] * exp_(before - most)) + static_cast<double>(sum);
+    *known = most;
+  }
+}
+
+template <class A>
+__global__ void __launch_bounds__(kThreads) column_sums_kernel(const PairsProblem p) {
+  for (int64_t j = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < p.columns;
+       j += int64_t{gridDim.x} * blockDim.x) {
+    static_cast<A*>(p.column_statistics)[j] =
+        static_cast<A>(static_cast<const A*>(p.column_max)[j] + log_(p.column_sum[j]));
+  }
+}
+
+// The losses become the mean of both cross-entropies.
+template <class A>
+__global__ void __launch_bounds__(kThreads) both_losses_kernel(const PairsProblem p) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < p.rows; i += int64_t{gridDim.x} * blockDim.x) {
+    const A own = static_cast<const A*>(p.row_statistics)[2 * i + 1];
+    A& loss = static_cast<A*>(p.losses)[i];
+    loss = A(0.5) * (loss + (static_cast<const A*>(p.column_statistics)[p.first + i] - own));
+  }
+}
+
+// *counted = the rows whose statistic 1 is not 0.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    count_kernel(const A* statistics, int64_t rows, int64_t step, double* counted) {
+  FL_SHARED(double, shared, [32]);
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) sum += statistics[i * step + 1] != A(0) ? 1 : 0;
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) *counted = sum;
+}
+
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    scalars_kernel(const A* scalars, int64_t rows, const Results results, A* scale, A* bias) {
+  FL_SHARED(double, shared, [32]);
+  double of_scale = 0, of_bias = 0;
+  for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) {
+    of_scale += scalars[2 * i];
+    of_bias += scalars[2 * i + 1];
+  }
+  of_scale = block_sum(of_scale, shared);
+  of_bias = block_sum(of_bias, shared);
+  if (threadIdx.x != 0) return;
+  const double factor = gradient_scale<double, A>(results, results.counted);
+  if (scale) *scale = static_cast<A>(factor * of_scale);
+  if (bias) *bias = static_cast<A>(factor * of_bias);
+}
+
+// Calls run(A{}) with the accumulation type.
+template <class Run>
+void with_accumulation(Dtype dtype, const Run& run) {
+  if (dtype == Dtype::kFloat64) return run(double{});
+  run(float{});
+}
+
+struct CudaAllPairs : CudaProducts {
+  static constexpr int64_t kKeptBytes = CudaProducts::kTileBytes;
+
+  static std::shared_ptr<void> prepare(PairsProblem*) { return nullptr; }
+
+  static void statistics(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like) {
+    run<true>(id, options, problem, like);
+  }
+
+  static void gradient(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like) {
+    run<false>(id, options, problem, like);
+  }
+
+  static void columns(const PairsProblem& problem, const Tensor& like, bool first) {
+    const Launch launch(like);
+    with_accumulation(problem.dtype, [&](auto tag) {
+      launch(columns_kernel<decltype(tag)>, launch.grid(problem.columns, kThreads), kThreads, 0, problem, first);
+    });
+  }
+
+  static void finish_columns(const PairsProblem& problem, const Tensor& like) {
+    if (problem.rows == 0) return;
+    const Launch launch(like);
+    with_accumulation(problem.dtype, [&](auto tag) {
+      using A = decltype(tag);
+      launch(column_sums_kernel<A>, launch.grid(problem.columns, kThreads), kThreads, 0, problem);
+      launch(both_losses_kernel<A>, launch.grid(problem.rows, kThreads), kThreads, 0, problem);
+    });
+  }
+
+  static void count(const Matrix& statistics, double* counted) {
+    const Launch launch(statistics.owner);
+    with_accumulation(dtype_of(statistics.owner), [&](auto tag) {
+      using A = decltype(tag);
+      launch(count_kernel<A>, 1, kThreads, 0, static_cast<const A*>(statistics.data()), statistics.rows,
+             statistics.columns, counted);
+    });
+  }
+
+  static void reduce_scalars(const Tensor& scalars, const Results& results, void* scale, void* bias) {
+    const Launch launch(scalars);
+    with_accumulation(dtype_of(scalars), [&](auto tag) {
+      using A = decltype(tag);
+      launch(scalars_kernel<A>, 1, kThreads, 0, static_cast<const A*>(scalars.const_data_ptr()), scalars.size(0),
+             results, static_cast<A*>(scale), static_cast<A*>(bias));
+    });
+  }
+
+ private:
+  template <bool kStatistics>
+  static void run(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like) {
+    switch (id) {
+#define FL_RUN(op, Functor, ...) \
+  case LossId::op:               \
+    return run_loss<LossId::op, Functor, kStatistics>(options, problem, like);
+      FL_ALL_PAIRS(FL_RUN)
+#undef FL_RUN
+      default:
+        return;
+    }
+  }
+
+  template <LossId id, template <class> class Functor, bool kStatistics>
+  static void run_loss(const Options& options, const PairsProblem& problem, const Tensor& like) {
+    static_assert(Functor<float>::kStatistics == pairs_traits(id).statistics);
+    const Launch launch(like);
+    with_accumulation(problem.dtype, [&](auto tag) {
+      using A = decltype(tag);
+      const Functor<A> f(options);
+      const int grid = launch.grid(problem.rows, 1);
+      if constexpr (kStatistics) {
+        launch(pairs_statistics_kernel<Functor<A>, A>, grid, kThreads, 0, f, problem);
+      } else {
+        launch(pairs_gradient_kernel<Functor<A>, A>, grid, kThreads, 0, f, problem);
+      }
+    });
+  }
+};
+
+}  // namespace
+
+FL_CUDA_LIBRARY(m) {
+#define FL_REGISTER(op, ...) register_loss<AllPairsCall<CudaAllPairs, LossId::op>, LossId::op>(m);
+  FL_ALL_PAIRS(FL_REGISTER)
+#undef FL_REGISTER
+}
+
+}  // namespace fused_losses::cuda

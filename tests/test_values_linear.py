@@ -1,0 +1,161 @@
+"""Losses of a linear layer's logits and of retrieval against torch, textbook code and numbers done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as T
+from independent import assert_same, each_dtype, each_reduction, reduced
+
+from fused_losses import _C
+from fused_losses import functional as F
+
+
+def layer(rows=50, features=16, classes=40):
+    return torch.randn(rows, features), torch.randn(classes, features) / 4, torch.randn(classes)
+
+
+@each_dtype
+@each_reduction
+def test_linear_cross_entropy_is_torch_s(reduction, dtype, device):
+    x, w, b = layer()
+    y, share = torch.randint(0, 40, (50,)), torch.rand(40)
+    y[::7] = -100
+    for options in ({}, {"label_smoothing": 0.2}, {"weight": share}):
+
+        def ours(x, w, b, options=options):
+            given = {n: v.to(device) if torch.is_tensor(v) else v for n, v in options.items()}
+            return F.linear_cross_entropy(x, w, y.to(device), linear_bias=b, reduction=reduction, **given)
+
+        def theirs(x, w, b, options=options):
+            given = {n: v.double() if torch.is_tensor(v) else v for n, v in options.items()}
+            return T.cross_entropy(T.linear(x, w, b), y, reduction=reduction, **given)
+
+        assert_same(ours, theirs, x, w, b, dtype=dtype, device=device, gradients=(0, 1, 2))
+
+
+@each_reduction
+def test_class_probabilities_and_leading_dimensions(reduction, device):
+    x, w, _ = layer(24)
+    y = torch.randn(24, 40).softmax(1)
+
+    def ours(x, w):
+        found = F.linear_cross_entropy(x.view(2, 3, 4, 16), w, y.view(2, 3, 4, 40).to(device), reduction=reduction)
+        return found.reshape(-1) if reduction == "none" else found
+
+    def theirs(x, w):
+        return T.cross_entropy(x @ w.T, y.double(), reduction=reduction)
+
+    assert_same(ours, theirs, x, w, dtype=torch.float32, device=device, gradients=(0, 1))
+
+
+@each_reduction
+def test_soft_cap_and_normaliser(reduction, device):
+    x, w, b = layer()
+    y = torch.randint(0, 40, (50,))
+    y[3] = -100
+
+    def ours(x, w, b):
+        return F.linear_cross_entropy(x, w, y.to(device), linear_bias=b, reduction=reduction, softcap=1.5, z_loss=0.25)
+
+    def theirs(x, w, b):
+        s = 1.5 * torch.tanh((x @ w.T + b) / 1.5)
+        loss = torch.logsumexp(s, 1) - s.gather(1, y.clamp(min=0)[:, None])[:, 0] + 0.25 * torch.logsumexp(s, 1) ** 2
+        return reduced(torch.where(y == -100, 0, loss), reduction, 49)
+
+    assert_same(ours, theirs, x, w, b, dtype=torch.float32, device=device, gradients=(0, 1, 2))
+
+
+def test_by_hand(device):
+    """Two rows, logits (log 3, 0) and (0, log 7): 3/4 and 7/8 of the softmax are the classes'."""
+    x = torch.tensor([[math.log(3.0)], [math.log(7.0)]], device=device)
+    w = torch.tensor([[1.0], [0.0]], device=device)
+    loss = F.linear_cross_entropy(x, w, torch.tensor([0, 0], device=device), reduction="none", z_loss=1.0)
+    want = [math.log(4 / 3) + math.log(4) ** 2, math.log(8 / 7) + math.log(8) ** 2]
+    torch.testing.assert_close(loss.cpu(), torch.tensor(want))
+
+
+@each_dtype
+@each_reduction
+def test_info_nce_is_a_cross_entropy_of_similarities(reduction, dtype, device):
+    q, k = torch.randn(20, 16), torch.randn(33, 16)
+
+    def ours(q, k):
+        return F.info_nce_loss(q, k, temperature=0.2, normalize=True, reduction=reduction)
+
+    def theirs(q, k):
+        s = T.normalize(q, dim=1) @ T.normalize(k, dim=1).T / 0.2
+        return reduced(torch.logsumexp(s, 1) - s.diagonal(), reduction)
+
+    assert_same(ours, theirs, q, k, dtype=dtype, device=device, gradients=(0, 1))
+
+
+def test_info_nce_learns_its_temperature(device):
+    q, k, t = torch.randn(9, 4), torch.randn(9, 4), torch.tensor(0.7)
+
+    def theirs(q, k, t):
+        return T.cross_entropy(q @ k.T / t, torch.arange(9))
+
+    def ours(q, k, t):
+        return F.info_nce_loss(q, k, temperature=t)
+
+    assert_same(ours, theirs, q, k, t, dtype=torch.float32, device=device, gradients=(0, 1, 2))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])
+def test_distillation(reduction, device):
+    x, w, b = layer()
+    z, v, c = torch.randn(50, 8), torch.randn(40, 8), torch.randn(40)
+
+    def kl(x, w, b):
+        log_q, log_p = (torch.log_softmax(s / 3, 1) for s in (x @ w.T + b, z.double() @ v.double().T + c))
+        return reduced(9 * (log_p.exp() * (log_p - log_q)).sum(1), "mean" if reduction == "batchmean" else reduction)
+
+    def js(x, w, b):
+        q, p = torch.softmax(x @ w.T + b, 1), torch.softmax(z.double() @ v.double().T + c, 1)
+        m = 0.3 * p + 0.7 * q
+        each = 0.3 * (p * (p / m).log()).sum(1) + 0.7 * (q * (q / m).log()).sum(1)
+        return reduced(each, "mean" if reduction == "batchmean" else reduction)
+
+    for name, theirs, options in (("linear_kl_div", kl, {"temperature": 3.0}), ("linear_js_div", js, {"beta": 0.3})):
+
+        def ours(x, w, b, name=name, options=options):
+            teacher = dict(teacher_input=z, teacher_weight=v, teacher_bias=c)
+            given = {n: t.to(device) for n, t in teacher.items()}
+            return getattr(F, name)(x, w, linear_bias=b, reduction=reduction, **given, **options)
+
+        assert_same(ours, theirs, x, w, b, dtype=torch.float32, device=device, gradients=(0, 1, 2))
+
+
+@pytest.fixture
+def tile_bytes():
+    """Sets the size of a tile; automatic again afterwards."""
+    yield _C.set_tile_bytes
+    _C.set_tile_bytes(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_any_tile_gives_the_same_loss(dtype, tile_bytes):
+    """From one row at a time to all of them; tiles of which the rows are no multiple."""
+    x, w, b = (t.to(dtype).requires_grad_() for t in layer())
+    y = torch.randint(0, 40, (50,))
+    found = []
+    for rows in (1, 7, 16, 50, 1000):
+        tile_bytes(2 * 40 * 4 * rows)
+        loss = F.linear_cross_entropy(x, w, y, linear_bias=b, softcap=5.0)
+        found.append([loss.detach(), *torch.autograd.grad(loss, (x, w, b))])
+    for one in found[:-1]:
+        for a, b in zip(one, found[-1]):
+            torch.testing.assert_close(a, b, rtol=2 * torch.finfo(b.dtype).eps, atol=1e-6)
+
+
+def test_a_wrong_class_is_found_before_any_product():
+    x, w, _ = layer(3)
+    with pytest.raises(
+        IndexError, match=r"linear_cross_entropy: expected class index in \[0, 40\).*got 40 at flat index 2"
+    ):
+        F.linear_cross_entropy(x, w, torch.tensor([0, -100, 40]))
+    with pytest.raises(IndexError, match=r"info_nce_loss: expected class index in \[0, 40\), got -100 at flat index 1"):
+        F.info_nce_loss(x, w, target=torch.tensor([0, -100, 4]))
