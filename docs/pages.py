@@ -17,7 +17,7 @@ import fused_losses
 from benchmarks import report
 from benchmarks.measurements import compare, default_size, load, pick
 from fused_losses import functional as F
-from fused_losses import losses
+from fused_losses import chunked, losses
 
 FIXED = (
     "install",
@@ -32,19 +32,25 @@ CONTRIBUTE = ("how", "adding", "benchmarks")
 OPENING = ("install", "choosing")
 
 
+TOPICS = {
+    info.name: importlib.import_module(f"{package.__name__}.{info.name}")
+    for package in (losses, chunked)
+    for info in pkgutil.iter_modules(package.__path__)
+}
+
+
 def topics() -> dict[str, list[str]]:
-    """The losses of each module of fused_losses/losses, in the order of their definition."""
+    """The losses of each module of fused_losses/losses and chunked, in the order of their definition."""
     found = {}
-    for info in pkgutil.iter_modules(losses.__path__):
-        module = importlib.import_module(f"{losses.__name__}.{info.name}")
+    for topic, module in TOPICS.items():
         own = [n for n, v in vars(module).items() if n in F.__all__ and v.__module__ == module.__name__]
         if own:
-            found[info.name] = own
+            found[topic] = own
     return found
 
 
 def title_of(topic: str) -> str:
-    says = inspect.getdoc(importlib.import_module(f"{losses.__name__}.{topic}")).splitlines()[0]
+    says = inspect.getdoc(TOPICS[topic]).splitlines()[0]
     return says.split(":")[0].rstrip(".")
 
 

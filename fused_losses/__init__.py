@@ -4,8 +4,10 @@
 
 from . import functional, reference
 from ._version import __version__
-from .chunked.contrastive import InfoNCELoss
+from .chunked.contrastive import ClipLoss, NTXentLoss, SigLipLoss, SupConLoss
 from .chunked.linear import LinearCrossEntropyLoss, LinearJSDivLoss, LinearKLDivLoss
+from .chunked.metric import MultiSimilarityLoss
+from .chunked.retrieval import InfoNCELoss
 from .losses.binary import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -34,6 +36,7 @@ __all__ = [
     "ApproxNDCGLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "ClipLoss",
     "ContrastiveLoss",
     "ContrastiveLossFromDistance",
     "CrossEntropyLoss",
@@ -57,9 +60,13 @@ __all__ = [
     "MSELoss",
     "MahalanobisDistance",
     "MahalanobisLoss",
+    "MultiSimilarityLoss",
+    "NTXentLoss",
+    "SigLipLoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
     "SoftmaxFocalLoss",
+    "SupConLoss",
     "TverskyLoss",
     "VAELoss",
     "WeightedBinaryCrossEntropyLoss",

@@ -42,6 +42,13 @@ class BCEWithLogitsLoss(LossModule):
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
 
+class ClipLoss(LossModule):
+    normalize: bool
+    group: None
+    def __init__(self, *, normalize: bool = False, group: None = None) -> None: ...
+    def forward(self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None) -> Tensor: ...
+    def __call__(self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None) -> Tensor: ...
+
 class ContrastiveLoss(LossModule):
     margin: float
     reduction: Literal["none", "mean", "sum"]
@@ -217,6 +224,20 @@ class HuberLoss(LossModule):
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
 
+class InfoNCELoss(LossModule):
+    temperature: Tensor | float | None
+    normalize: bool
+    reduction: Literal["none", "mean", "sum"]
+    def __init__(
+        self,
+        *,
+        temperature: Tensor | float | None = 0.07,
+        normalize: bool = False,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ) -> None: ...
+    def forward(self, query: Tensor, key: Tensor, target: Tensor | None = None) -> Tensor: ...
+    def __call__(self, query: Tensor, key: Tensor, target: Tensor | None = None) -> Tensor: ...
+
 class JSDivWithLogitsLoss(LossModule):
     reduction: Literal["none", "mean", "sum", "batchmean"]
     beta: float
@@ -297,6 +318,80 @@ class LambdaNDCGLoss(LossModule):
     def forward(self, scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Tensor: ...
     def __call__(self, scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
+class LinearCrossEntropyLoss(LossModule):
+    weight: Tensor | None
+    reduction: Literal["none", "mean", "sum"]
+    ignore_index: int | None
+    label_smoothing: float
+    softcap: float | None
+    z_loss: float
+    def __init__(
+        self,
+        *,
+        weight: Tensor | None = None,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        ignore_index: int | None = -100,
+        label_smoothing: float = 0.0,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+    ) -> None: ...
+    def forward(
+        self, input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None = None
+    ) -> Tensor: ...
+    def __call__(
+        self, input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None = None
+    ) -> Tensor: ...
+
+class LinearJSDivLoss(LossModule):
+    beta: float
+    reduction: Literal["none", "mean", "sum", "batchmean"]
+    def __init__(
+        self, *, beta: float = 0.5, reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean"
+    ) -> None: ...
+    def forward(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        teacher_input: Tensor,
+        teacher_weight: Tensor,
+        linear_bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+    ) -> Tensor: ...
+    def __call__(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        teacher_input: Tensor,
+        teacher_weight: Tensor,
+        linear_bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+    ) -> Tensor: ...
+
+class LinearKLDivLoss(LossModule):
+    temperature: float
+    reduction: Literal["none", "mean", "sum", "batchmean"]
+    def __init__(
+        self, *, temperature: float = 1.0, reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean"
+    ) -> None: ...
+    def forward(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        teacher_input: Tensor,
+        teacher_weight: Tensor,
+        linear_bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+    ) -> Tensor: ...
+    def __call__(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        teacher_input: Tensor,
+        teacher_weight: Tensor,
+        linear_bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+    ) -> Tensor: ...
+
 class MSELoss(LossModule):
     reduction: Literal["none", "mean", "sum"]
     weight: Tensor | None
@@ -322,6 +417,39 @@ class MahalanobisLoss(LossModule):
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class MultiSimilarityLoss(LossModule):
+    alpha: float
+    beta: float
+    base: float
+    epsilon: float
+    normalize: bool
+    def __init__(
+        self, *, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, epsilon: float = 0.1, normalize: bool = True
+    ) -> None: ...
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor: ...
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor: ...
+
+class NTXentLoss(LossModule):
+    temperature: Tensor | float | None
+    normalize: bool
+    group: None
+    def __init__(
+        self, *, temperature: Tensor | float | None = 0.5, normalize: bool = True, group: None = None
+    ) -> None: ...
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor: ...
+    def __call__(self, z1: Tensor, z2: Tensor) -> Tensor: ...
+
+class SigLipLoss(LossModule):
+    normalize: bool
+    group: None
+    def __init__(self, *, normalize: bool = False, group: None = None) -> None: ...
+    def forward(
+        self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None, logit_bias: Tensor | float | None
+    ) -> Tensor: ...
+    def __call__(
+        self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None, logit_bias: Tensor | float | None
+    ) -> Tensor: ...
 
 class SigmoidFocalLoss(LossModule):
     alpha: float
@@ -370,6 +498,16 @@ class SoftmaxFocalLoss(LossModule):
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
+
+class SupConLoss(LossModule):
+    temperature: Tensor | float | None
+    normalize: bool
+    group: None
+    def __init__(
+        self, *, temperature: Tensor | float | None = 0.07, normalize: bool = True, group: None = None
+    ) -> None: ...
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor: ...
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor: ...
 
 class TverskyLoss(LossModule):
     activation: Literal[None, "sigmoid", "softmax"]
@@ -458,6 +596,7 @@ __all__ = [
     "ApproxNDCGLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "ClipLoss",
     "ContrastiveLoss",
     "ContrastiveLossFromDistance",
     "CrossEntropyLoss",
@@ -468,18 +607,26 @@ __all__ = [
     "GaussianKLLoss",
     "HingeLoss",
     "HuberLoss",
+    "InfoNCELoss",
     "JSDivWithLogitsLoss",
     "JaccardLoss",
     "KLDivLoss",
     "KLDivWithLogitsLoss",
     "L1Loss",
     "LambdaNDCGLoss",
+    "LinearCrossEntropyLoss",
+    "LinearJSDivLoss",
+    "LinearKLDivLoss",
     "MSELoss",
     "MahalanobisDistance",
     "MahalanobisLoss",
+    "MultiSimilarityLoss",
+    "NTXentLoss",
+    "SigLipLoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
     "SoftmaxFocalLoss",
+    "SupConLoss",
     "TverskyLoss",
     "VAELoss",
     "WeightedBinaryCrossEntropyLoss",

@@ -3,6 +3,10 @@
 # Written by tools/exports.py.
 
 from ._explain import explain as explain
+from .chunked.contrastive import clip_loss, nt_xent_loss, siglip_loss, sup_con_loss
+from .chunked.linear import linear_cross_entropy, linear_js_div, linear_kl_div
+from .chunked.metric import multi_similarity_loss
+from .chunked.retrieval import info_nce_loss
 from .losses.binary import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -25,6 +29,7 @@ __all__ = [
     "approx_ndcg_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "clip_loss",
     "contrastive_loss",
     "contrastive_loss_from_distance",
     "cross_entropy",
@@ -35,18 +40,26 @@ __all__ = [
     "gaussian_kl",
     "hinge_loss",
     "huber_loss",
+    "info_nce_loss",
     "jaccard_loss",
     "js_div_with_logits",
     "kl_div",
     "kl_div_with_logits",
     "l1_loss",
     "lambda_ndcg_loss",
+    "linear_cross_entropy",
+    "linear_js_div",
+    "linear_kl_div",
     "mahalanobis_distance",
     "mahalanobis_loss",
     "mse_loss",
+    "multi_similarity_loss",
+    "nt_xent_loss",
+    "siglip_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "softmax_focal_loss",
+    "sup_con_loss",
     "tversky_loss",
     "vae_loss",
     "weighted_binary_cross_entropy",

@@ -27,6 +27,9 @@ def binary_cross_entropy_with_logits(
     reduction: Literal["none", "mean", "sum"] = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor: ...
+def clip_loss(
+    x: Tensor, y: Tensor, logit_scale: Tensor | float | None, *, normalize: bool = False, group: None = None
+) -> Tensor: ...
 def contrastive_loss(
     x1: Tensor, x2: Tensor, target: Tensor, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean"
 ) -> Tensor: ...
@@ -128,6 +131,15 @@ def huber_loss(
     *,
     weight: Tensor | None = None,
 ) -> Tensor: ...
+def info_nce_loss(
+    query: Tensor,
+    key: Tensor,
+    *,
+    target: Tensor | None = None,
+    temperature: Tensor | float | None = 0.07,
+    normalize: bool = False,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor: ...
 def jaccard_loss(
     input: Tensor,
     target: Tensor,
@@ -178,6 +190,41 @@ def lambda_ndcg_loss(
     mask: Tensor | None = None,
     reduction: Literal["none", "mean", "sum"] = "mean",
 ) -> Tensor: ...
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+) -> Tensor: ...
+def linear_js_div(
+    input: Tensor,
+    linear_weight: Tensor,
+    teacher_input: Tensor,
+    teacher_weight: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    beta: float = 0.5,
+    reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean",
+) -> Tensor: ...
+def linear_kl_div(
+    input: Tensor,
+    linear_weight: Tensor,
+    teacher_input: Tensor,
+    teacher_weight: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    reduction: Literal["none", "mean", "sum", "batchmean"] = "batchmean",
+) -> Tensor: ...
 def mahalanobis_distance(input: Tensor, mean: Tensor, scale_tril: Tensor, *, squared: bool = False) -> Tensor: ...
 def mahalanobis_loss(
     input: Tensor,
@@ -189,6 +236,28 @@ def mahalanobis_loss(
 ) -> Tensor: ...
 def mse_loss(
     input: Tensor, target: Tensor, reduction: Literal["none", "mean", "sum"] = "mean", *, weight: Tensor | None = None
+) -> Tensor: ...
+def multi_similarity_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    epsilon: float = 0.1,
+    normalize: bool = True,
+) -> Tensor: ...
+def nt_xent_loss(
+    z1: Tensor, z2: Tensor, *, temperature: Tensor | float | None = 0.5, normalize: bool = True, group: None = None
+) -> Tensor: ...
+def siglip_loss(
+    x: Tensor,
+    y: Tensor,
+    logit_scale: Tensor | float | None,
+    logit_bias: Tensor | float | None,
+    *,
+    normalize: bool = False,
+    group: None = None,
 ) -> Tensor: ...
 def sigmoid_focal_loss(
     input: Tensor,
@@ -218,6 +287,14 @@ def softmax_focal_loss(
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     label_smoothing: float = 0.0,
+) -> Tensor: ...
+def sup_con_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    temperature: Tensor | float | None = 0.07,
+    normalize: bool = True,
+    group: None = None,
 ) -> Tensor: ...
 def tversky_loss(
     input: Tensor,
@@ -269,6 +346,7 @@ __all__ = [
     "approx_ndcg_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "clip_loss",
     "contrastive_loss",
     "contrastive_loss_from_distance",
     "cross_entropy",
@@ -279,18 +357,26 @@ __all__ = [
     "gaussian_kl",
     "hinge_loss",
     "huber_loss",
+    "info_nce_loss",
     "jaccard_loss",
     "js_div_with_logits",
     "kl_div",
     "kl_div_with_logits",
     "l1_loss",
     "lambda_ndcg_loss",
+    "linear_cross_entropy",
+    "linear_js_div",
+    "linear_kl_div",
     "mahalanobis_distance",
     "mahalanobis_loss",
     "mse_loss",
+    "multi_similarity_loss",
+    "nt_xent_loss",
+    "siglip_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "softmax_focal_loss",
+    "sup_con_loss",
     "tversky_loss",
     "vae_loss",
     "weighted_binary_cross_entropy",

@@ -7,6 +7,7 @@ from . import functional
 approx_ndcg_loss = functional.approx_ndcg_loss.reference
 binary_cross_entropy = functional.binary_cross_entropy.reference
 binary_cross_entropy_with_logits = functional.binary_cross_entropy_with_logits.reference
+clip_loss = functional.clip_loss.reference
 contrastive_loss = functional.contrastive_loss.reference
 contrastive_loss_from_distance = functional.contrastive_loss_from_distance.reference
 cross_entropy = functional.cross_entropy.reference
@@ -30,9 +31,13 @@ linear_kl_div = functional.linear_kl_div.reference
 mahalanobis_distance = functional.mahalanobis_distance.reference
 mahalanobis_loss = functional.mahalanobis_loss.reference
 mse_loss = functional.mse_loss.reference
+multi_similarity_loss = functional.multi_similarity_loss.reference
+nt_xent_loss = functional.nt_xent_loss.reference
+siglip_loss = functional.siglip_loss.reference
 sigmoid_focal_loss = functional.sigmoid_focal_loss.reference
 smooth_l1_loss = functional.smooth_l1_loss.reference
 softmax_focal_loss = functional.softmax_focal_loss.reference
+sup_con_loss = functional.sup_con_loss.reference
 tversky_loss = functional.tversky_loss.reference
 vae_loss = functional.vae_loss.reference
 weighted_binary_cross_entropy = functional.weighted_binary_cross_entropy.reference
@@ -42,6 +47,7 @@ __all__ = [
     "approx_ndcg_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "clip_loss",
     "contrastive_loss",
     "contrastive_loss_from_distance",
     "cross_entropy",
@@ -65,9 +71,13 @@ __all__ = [
     "mahalanobis_distance",
     "mahalanobis_loss",
     "mse_loss",
+    "multi_similarity_loss",
+    "nt_xent_loss",
+    "siglip_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "softmax_focal_loss",
+    "sup_con_loss",
     "tversky_loss",
     "vae_loss",
     "weighted_binary_cross_entropy",

@@ -146,7 +146,8 @@ class Case:
     def problem(self, variant=None, dtype=torch.float32, device="cpu", shape=None, seed=0) -> Problem:
         variant, shape = variant or Variant("default"), self.shape if shape is None else tuple(shape)
         maker = Maker(dtype, device, seed)
-        tensors = self.make(maker, shape, variant)
+        made = self.make(maker, shape, variant)
+        tensors = {n: t for n, t in made.items() if n not in variant.options}
         options = {k: v(maker, shape) if callable(v) else v for k, v in variant.options.items()}
         return Problem(self, tensors, options)
 

@@ -35,14 +35,15 @@ class Recorder(TorchDispatchMode):
 def recorded(case, reduction=None, backward=False):
     """(op name, arguments) of the forward op of a case, or of its backward.
 
-    A backward runs where the forward keeps no gradient: without a reduction, or in float16.
+    A backward op runs under create_graph, whatever the forward keeps.
     """
-    problem = case.problem(dtype=torch.float16 if backward and reduction != "none" else torch.float32)
+    problem = case.problem()
     with Recorder() as recorder:
         if backward:
             problem = problem.leaves(case.fused)
             results = as_tuple(problem.call(reduction=reduction))
-            torch.autograd.backward(results, [torch.ones_like(r) for r in results])
+            leaves = [problem.arguments[n] for n in case.fused if n in problem.arguments]
+            torch.autograd.grad(results, leaves, [torch.ones_like(r) for r in results], create_graph=True)
         else:
             problem.call(reduction=reduction)
     ops = {func.name().removeprefix("fused_losses::"): args for func, args in recorder.calls}

@@ -223,7 +223,7 @@ def test_nan_propagates(case, variant, device):
     """A NaN in what the loss trains is never hidden by a sum, and touches no other row of "none"."""
     for name in case.fused:
         problem = case.problem(variant, torch.float32, device)
-        if name not in problem.arguments:
+        if not isinstance(problem.arguments.get(name), torch.Tensor):
             continue
         clean = problem.call(None, case.reductions[0])
         value = problem.arguments[name].clone()

@@ -64,7 +64,8 @@ struct CpuAllPairs : CpuProducts {
   static void finish_columns(const PairsProblem& problem, const Tensor&) {
     const Dtype dtype = problem.dtype;
     for (int64_t j = 0; problem.rows > 0 && j < problem.columns; ++j) {
-      const double log_sum = load_scalar(problem.column_max, dtype, j) + std::log(problem.column_sum[j]);
+      const double most = load_scalar(problem.column_max, dtype, j);
+      const double log_sum = (std::isfinite(most) ? most : 0) + std::log(problem.column_sum[j]);
       store_scalar(log_sum, problem.column_statistics, dtype, j);
     }
     for (int64_t i = 0; i < problem.rows; ++i) {
@@ -99,7 +100,7 @@ struct CpuAllPairs : CpuProducts {
     PairsTask task{problem};
     task.options = &options;
     if (task.results.counted) task.results.denominator = *task.results.counted;
-    task.factor = gradient_scale(task.results, problem.dtype);
+    task.factor = task.results.denominator == 0 ? 0 : gradient_scale(task.results, problem.dtype);  // nothing counts
     parallel(problem.rows, problem.columns * 4, [&](int64_t begin, int64_t end) { loop(task, begin, end); });
   }
 };

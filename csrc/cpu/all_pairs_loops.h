@@ -138,7 +138,7 @@ template <class A>
 void column_exponentials(const A* __restrict x, const A* __restrict most, A* __restrict sum, const A scale,
                          const A bias, const int64_t n) {
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) sum[j] += exp_(fma_(scale, x[j], bias) - most[j]);
+  for (int64_t j = 0; j < n; ++j) sum[j] += exp_(fma_(scale, x[j], bias) - finite_shift(most[j]));
 }
 
 template <class A>
@@ -155,7 +155,8 @@ void merge_columns(const PairsTask& task, int64_t begin, int64_t end) {
       column_exponentials(row.x + i * task.columns + at, most, sum, row.scale, row.bias, n);
     }
     for (int64_t j = 0; j < n; ++j) {
-      const double before = column_sum[at + j] == 0 ? 0 : column_sum[at + j] * exp_(known[at + j] - most[j]);
+      const A shrunk = exp_(finite_shift(known[at + j]) - finite_shift(most[j]));
+      const double before = column_sum[at + j] == 0 ? 0 : column_sum[at + j] * shrunk;
       column_sum[at + j] = before + sum[j];
       known[at + j] = most[j];
     }

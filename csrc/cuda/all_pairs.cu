@@ -77,7 +77,8 @@ template <class F, class A>
 __global__ void __launch_bounds__(kThreads) pairs_gradient_kernel(const F f, const PairsProblem p) {
   FL_SHARED(A, shared, [32]);
   constexpr int kStep = F::kColumns ? 1 : F::kStatistics;
-  const A factor = gradient_scale<A>(p.results, p.results.counted);
+  const bool nothing_counts = p.results.counted && *p.results.counted == 0;
+  const A factor = nothing_counts ? A(0) : gradient_scale<A>(p.results, p.results.counted);
   for (int64_t i = blockIdx.x; i < p.rows; i += gridDim.x) {
     const PairsRow<F, A> row(p, i);
     const A* statistics = static_cast<const A*>(p.row_statistics) + i * F::kStatistics;
@@ -111,8 +112,12 @@ __global__ void __launch_bounds__(kThreads) columns_kernel(const PairsProblem p,
       const A s = fma_(scale, x[i * p.columns], bias);
       most = s > most ? s : most;
     }
-    for (int64_t i = 0; i < p.rows; ++i) sum += exp_(fma_(scale, x[i * p.columns], bias) - most);
-    p.column_sum[j] = (first ? 0.0 : p.column_sum[j] * exp_(before - most)) + static_cast<double>(sum);
+    for (int64_t i = 0; i < p.rows; ++i) {
+      sum += exp_(fma_(scale, x[i * p.columns], bias) - finite_shift(most));
+    }
+    const double known_sum = first ? 0.0 : p.column_sum[j];
+    const A shrunk = exp_(finite_shift(before) - finite_shift(most));
+    p.column_sum[j] = (known_sum == 0 ? 0.0 : known_sum * shrunk) + static_cast<double>(sum);
     *known = most;
   }
 }
@@ -122,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_kernel(const PairsProble
   for (int64_t j = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < p.columns;
        j += int64_t{gridDim.x} * blockDim.x) {
     static_cast<A*>(p.column_statistics)[j] =
-        static_cast<A>(static_cast<const A*>(p.column_max)[j] + log_(p.column_sum[j]));
+        static_cast<A>(finite_shift(static_cast<const A*>(p.column_max)[j]) + log_(p.column_sum[j]));
   }
 }
 

@@ -9,6 +9,13 @@ struct PairSums3 {
   A a, b, c;
 };
 
+// What exponentials below a largest number are shifted by: that number, 0 where it is infinite, so that their sum is
+// infinite, or 0, and no NaN.
+template <class A>
+FL_HD A finite_shift(A most) {
+  return most < infinity_<A>() && most > -infinity_<A>() ? most : A(0);
+}
+
 template <class A>
 struct PairsBase {
   static constexpr int kStatistics = 2;    // of a row
@@ -28,9 +35,11 @@ struct Clip : PairsBase<A> {
 
   FL_HD bool in_low(bool, bool) const { return false; }
   FL_HD bool in_high(bool, bool) const { return true; }
-  FL_HD PairSums3<A> terms(A s, bool own, bool, A, A high) const { return {exp_(s - high), own ? s : A(0), A(0)}; }
+  FL_HD PairSums3<A> terms(A s, bool own, bool, A, A high) const {
+    return {exp_(s - finite_shift(high)), own ? s : A(0), A(0)};
+  }
   FL_HD A finish(A, A high, const PairSums3<A>& sums, A* statistics) const {
-    statistics[0] = high + log_(sums.a);
+    statistics[0] = finite_shift(high) + log_(sums.a);
     statistics[1] = sums.b;
     return statistics[0] - sums.b;
   }
@@ -76,11 +85,11 @@ struct SupCon : PairsBase<A> {
   FL_HD bool in_high(bool own, bool) const { return !own; }
   FL_HD PairSums3<A> terms(A s, bool own, bool same, A, A high) const {
     const bool positive = same && !own;
-    return {own ? A(0) : exp_(s - high), positive ? s : A(0), positive ? A(1) : A(0)};
+    return {own ? A(0) : exp_(s - finite_shift(high)), positive ? s : A(0), positive ? A(1) : A(0)};
   }
   FL_HD A finish(A, A high, const PairSums3<A>& sums, A* statistics) const {
     const bool counts = sums.c != A(0);
-    const A log_sum = high + log_(sums.a), share = counts ? A(1) / sums.c : A(0);
+    const A log_sum = finite_shift(high) + log_(sums.a), share = counts ? A(1) / sums.c : A(0);
     statistics[0] = counts ? log_sum : infinity_<A>();
     statistics[1] = share;
     return counts ? log_sum - sums.b * share : A(0);
@@ -115,7 +124,7 @@ struct MultiSimilarity : PairsBase<A> {
   FL_HD A of_negative(A s) const { return beta * (s - base); }
   FL_HD bool keeps_positive(A s, bool own, bool same, A high) const { return same && !own && !(s - epsilon >= high); }
   FL_HD bool keeps_negative(A s, bool same, A low) const { return !same && !(s + epsilon <= low); }
-  FL_HD A shift(A exponent) const { return exponent > A(0) ? exponent : A(0); }
+  FL_HD A shift(A exponent) const { return exponent > A(0) ? finite_shift(exponent) : A(0); }
 
   FL_HD PairSums3<A> terms(A s, bool own, bool same, A low, A high) const {
     const A positive = exp_(of_positive(s) - shift(of_positive(low)));

@@ -90,6 +90,9 @@ class AllPairsCall : Call<Device> {
       this->add_gradient(position, &data, out);
       if (data) gradients_[position] = out->back();
     }
+    if (losses_ && kTraits.statistics > 0 && problem_.rows != problem_.columns && wants_any()) {
+      refuse(a.op(), "gradients of a part of the rows in the backward alone, got them in the forward");
+    }
   }
 
   void read_incoming_gradients() {
@@ -107,9 +110,7 @@ class AllPairsCall : Call<Device> {
   void run() {
     const std::shared_ptr<void> labels = kTwoSets ? nullptr : Device::prepare(&problem_);
     const Tensor counted = new_tensor(a.first(), {1}, Dtype::kFloat64);
-    bool writes = false;
-    for (const OptionalTensor& gradient : gradients_) writes = writes || gradient;
-    const bool forward = losses_.has_value(), two_readings = kTraits.statistics > 0;
+    const bool writes = wants_any(), forward = losses_.has_value(), two_readings = kTraits.statistics > 0;
     Dtype product = Device::product_dtype(dtype_of(a.first()), problem_.results);
     Tiles tiles = make_tiles(product, writes, two_readings && forward);
     Blocks x(a.first(), problem_.rows, a.first().size(1), product, tiles.most);
@@ -146,6 +147,10 @@ class AllPairsCall : Call<Device> {
   Dtype dtype_ = Dtype::kFloat32;
   OptionalTensor losses_, rows_, columns_;
   std::array<OptionalTensor, kMostTensors> gradients_;
+
+  bool wants_any() const {
+    return std::any_of(gradients_.begin(), gradients_.end(), [](const OptionalTensor& t) { return t.has_value(); });
+  }
 
   const Tensor& others() const {
     if (kTwoSets) return *a.tensors[kY];

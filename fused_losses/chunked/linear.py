@@ -1,4 +1,4 @@
-"""Losses of a linear layer's logits, which are never all there: formulas in plain PyTorch, and Modules.
+"""Losses of a linear layer whose logits are never all there: formulas in plain PyTorch, and Modules.
 
 The fused functions make the logits of some rows at a time, turn them into their gradient where they are, and multiply
 that on: three products forward and backward, and beyond the gradients a tile of memory, about 16 MiB on the CPU. The
@@ -138,7 +138,7 @@ class LinearCrossEntropyLoss(
     Example:
         >>> criterion = fused_losses.LinearCrossEntropyLoss(softcap=30.0)
         >>> criterion(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
-        tensor(0.3133)
+        tensor(0.3134)
     """
 
 
@@ -245,7 +245,7 @@ def linear_js_div(
     Example:
         >>> student, teacher = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
         >>> F.linear_js_div(student, torch.eye(2), teacher, torch.eye(2))
-        tensor(0.0151)
+        tensor(0.0183)
     """
     logits = both_logits(input, linear_weight, linear_bias, teacher_input, teacher_weight, teacher_bias)
     return js_div_with_logits.reference(*logits, reduction, beta=beta)

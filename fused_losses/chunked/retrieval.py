@@ -1,4 +1,4 @@
-"""InfoNCE, queries among keys: the formula in plain PyTorch, which `loss` fuses, and the Module.
+"""Each query finds its key among all keys (InfoNCE): the formula in plain PyTorch, and the Module.
 
 The fused functions make the similarities a tile at a time and never hold them all; the formulas below, which also serve
 second derivatives and torch.func, do.
@@ -89,7 +89,7 @@ def info_nce_loss(query, key, *, target=None, temperature=0.07, normalize=False,
     Example:
         >>> query, key = torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
         >>> F.info_nce_loss(query, key, temperature=0.5, normalize=True)
-        tensor(0.5239)
+        tensor(0.5259)
     """
     query, key, target = retrieval_operands(query, key, target, temperature, normalize)
     return retrieval(query, key, target, None if isinstance(temperature, torch.Tensor) else temperature, reduction)
