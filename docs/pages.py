@@ -16,8 +16,8 @@ import shapes
 import fused_losses
 from benchmarks import report
 from benchmarks.measurements import compare, default_size, load, pick
-from fused_losses import functional as F
 from fused_losses import chunked, losses
+from fused_losses import functional as F
 
 FIXED = (
     "install",

@@ -118,8 +118,10 @@ def test_float16_gradient_survives_a_loss_scale(case, device):
     want = (found * 65536 / times).to(torch.float16).double()
     assert leaf.grad.dtype is torch.float16
     rows = want.shape[0]
+    # A product of halves rounds its factors, whose terms may cancel in one element of a row.
+    atol = 1e-3 * want.abs().max().item() if "products" in case.groups else 6e-8
     for part in (leaf.grad[:rows], leaf.grad[-rows:], leaf.grad[times // 2 * rows :][:rows]):
-        torch.testing.assert_close(part.double().cpu(), want, rtol=1e-3, atol=6e-8)
+        torch.testing.assert_close(part.double().cpu(), want, rtol=1e-3, atol=atol)
 
 
 @each_case

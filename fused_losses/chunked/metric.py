@@ -80,8 +80,8 @@ def multi_similarity_loss(features, labels, *, alpha=2.0, beta=50.0, base=0.5, e
 
     Three products of N x N x D forward and backward; two where all similarities fit into 64 MiB on the CPU (24 on
     CUDA); one without gradients. Memory, second derivatives and rounding as :func:`sup_con_loss`. A row without a
-    positive keeps all its negatives, one without a negative keeps nothing; both count in the mean. NaN propagates; the
-    loss of nothing is NaN.
+    positive, or without a negative, keeps nothing and is 0; it counts in the mean. NaN propagates; the loss of nothing
+    is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     Wang et al., "Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning" (2019).
 
@@ -99,6 +99,6 @@ class MultiSimilarityLoss(LossModule, function=multi_similarity_loss, tensors=("
 
     Example:
         >>> criterion = fused_losses.MultiSimilarityLoss(base=0.0, beta=10.0)
-        >>> criterion(torch.eye(2), torch.tensor([0, 1]))
-        tensor(0.0693)
+        >>> criterion(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), torch.tensor([0, 0, 1]))
+        tensor(0.2773)
     """
