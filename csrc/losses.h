@@ -46,10 +46,10 @@
 #define FL_CONTRASTIVE_ARGUMENTS "Tensor x1, Tensor x2, Tensor target"
 #define FL_GAUSSIAN_LOSSES(X) X(gaussian_kl, GaussianKL, "mu logvar prior_mu prior_logvar", "")
 #define FL_GAUSSIAN_ARGUMENTS "Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar"
-#define FL_WHITENED_LOSSES(X) X(mahalanobis_distance, MahalanobisDistance, "whitened", "squared")
-#define FL_WHITENED_ARGUMENTS "Tensor whitened"
-#define FL_LABELLED_LOSSES(X) X(mahalanobis_loss, MahalanobisLoss, "whitened", "margin")
-#define FL_LABELLED_ARGUMENTS "Tensor whitened, Tensor target"
+#define FL_WHITENED_LOSSES(X) X(mahalanobis_distance, MahalanobisDistance, "input mean scale_tril", "squared")
+#define FL_WHITENED_ARGUMENTS "Tensor input, Tensor mean, Tensor scale_tril"
+#define FL_LABELLED_LOSSES(X) X(mahalanobis_loss, MahalanobisLoss, "input mean scale_tril", "margin")
+#define FL_LABELLED_ARGUMENTS "Tensor input, Tensor target, Tensor mean, Tensor scale_tril"
 #define FL_VAE_TERMS(X)                        \
   X(vae_bernoulli, BernoulliTerm)              \
   X(vae_bernoulli_logits, BernoulliLogitsTerm) \
@@ -120,8 +120,8 @@
   F(overlap, FL_COMPOUND_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums, Tensor count")         \
   F(row_sums, FL_CONTRASTIVE_LOSSES, FL_CONTRASTIVE_ARGUMENTS, "Tensor grad_output")                            \
   F(row_sums, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output")                                  \
-  F(row_sums, FL_WHITENED_LOSSES, FL_WHITENED_ARGUMENTS, "Tensor grad_output")                                  \
-  F(row_sums, FL_LABELLED_LOSSES, FL_LABELLED_ARGUMENTS, "Tensor grad_output")                                  \
+  F(whitened, FL_WHITENED_LOSSES, FL_WHITENED_ARGUMENTS, "Tensor grad_output, Tensor whitened")                 \
+  F(whitened, FL_LABELLED_LOSSES, FL_LABELLED_ARGUMENTS, "Tensor grad_output, Tensor whitened")                 \
   F(row_sums, FL_VAE_LOSSES, FL_VAE_ARGUMENTS, "Tensor grad_total, Tensor grad_reconstruction, Tensor grad_kl") \
   F(softmax, FL_SOFTMAX_LOSSES, FL_SOFTMAX_ARGUMENTS, "Tensor grad_output")                                     \
   F(softmax, FL_SOFTMAX_PAIR_LOSSES, FL_SOFTMAX_ARGUMENTS, "Tensor grad_output")                                \

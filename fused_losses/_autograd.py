@@ -233,7 +233,8 @@ class FusedLossBackward(Function):
                 full[i] = value
             return tuple(_first_derivative(ctx.call, *full))
 
-        found = torch.func.vjp(first, *(arguments[i] for i in active))[1](tuple(grad_gradients))
+        with _no_autocast(grad_gradients):
+            found = torch.func.vjp(first, *(arguments[i] for i in active))[1](tuple(grad_gradients))
         spread = dict(zip(active, found))
         return None, None, *(spread.get(i) for i in range(len(arguments)))
 
@@ -249,5 +250,11 @@ def _first_derivative(call: tuple, *arguments) -> Sequence[torch.Tensor]:
             tensors[i] = value
         return op.call_reference(tensors, settings.keywords)
 
-    _, pullback = torch.func.vjp(loss, *(tensors[i] for i in active))
-    return pullback(grad_outputs[0] if op.losses == 1 else tuple(grad_outputs))
+    with _no_autocast(grad_outputs):
+        _, pullback = torch.func.vjp(loss, *(tensors[i] for i in active))
+        return pullback(grad_outputs[0] if op.losses == 1 else tuple(grad_outputs))
+
+
+def _no_autocast(tensors: Sequence[torch.Tensor]) -> torch.autocast:
+    """A backward inside torch.autocast computes what it would outside: matrix products would be cast."""
+    return torch.autocast(tensors[0].device.type, enabled=False)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from fused_losses import _C
+
 settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -54,3 +56,10 @@ def _same_start():
     yield
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tile_bytes():
+    """Sets the size of a tile; automatic again afterwards."""
+    yield _C.set_tile_bytes
+    _C.set_tile_bytes(0)

@@ -83,6 +83,22 @@ def test_autocast_around_the_backward(case):
         assert torch.equal(found[n], want[n]), n
 
 
+@each_case
+def test_autocast_around_the_second_backward(case):
+    """As the first: the reference's matrix products are not cast either."""
+    problem = case.problem()
+    found = []
+    for enabled in (False, True):
+        mine = problem.leaves([n for n in problem.floating() if n in case.fused])
+        leaves = [t for t in mine.arguments.values() if isinstance(t, torch.Tensor) and t.requires_grad]
+        loss = differentiable(mine.call(None, case.reduced()))[0]
+        first = torch.autograd.grad(loss.sum(), leaves, create_graph=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(torch.autograd.grad(sum((g**2).sum() for g in first), leaves, allow_unused=True))
+    for got, want in zip(*found):
+        assert (got is None and want is None) or torch.equal(got, want)
+
+
 def test_autocast_around_fit_gaussian():
     x = torch.randn(64, 8)
     want = fused_losses.fit_gaussian(x)

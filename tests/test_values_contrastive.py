@@ -10,7 +10,6 @@ import torch.nn.functional as T
 from emulated_device import ops
 from independent import assert_same, each_dtype
 
-from fused_losses import _C
 from fused_losses import functional as F
 
 N, D = 20, 16
@@ -131,13 +130,6 @@ def test_near_duplicates_at_a_scale_of_100(device):
     torch.testing.assert_close(loss.double().cpu(), want, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(loss, given[:2]), torch.autograd.grad(want, exact[:2])):
         torch.testing.assert_close(a.double().cpu(), b, rtol=1e-4, atol=2e-4)
-
-
-@pytest.fixture
-def tile_bytes():
-    """Sets the size of a tile; automatic again afterwards."""
-    yield _C.set_tile_bytes
-    _C.set_tile_bytes(0)
 
 
 def one_of_each(dtype):

@@ -141,6 +141,46 @@ def test_mahalanobis_never_reads_above_the_diagonal():
     assert spoiled.grad.isfinite().all()
 
 
+def of_condition(condition, size=32):
+    """A lower factor of about this condition number."""
+    scales = torch.logspace(0, np.log10(condition), size, dtype=torch.float64)
+    return (torch.randn(size, size, dtype=torch.float64) * 0.2).tril(-1) * scales[:, None] + scales.diag()
+
+
+@pytest.mark.parametrize("condition", [10, 1e3, 1e5, 1e6])
+def test_mahalanobis_by_the_inverse_is_as_accurate_as_by_a_solve(condition, device):
+    """The rows are many: the factor is inverted, in float64."""
+    mean, factor = torch.randn(32), of_condition(condition).float()
+    x = torch.randn(4096, 32) * condition**0.5
+    centred = (x - mean).mT  # rounded as the loss rounds it
+    want = torch.linalg.solve_triangular(factor.double(), centred.double(), upper=False).norm(dim=0)
+    solved = torch.linalg.solve_triangular(factor, centred, upper=False).double().norm(dim=0)
+    found = F.mahalanobis_distance(x.to(device), mean.to(device), factor.to(device)).double().cpu()
+    worst, of_solve = ((v / want - 1).abs().max().item() for v in (found, solved))
+    assert worst <= max(of_solve, 4 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_mahalanobis_in_chunks(dtype, reduction, tile_bytes, device):
+    """Chunks of any number of rows, inverted (float32, bfloat16) or solved, give the same loss and gradients."""
+    mean, factor, _ = gaussian(5, torch.float64)
+    leaves = [v.to(device, dtype).requires_grad_() for v in (torch.randn(61, 5), mean, factor)]
+    target = torch.arange(61, device=device) % 2
+
+    def results(wanted):
+        loss = F.mahalanobis_loss(leaves[0], target, *leaves[1:], 3.0, reduction)
+        return loss.detach(), *torch.autograd.grad(loss.sum(), wanted)
+
+    whole = results(leaves)
+    for rows in (1, 7, 60, 61):
+        tile_bytes(2 * 5 * 8 * rows)
+        for got, want in zip(results(leaves), whole):
+            assert_agrees(got, want.double(), dtype, n_terms=61 * 25)
+    for i, leaf in enumerate(leaves):  # one gradient alone takes another way through the chunks
+        assert_agrees(results([leaf])[1], whole[1 + i].double(), dtype, n_terms=61 * 25)
+
+
 def test_mahalanobis_at_the_mean():
     mean, factor, _ = gaussian(4)
     x = mean.expand(3, 4).clone().requires_grad_()

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as T
 from independent import assert_same, each_dtype, each_reduction, reduced
 
-from fused_losses import _C
 from fused_losses import functional as F
 
 
@@ -127,13 +126,6 @@ def test_distillation(reduction, device):
             return getattr(F, name)(x, w, linear_bias=b, reduction=reduction, **given, **options)
 
         assert_same(ours, theirs, x, w, b, dtype=torch.float32, device=device, gradients=(0, 1, 2))
-
-
-@pytest.fixture
-def tile_bytes():
-    """Sets the size of a tile; automatic again afterwards."""
-    yield _C.set_tile_bytes
-    _C.set_tile_bytes(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

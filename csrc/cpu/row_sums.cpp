@@ -2,7 +2,9 @@
 #include "cpu/row_sums.h"
 
 #include "cpu/device.h"
+#include "cpu/product.h"
 #include "host/row_sums.h"
+#include "host/whitened.h"
 
 namespace fused_losses {
 namespace {
@@ -43,8 +45,40 @@ struct CpuRowSums : CpuDevice {
   }
 };
 
+struct CpuWhitened : CpuProducts {
+  static constexpr int64_t kTileBytes = 2 << 20;  // what one kernel leaves is in a cache for the next
+
+  static constexpr auto run = CpuRowSums::run;
+
+  static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to) {
+    if (dtype_of(to.owner) == Dtype::kFloat64) {
+      centre_rows<double>(rows, mean, to);
+    } else {
+      centre_rows<float>(rows, mean, to);
+    }
+  }
+
+  static void written_by_library(const Matrix&) {}
+
+ private:
+  template <class A>
+  static void centre_rows(const Matrix& rows, const Matrix& mean, const Matrix& to) {
+    const A *from = static_cast<const A*>(rows.data()), *middle = static_cast<const A*>(mean.data());
+    A* out = static_cast<A*>(to.data());
+    const int64_t length = rows.columns;
+    parallel(rows.rows, length, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        for (int64_t k = 0; k < length; ++k) out[row * length + k] = from[row * length + k] - middle[k];
+      }
+    });
+  }
+};
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) { register_row_sums<CpuRowSums>(m); }
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+  register_row_sums<CpuRowSums>(m);
+  register_whitened<CpuWhitened>(m);
+}
 
 }  // namespace fused_losses

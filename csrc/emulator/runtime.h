@@ -124,6 +124,8 @@ struct DeviceGuard {
 
 constexpr int64_t kTileBytes = 24 << 10;  // small losses have several tiles
 
+inline void wrote(const void* data, int64_t bytes) { emulator::track_memory(data, static_cast<size_t>(bytes), true); }
+
 inline void library_product(const torch::stable::Tensor& a, const torch::stable::Tensor& b, double factor, bool add,
                             const torch::stable::Tensor& out) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1 : 0, factor));

@@ -309,19 +309,14 @@ class LinearCall : Call<Device> {
   }
 
   SoftmaxProblem chunk(int64_t begin, int64_t n, const Tiles& tiles) const {
-    const auto from = [](const void* data, int64_t element, Dtype dtype) -> void* {
-      return data ? static_cast<char*>(const_cast<void*>(data)) + element * element_size(dtype) : nullptr;
-    };
     SoftmaxProblem part = problem_;
     part.outer = n;
     part.input = tiles.logits.data();
     part.grad_input = tiles.writes ? tiles.gradient.data() : nullptr;
     part.target =
         kPair ? tiles.teacher.data()
-              : from(problem_.target, begin * (problem_.class_index ? 1 : problem_.classes), problem_.target_dtype);
-    part.results.total = nullptr;
-    part.results.losses = from(problem_.results.losses, begin, problem_.input_dtype);
-    if (part.results.per_item) part.results.incoming = from(problem_.results.incoming, begin, problem_.input_dtype);
+              : element(problem_.target, begin * (problem_.class_index ? 1 : problem_.classes), problem_.target_dtype);
+    part.results = results_from(problem_.results, begin, problem_.input_dtype);
     return part;
   }
 };

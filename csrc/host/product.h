@@ -47,6 +47,20 @@ inline void copy(const Tensor& from, const Tensor& to) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(to.get(), from.get(), 0));
 }
 
+// Element `at` of an array; null stays null.
+inline void* element(const void* data, int64_t at, Dtype dtype) {
+  return data ? static_cast<char*>(const_cast<void*>(data)) + at * element_size(dtype) : nullptr;
+}
+
+// What a chunk that begins with item `begin` makes of its losses, without the total of all. dtype: of accumulation.
+inline Results results_from(const Results& whole, int64_t begin, Dtype dtype) {
+  Results part = whole;
+  part.total = nullptr;
+  part.losses = element(whole.losses, begin, dtype);
+  if (whole.per_item) part.incoming = element(whole.incoming, begin, dtype);
+  return part;
+}
+
 // A factor of the products in blocks of its rows: the tensor itself, or copies in another dtype, one at a time.
 class Blocks {
  public:
@@ -99,12 +113,17 @@ class GradientSum {
 
   // Rows [begin, begin + n), all in one window, += factor a b; = where they are `fresh`.
   void add(const Tensor& a, const Tensor& b, double factor, int64_t begin, int64_t n, bool fresh) {
-    Device::multiply(a, b, factor, !fresh, view(at(begin, n)));
+    Device::multiply(a, b, factor, !fresh, view(rows(begin, n)));
+  }
+
+  // Where the sum of these rows, all in one window, is or will be.
+  Matrix rows(int64_t begin, int64_t n) const {
+    return apart_ ? sum_.part(begin % window_, n) : result_.part(begin, n);
   }
 
   // Rows [begin, begin + n), all in one window, are complete.
   void finish(int64_t begin, int64_t n) {
-    if (apart_ || scale_) Device::store(at(begin, n), scale_, result_.part(begin, n));
+    if (apart_ || scale_) Device::store(rows(begin, n), scale_, result_.part(begin, n));
   }
 
   // All rows are, which are one window; empty: nothing was added.
@@ -121,8 +140,6 @@ class GradientSum {
   bool wanted_ = false, apart_ = false;
   int64_t window_ = 1;
   const Results* scale_ = nullptr;
-
-  Matrix at(int64_t begin, int64_t n) const { return apart_ ? sum_.part(begin % window_, n) : result_.part(begin, n); }
 };
 
 }  // namespace fused_losses

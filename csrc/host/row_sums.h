@@ -26,8 +26,6 @@ consteval RowSumsLayout layout_of(RowSums functor) {
       return {2, true, false};
     case RowSums::gaussian_kl:
       return {4, false, true};
-    case RowSums::mahalanobis_loss:
-      return {1, true, false};
     default:
       return {1, false, false};
   }
@@ -51,6 +49,14 @@ inline RowSumsProblem row_sums_problem(const char* op, std::initializer_list<con
   return problem;
 }
 
+// One label for each row.
+inline Operand row_labels(const char* op, const Tensor& labels, int64_t rows) {
+  if (labels.dim() != 1 || labels.size(0) != rows) {
+    refuse(op, "target of shape (", rows, ",), got ", shape_text(labels));
+  }
+  return {labels.const_data_ptr(), dtype_of(labels)};
+}
+
 // Device: also `static void run(RowSums, const Options&, RowSumsProblem&, const Tensor& like)`.
 template <class Device, RowSums functor>
 class RowSumsCall : Call<Device> {
@@ -67,11 +73,7 @@ class RowSumsCall : Call<Device> {
     const auto operand = [&](size_t k) { return k < kLayout.operands ? &a.tensors[k] : &none; };
     problem_ = row_sums_problem(a.op(), {operand(0), operand(1), operand(2), operand(3)}, lead_);
     if (kLayout.labels) {
-      const Tensor& labels = *a.tensors[kLayout.operands];
-      if (labels.dim() != 1 || labels.size(0) != problem_.rows) {
-        refuse(a.op(), "target of shape (", problem_.rows, ",), got ", shape_text(labels));
-      }
-      problem_.labels = {labels.const_data_ptr(), dtype_of(labels)};
+      problem_.labels = row_labels(a.op(), *a.tensors[kLayout.operands], problem_.rows);
     }
     this->set_factors(&problem_.results, problem_.rows);
   }
@@ -170,8 +172,6 @@ void register_row_sums(Library& m) {
 #define FL_REGISTER(op, ...) register_loss<RowSumsCall<Device, RowSums::op>, LossId::op>(m);
   FL_CONTRASTIVE_LOSSES(FL_REGISTER)
   FL_GAUSSIAN_LOSSES(FL_REGISTER)
-  FL_WHITENED_LOSSES(FL_REGISTER)
-  FL_LABELLED_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
   register_loss<VaeCall<Device>, LossId::vae_loss>(m);
 }

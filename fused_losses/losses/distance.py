@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from .. import _checks as check
-from .._autograd import runs_plainly
 from .._loss import loss
 from .._module import LossModule
-from .._op import accumulation_dtype
+from .._op import NONE, accumulation_dtype
 from .._options import Flag, Number
 from ._shared import accumulate, elementwise_shape, reduce, rows_shape
 
@@ -130,36 +129,19 @@ def whiten(input, mean, scale_tril):
     """
     x, mean, factor = accumulate(input, mean, scale_tril)
     factor, centred = factor.contiguous(), (x - mean).contiguous()
-    return SolveRows.apply(factor, centred) if runs_plainly() else solve_rows(factor, centred)
-
-
-def solve_rows(factor, rows):
-    """L⁻¹ r of each row r, L lower triangular."""
-    return torch.linalg.solve_triangular(factor, rows.mT, upper=False).mT
-
-
-class SolveRows(torch.autograd.Function):
-    """`solve_rows` with a backward that autocast leaves alone: torch's own has a matrix product."""
-
-    @staticmethod
-    def forward(ctx, factor, rows):
-        solved = solve_rows(factor, rows)
-        ctx.save_for_backward(factor, solved)
-        return solved
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        factor, solved = ctx.saved_tensors
-        with torch.autocast(grad_output.device.type, enabled=False):
-            of_rows = torch.linalg.solve_triangular(factor.mT, grad_output.mT, upper=True).mT
-            of_factor = -(of_rows.mT @ solved).tril() if ctx.needs_input_grad[0] else None
-        return of_factor, of_rows
+    return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT
 
 
 def whitened_distance(whitened, squared):
     """‖z‖ of each row, or ‖z‖² if `squared`; the gradient is 0 at 0."""
     d2 = (whitened**2).sum(-1)
     return d2 if squared else safe_sqrt(d2)
+
+
+def whitened_shapes(tensors, options, reduction):
+    """The forward keeps the whitened rows where a loss for each is differentiated later."""
+    rows, size = tensors[0].shape
+    return [(rows if reduction == NONE else 0, size)]
 
 
 def check_gaussian(name, input, mean, scale_tril):
@@ -171,18 +153,7 @@ def check_gaussian(name, input, mean, scale_tril):
     check.shaped(name, "scale_tril", scale_tril, (size, size), input, check.FLOATING)
 
 
-def whitened_operand(input, mean, scale_tril):
-    """The op's tensor."""
-    return (whiten(input, mean, scale_tril),)
-
-
-@loss(
-    shape=rows_shape,
-    check=check_gaussian,
-    operands=whitened_operand,
-    kernel=whitened_distance,
-    options={"squared": Flag()},
-)
+@loss(shape=rows_shape, check=check_gaussian, options={"squared": Flag()}, saved_shapes=whitened_shapes)
 def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
     """Mahalanobis distance of each row to a Gaussian.
 
@@ -199,8 +170,9 @@ def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
     Returns:
         (N,); float64 for a float64 input, else float32.
 
-    At d = 0 the gradient of d is 0. No inverse is formed. A singular factor gives infinity or NaN, unchecked.
-    The triangular solve is PyTorch's, and with it its rounding for a given number of threads.
+    At d = 0 the gradient of d is 0. A singular factor gives infinity or NaN, unchecked.
+    Rows are whitened a chunk at a time, in float32 and for many rows by products with L⁻¹, which is computed in
+    float64, else by triangular solves. Both are PyTorch's, and with them the rounding for a given number of threads.
     Raises ValueError or TypeError on a wrong shape, dtype or device.
     Mahalanobis, "On the generalised distance in statistics" (1936).
 
@@ -234,18 +206,7 @@ def check_labelled(name, input, target, mean, scale_tril):
     check.shaped(name, "target", target, input.shape[:1], input)
 
 
-def whitened_operands(input, target, mean, scale_tril):
-    """The op's tensors: its formula is contrastive_loss's with x1 - x2 = whitened."""
-    return whiten(input, mean, scale_tril), target
-
-
-@loss(
-    shape=rows_shape,
-    check=check_labelled,
-    operands=whitened_operands,
-    kernel=whitened_loss,
-    options=MARGIN,
-)
+@loss(shape=rows_shape, check=check_labelled, options=MARGIN, saved_shapes=whitened_shapes)
 def mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mean"):
     """Anomaly loss: pulls normal rows to a Gaussian, pushes anomalies to a Mahalanobis distance of `margin`.
 

@@ -18,11 +18,12 @@ PAIRS = dict(
     dims=((1, 9), (2, 70)),
 )  # fmt: skip
 GAUSSIAN = PAIRS | dict(
-    groups=("mahalanobis",),
+    groups=("mahalanobis", "products"),
     fused=("input", "mean", "scale_tril"),
     sizes=((5, 1), (4, 3), (3, 17), (2, 65), (3, 257), (35001, 2)),
     large=(16384, 64),
     hollow=None,
+    workspace=9 << 18,  # a chunk of rows, whitened and centred; a loss for each row
 )
 
 
@@ -77,7 +78,7 @@ CASES = [
         tile=("input",),
         variants=(variant("squared", squared=True),),
         reductions=(None,),
-        **GAUSSIAN,
+        **GAUSSIAN | dict(workspace=23 << 18),  # and all whitened rows, for the backward
     ),
     Case(
         "mahalanobis_loss",
