@@ -24,6 +24,7 @@ from ._torch_private import (
     tracing_state,
     transforms_active,
     unwrap_if_dead,
+    without_subclasses,
 )
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -106,7 +107,7 @@ def _reference_of_subclass(op: Op, tensors: Sequence, keywords: dict):
     kinds = [type(t) for t in tensors if t is not None and type(t) not in _PLAIN]
     if not all([dispatches_plainly(kind) for kind in kinds]):
         return op.call_reference(tensors, keywords)
-    with torch._C.DisableTorchFunctionSubclass():
+    with without_subclasses():
         out = op.call_reference(tensors, keywords)
     return out.as_subclass(kinds[0]) if op.losses == 1 else tuple(o.as_subclass(kinds[0]) for o in out)
 

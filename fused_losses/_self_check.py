@@ -31,7 +31,7 @@ def error(found: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def milliseconds(loss: Callable, tensors: list[torch.Tensor]) -> float:
-    """The quickest of a few runs, forward and backward, after one to warm up."""
+    """The fastest of a few runs, forward and backward, after one to warm up."""
     took = []
     for _ in range(RUNS + 1):
         start = time.perf_counter()

@@ -24,6 +24,12 @@ is_batched = torch._C._functorch.is_legacy_batchedtensor
 # Whether the backward now running keeps its graph (retain_graph): then a saved gradient must stay as it is.
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
+# Within it no tensor subclass sees an operation; Dynamo traces it.
+without_subclasses = torch._C.DisableTorchFunctionSubclass
+
+# Whether an op has a kernel of its own for a dispatch key, which torch.library does not tell.
+has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+
 # Not None while torch.jit.trace records: a Function's arguments may be no objects then, and what is recorded with
 # gradients is compared with what is recorded without.
 tracing_state = torch._C._get_tracing_state

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import _C, _op
+from ._torch_private import has_kernel
 from ._version import __version__
 
 if _op.HAS_CUDA_KERNELS:
@@ -21,9 +22,7 @@ else:
 
 
 def _kernel(op: str, key: str) -> bool:
-    return all(
-        torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_losses::{name}", key) for name in (op, f"{op}_backward")
-    )
+    return all(has_kernel(f"fused_losses::{name}", key) for name in (op, f"{op}_backward"))
 
 
 def _ops_table() -> list[dict]:
@@ -99,7 +98,7 @@ def _check() -> bool:
     rows = list(check())
     wrong = [row for row in rows if row["wrong"]]
     print("\n".join(["", *_table([{k: v for k, v in row.items() if k != "wrong"} for row in rows]), ""]))
-    print(f"Errors are relative to the reference in float64; times are the quickest of {RUNS}, forward and backward.")
+    print(f"Errors are relative to the reference in float64; times are the fastest of {RUNS}, forward and backward.")
     for row in wrong:
         print(f"WRONG: {row['loss']} on {row['device']}: {row['wrong']}")
     print(f"{len(rows) - len(wrong)} of {len(rows)} are right: a kernel runs them, with errors below {TOLERANCE:g}.")

@@ -65,7 +65,7 @@ def test_instruction_sets(case, every_isa):
 
 @pytest.fixture
 def non_temporal_above():
-    """Sets the bytes above which gradients are streamed past the caches; automatic again afterwards."""
+    """Sets the bytes above which gradients are written by non-temporal stores; automatic again afterwards."""
     yield _C.set_non_temporal_above
     _C.set_non_temporal_above(-1)
 
