@@ -78,9 +78,19 @@ class InverseFactor {
     }
   }
 
+  // m L⁻¹ and L⁻ᵀ m, of an inverse that is there.
+  Matrix product_with(const Matrix& m) const { return product(m, view(m), view(matrix_)); }
+  Matrix transposed_with(const Matrix& m) const { return product(m, transposed(matrix_), view(m)); }
+
  private:
   Matrix matrix_;  // L⁻¹, or L
   bool inverts_ = false;
+
+  static Matrix product(const Matrix& like, const Tensor& a, const Tensor& b) {
+    const Matrix out = new_matrix(like.owner, like.rows, like.columns, dtype_of(like.owner));
+    Device::multiply(a, b, 1, false, view(out));
+    return out;
+  }
 
   static void solve(const Tensor& a, const Matrix& rows, bool upper, const Matrix& out) {
     if (rows.rows == 0 || rows.columns == 0) return;
@@ -175,7 +185,7 @@ class WhitenedCall : Call<Device> {
       if (!writes) continue;
       const Matrix& of_rows = of_input ? of_input.rows(begin, n) : gradient;
       if (of_input || !inverse.inverts()) inverse.unwhiten(gradient, of_rows);
-      add_shared_gradients(inverse.inverts() ? gradient : of_rows, z, begin == 0);
+      add_shared_gradients(inverse.inverts() ? gradient : of_rows, z, begin == 0, inverse.inverts());
       if (of_input) of_input.finish(begin, n);
     }
     finish_shared_gradients(inverse);
@@ -188,8 +198,7 @@ class WhitenedCall : Call<Device> {
   OptionalTensor losses_, whitened_;
   bool known_ = false;  // the whitened rows are
   std::array<OptionalTensor, kMostTensors> gradients_;
-  // Over all rows z and their gradients g, or where nothing is inverted the gradients of the centred rows:
-  Matrix ones_, sum_, outer_;  // ..., -Σ g, -Σ zᵀ g
+  Matrix ones_, of_mean_, of_factor_;  // sums over the chunks; L⁻¹ is applied to them at the end where it is known
 
   int64_t columns() const { return problem_.length; }
 
@@ -203,19 +212,27 @@ class WhitenedCall : Call<Device> {
     return part;
   }
 
-  void add_shared_gradients(const Matrix& gradient, const Matrix& whitened, bool first) {
+  // Adds the part of the mean's and the factor's gradient that comes from rows z and their gradients g: -Σ g and -Σ gᵀ
+  // z.
+  void add_shared_gradients(const Matrix& gradient, const Matrix& whitened, bool first, bool inverts) {
     if (gradients_[kMean]) {
-      if (first) sum_ = new_matrix(a.first(), 1, columns(), dtype_);
+      if (first) of_mean_ = sum_of(*gradients_[kMean], 1, inverts);
       if (ones_.columns != gradient.rows) {
         ones_ = new_matrix(a.first(), 1, gradient.rows, dtype_);
         torch::stable::fill_(ones_.owner, 1.0);
       }
-      Device::multiply(view(ones_), view(gradient), -1, !first, view(sum_));
+      Device::multiply(view(ones_), view(gradient), -1, !first, view(of_mean_));
     }
     if (gradients_[kFactor]) {
-      if (first) outer_ = new_matrix(a.first(), columns(), columns(), dtype_);
-      Device::multiply(transposed(whitened), view(gradient), -1, !first, view(outer_));
+      if (first) of_factor_ = sum_of(*gradients_[kFactor], columns(), inverts);
+      Device::multiply(transposed(gradient), view(whitened), -1, !first, view(of_factor_));
     }
+  }
+
+  // A sum over chunks, in the result's own memory where it needs nothing but to be added up.
+  Matrix sum_of(const Tensor& result, int64_t rows, bool inverts) const {
+    const bool own = !inverts && dtype_of(result) == dtype_;
+    return own ? matrix_of(result, rows, columns()) : new_matrix(result, rows, columns(), dtype_);
   }
 
   void finish_shared_gradients(const InverseFactor<Device>& inverse) {
@@ -226,10 +243,10 @@ class WhitenedCall : Call<Device> {
         TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(result.get()));
         continue;
       }
-      const Matrix& sum = position == kMean ? sum_ : outer_;
-      const Matrix made = inverse.inverts() ? new_matrix(a.first(), sum.rows, columns(), dtype_) : sum;
-      if (inverse.inverts()) inverse.unwhiten(sum, made);
-      copy(position == kMean ? view(made) : transposed(made), view(matrix_of(result, sum.rows, columns())));
+      Matrix sum = position == kMean ? of_mean_ : of_factor_;
+      if (inverse.inverts()) sum = position == kMean ? inverse.product_with(sum) : inverse.transposed_with(sum);
+      const Matrix to = matrix_of(result, sum.rows, columns());
+      if (sum.data() != to.data()) copy(view(sum), view(to));
       if (position == kFactor) keep_lower_triangle(result);
     }
   }
