@@ -25,6 +25,17 @@ def stop(sentence):
     raise SystemExit(f"fused_losses: {sentence}")
 
 
+def load(path):
+    """A Python file of this tree, without the package it lies in, which needs the libraries to be built."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+flags = load("fused_losses/_build_flags.py")
+
+
 def numbers(version, count=2):
     """The first `count` numbers of a version string."""
     return tuple(int(n) for n in re.findall(r"\d+", version)[:count])
@@ -61,26 +72,15 @@ except ModuleNotFoundError as error:
 if numbers(torch.__version__) < (2, 11):
     stop(f"it needs torch 2.11 or newer and found {torch.__version__}: run `pip install 'torch>=2.11'` first.")
 
-STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # one binary for every torch from 2.11 on
 RELEASE_ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 SANITIZE = os.environ.get("FUSED_LOSSES_SANITIZE") == "1"
 
 # What __FILE__ and messages say of the sources: no folder of the machine that built them.
 PLACES = {Path(__file__).parent.resolve(): ".", Path(torch.__file__).parent.resolve(): "torch"}
 PREFIX_MAPS = [f"-ffile-prefix-map={place}={name}" for place, name in PLACES.items()]
-# Never -ffast-math: it breaks the rounding of exp. No -march: the sources choose the instruction sets themselves.
-CXX_FLAGS = (
-    ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
-    + ["-fvisibility=hidden", "-Wall", STABLE_ABI, *PREFIX_MAPS]
-)  # fmt: skip
+CXX_FLAGS = [*flags.CXX_FLAGS, *PREFIX_MAPS]
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-# torch.utils.cpp_extension forbids the operators of half types; the sources compile alike with a bare nvcc.
-HALF_OPERATORS = ["HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", "HALF2_OPERATORS"]
-NVCC_FLAGS = (
-    ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA", STABLE_ABI, "-Xcompiler=-fvisibility=hidden"]
-    + [f"-U__CUDA_NO_{name}__" for name in HALF_OPERATORS]
-    + [f'-Xcompiler="{flag}"' for flag in PREFIX_MAPS]  # nvcc's own shell splits at a space
-)  # fmt: skip
+NVCC_FLAGS = [*flags.NVCC_FLAGS, *(f'-Xcompiler="{flag}"' for flag in PREFIX_MAPS)]  # nvcc's own shell splits at a space
 
 
 def files(*patterns):
@@ -88,8 +88,7 @@ def files(*patterns):
     return sorted(str(path.relative_to(root)) for pattern in patterns for path in root.glob(pattern))
 
 
-DEPENDS = ["setup.py", *files("csrc/**/*.h", "csrc/**/*.cuh")]
-INSTRUCTION_SETS = ["base", "avx2", "avx512"]
+DEPENDS = ["setup.py", "fused_losses/_build_flags.py", *files("csrc/**/*.h", "csrc/**/*.cuh")]
 
 
 def loop_sources():
@@ -98,7 +97,7 @@ def loop_sources():
     folder.mkdir(parents=True, exist_ok=True)
     sources = []
     for loops in files("csrc/cpu/*_loops.h"):
-        for isa in INSTRUCTION_SETS:
+        for isa in flags.INSTRUCTION_SETS:
             path = folder / f"{Path(loops).stem.removesuffix('_loops')}_{isa}.cpp"
             text = f'#include "cpu/target_{isa}.h"\n\n#include "cpu/{Path(loops).name}"\n'
             if not path.exists() or path.read_text() != text:
@@ -108,12 +107,12 @@ def loop_sources():
 
 
 def cpu_extension():
-    flags = [*CXX_FLAGS, *SANITIZER_FLAGS, "-O1", "-g"] if SANITIZE else CXX_FLAGS
+    options = [*CXX_FLAGS, *SANITIZER_FLAGS, "-O1", "-g"] if SANITIZE else CXX_FLAGS
     return cpp_extension.CppExtension(
         "fused_losses._C",
         ["csrc/ops.cpp", *files("csrc/cpu/*.cpp"), *loop_sources()],
         include_dirs=[str(Path("csrc").resolve())],
-        extra_compile_args={"cxx": flags},
+        extra_compile_args={"cxx": options},
         extra_link_args=SANITIZER_FLAGS if SANITIZE else [],
         depends=DEPENDS,
     )
@@ -198,7 +197,7 @@ EXTENSIONS, CUDA_OBSTACLE = extensions()
 
 
 COMPILATION = re.compile(r"^(\[\d+/\d+\]) .* -c (?:'([^']+)'|(\S+)) -o .*$")
-LOOPS = re.compile(rf"build/loops/(\w+)_({'|'.join(INSTRUCTION_SETS)})\.cpp")
+LOOPS = re.compile(rf"build/loops/(\w+)_({'|'.join(flags.INSTRUCTION_SETS)})\.cpp")
 
 
 def brief(line):

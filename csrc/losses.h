@@ -5,6 +5,13 @@
 
 #include "options.h"
 
+// The libraries of custom losses (custom/library.cpp) have a table of their own, and so a namespace.
+#ifdef FL_CUSTOM
+#define FL_NAMESPACE fused_losses_custom
+#include "custom_losses.h"
+#else
+#define FL_NAMESPACE fused_losses
+
 // One result for each element, from one input and one target of the same shape. Formulas: formulas/binary.h,
 // formulas/regression.h, formulas/divergence.h, formulas/distance.h.
 #define FL_ELEMENTWISE_LOSSES(X)                                                                         \
@@ -133,6 +140,8 @@
   F(all_pairs, FL_ONE_SET_LOSSES, FL_ONE_SET_ARGUMENTS, "Tensor grad_output, Tensor rows")                      \
   F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")                                     \
   F(sequence, FL_SEQUENCE_LOSSES, FL_SEQUENCE_ARGUMENTS, "Tensor grad_output")
+
+#endif  // FL_CUSTOM
 
 namespace fused_losses {
 

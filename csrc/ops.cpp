@@ -5,35 +5,23 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #pragma pop_macro("TORCH_TARGET_VERSION")
-#include <torch/csrc/stable/library.h>
-
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cpu/isa.h"
 #include "cpu/memory.h"
+#include "host/schemas.h"
 #include "host/tile.h"
-#include "losses.h"
 
 namespace py = pybind11;
 
 namespace fused_losses {
-namespace {
-
-constexpr const char* kCall = ", float[] options, int reduction, int gradients) -> Tensor[]";
-
-}  // namespace
 
 STABLE_TORCH_LIBRARY(fused_losses, m) {
   // Multiplies a gradient in place by the incoming scalar; does nothing where that is 1.
   m.def("scale_(Tensor(a!) gradient, Tensor grad_output) -> ()");
-  for (const Loss& loss : kLosses) {
-    const std::string name = loss.name, arguments = loss.arguments, incoming = loss.incoming;
-    m.def((name + "(" + arguments + kCall).c_str());
-    m.def((name + "_backward(" + incoming + ", " + arguments + kCall).c_str());
-    m.def((name + "_into(Tensor(a!) gradient, " + arguments + ", float[] options, float factor) -> Tensor").c_str());
-  }
+  define_losses(m);
 }
 
 namespace {

@@ -15,6 +15,15 @@ namespace fused_losses {
 
 constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ignore_index that equals nothing
 
+// Those of a custom loss are numbered.
+#ifdef FL_CUSTOM
+#define FL_CUSTOM_OPTIONS(X) \
+  X(custom_0, 0)             \
+  X(custom_1, 0) X(custom_2, 0) X(custom_3, 0) X(custom_4, 0) X(custom_5, 0) X(custom_6, 0) X(custom_7, 0)
+#else
+#define FL_CUSTOM_OPTIONS(X)
+#endif
+
 // X(name, the value that has no effect). A flag is 0 or 1, a choice the number of one, e.g. of an Activation.
 #define FL_OPTIONS(X)       \
   X(absent, 0)              \
@@ -49,7 +58,8 @@ constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ign
   X(softcap, 0)             \
   X(squared, 0)             \
   X(temperature, 1)         \
-  X(z_loss, 0)
+  X(z_loss, 0)              \
+  FL_CUSTOM_OPTIONS(X)
 
 struct Options {
 #define FL_MEMBER(name, none) double name = none;

@@ -12,7 +12,7 @@ import torch
 from torch import is_grad_enabled
 from torch.autograd.function import Function
 
-from ._op import HAS_CUDA_KERNELS, NONE, Op, Settings, scale_
+from ._op import NONE, Op, Settings, scale_
 from ._torch_private import (
     TRACED,
     direct_apply,
@@ -93,12 +93,12 @@ def reference_reason(op: Op, tensors: Sequence, needs: int, compiling: bool) -> 
 
 
 def _has_kernel(op: Op, device: torch.device) -> bool:
-    if device.type == "cuda" and not HAS_CUDA_KERNELS:
+    if device.type == "cuda" and op.has_cuda_kernel is False:
         raise RuntimeError(
             f"{op.name}: expected fused_losses built with CUDA for an input on {device}, got a build without it; "
             "reinstall with nvcc on the PATH, or call fused_losses.reference"
         )
-    return device.type == "cuda"
+    return device.type == "cuda" and bool(op.has_cuda_kernel)
 
 
 def _reference_of_subclass(op: Op, tensors: Sequence, keywords: dict):

@@ -52,22 +52,25 @@ class Op:
 
     __slots__ = (
         "name", "reference", "tensors", "differentiable", "options", "losses", "saved", "forward", "backward", "run",
+        "has_cuda_kernel",
     )  # fmt: skip
 
     def __init__(
         self, name: str, reference: Callable, forward: Callable, backward: Callable, *, tensors: Sequence[str | None],
         differentiable: int, options: Sequence[str] = (), losses: int = 1, saved: int = 0,
-        run: Callable | None = None,
+        run: Callable | None = None, has_cuda_kernel: bool | None = HAS_CUDA_KERNELS,
     ):  # fmt: skip
         """
         tensors: the reference's arguments, in the op's order; None where the op takes one that the reference has not.
         differentiable: bit mask of those whose gradient the backward computes; for any other the reference serves.
         losses, saved: how many results there are, and how many small tensors the forward keeps for the backward.
         run: `forward` by a shorter way for eager mode, if there is one.
+        has_cuda_kernel: False where a CUDA tensor is an error, None where the reference serves it.
         """
         self.name, self.reference, self.forward, self.backward = name, reference, forward, backward
         self.tensors, self.differentiable, self.options = tuple(tensors), differentiable, tuple(options)
         self.losses, self.saved, self.run = losses, saved, run or forward
+        self.has_cuda_kernel = has_cuda_kernel
 
     def call_reference(self, tensors: Sequence, keywords: dict):
         """The reference of the op's tensors and the loss's other arguments; a keyword stands for a tensor not given."""
@@ -97,7 +100,7 @@ def compiled_op(
         differentiable=sum(1 << slots.index(argument) for argument in row["differentiable"].split()),
         saved=len(incoming) - losses, run=direct_call(forward),
     )  # fmt: skip
-    _register_fakes(op, shape, saved_shapes)
+    register_fakes(f"fused_losses::{name}", op, shape, saved_shapes)
     return op
 
 
@@ -106,7 +109,7 @@ def _names(schema: str) -> list[str]:
     return [argument.split()[1] for argument in schema.split(", ")]
 
 
-def _register_fakes(op: Op, shape: Callable, saved_shapes: Callable | None) -> None:
+def register_fakes(qualified_name: str, op: Op, shape: Callable, saved_shapes: Callable | None) -> None:
     """What the op and its backward return, without values: for torch.compile and torch.export."""
 
     def gradients_like(tensors, gradients):
@@ -125,8 +128,8 @@ def _register_fakes(op: Op, shape: Callable, saved_shapes: Callable | None) -> N
         *tensors, _options, _reduction, gradients = arguments
         return gradients_like(tensors[op.losses + op.saved :], gradients)
 
-    torch.library.register_fake(f"fused_losses::{op.name}", forward)
-    torch.library.register_fake(f"fused_losses::{op.name}_backward", backward)
+    torch.library.register_fake(qualified_name, forward)
+    torch.library.register_fake(f"{qualified_name}_backward", backward)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

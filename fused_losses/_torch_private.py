@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import os
+from pathlib import Path
+
 import torch
+import torch._appdirs
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # The tensors that stand for plain ones while torch.export traces without Dynamo.
 TRACED = frozenset({FakeTensor, FunctionalTensor})
@@ -44,9 +50,23 @@ def dispatches_plainly(kind: type[torch.Tensor]) -> bool:
 dispatches_plainly._dynamo_marked_constant = True
 
 
+class RecordingMode(TorchDispatchMode):
+    """A dispatch mode that does not load Dynamo, which takes seconds, only to keep it away from itself."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 def forward_mode_active() -> bool:
     """A level of torch.autograd.forward_ad is open: tensors may carry tangents."""
     return forward_ad._current_level >= 0
+
+
+def constant_when_compiled(function):
+    """What torch.compiler.assume_constant_result makes of it, without loading Dynamo, which takes seconds."""
+    function._dynamo_marked_constant = True
+    return function
 
 
 def direct_call(overload):
@@ -58,3 +78,17 @@ def direct_apply(function: type[Function]):
     """Function.apply without what it asks about torch.func, which takes a tenth of the time of a small loss: for a
     caller that has asked `transforms_active` and `unwrap_if_dead`."""
     return super(Function, function).apply
+
+
+@functools.cache
+def core_decompositions() -> dict:
+    """How PyTorch writes operations with simpler ones; asked for only where a custom loss uses one."""
+    from torch._decomp import core_aten_decompositions
+
+    return dict(core_aten_decompositions())
+
+
+def extensions_folder() -> Path:
+    """Where torch.utils.cpp_extension keeps what it builds, without the second that its import takes."""
+    chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
+    return Path(chosen or os.path.realpath(torch._appdirs.user_cache_dir("torch_extensions")))

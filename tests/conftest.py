@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import emulated_device
 import pytest
@@ -46,6 +47,21 @@ def device(request):
     else:
         with emulated_device.emulated():
             yield "cpu"
+
+
+@pytest.fixture(scope="session")
+def gallery_built():
+    """The losses of tests/gallery.py, compiled at once for this machine alone, into the tree's own build folder."""
+    import gallery
+
+    from fused_losses.custom.ahead import build_losses
+
+    folder = Path(__file__).parents[1] / "build" / "custom"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSED_LOSSES_CUSTOM_ISA", "native")
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        build_losses([value.custom for value in vars(gallery).values() if hasattr(value, "custom")])
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,7 @@ def stable_abi() -> str:
     spec = importlib.util.spec_from_file_location("fused_losses_setup", ROOT / "setup.py")
     setup = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup)
-    return setup.STABLE_ABI
+    return setup.flags.STABLE_ABI
 
 
 def sources() -> list[Path]:

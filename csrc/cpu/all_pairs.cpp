@@ -107,7 +107,7 @@ struct CpuAllPairs : CpuProducts {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
 #define FL_REGISTER(op, ...) register_loss<AllPairsCall<CpuAllPairs, LossId::op>, LossId::op>(m);
   FL_ALL_PAIRS(FL_REGISTER)
 #undef FL_REGISTER

@@ -7,6 +7,9 @@
 #include "host/problems.h"
 #include "host/tensor.h"
 
+// Registers the CPU kernels of the ops: FL_CPU_LIBRARY(m) { m.impl(...); }
+#define FL_CPU_LIBRARY(m) FL_LIBRARY_IMPL(FL_NAMESPACE, CPU, m)
+
 namespace fused_losses {
 
 struct CpuDevice {

@@ -46,8 +46,7 @@ struct Broadcast {
 
 struct CpuElementwise : CpuDevice {
   static void run(LossId id, const Options& options, const ElementwiseProblem& problem, const Tensor&) {
-    const ElementwiseEntry& entry =
-        for_isa(base::elementwise_loops, avx2::elementwise_loops, avx512::elementwise_loops)[loss_of(id).place];
+    const ElementwiseEntry& entry = FL_FOR_ISA(elementwise_loops)[loss_of(id).place];
     const Dtype dtype = accumulation_dtype(problem.input.dtype);
     const bool wide = dtype == Dtype::kFloat64;
     ElementwiseTask task{problem};
@@ -75,7 +74,7 @@ struct CpuElementwise : CpuDevice {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
 #define FL_REGISTER(op, ...) register_loss<ElementwiseCall<CpuElementwise>, LossId::op>(m);
   FL_ELEMENTWISE_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

@@ -9,15 +9,12 @@ namespace fused_losses::FL_ISA {
 #include "formulas/contract.h"
 #include "cpu/streaming.h"
 #include "cpu/lowest.h"
-#include "formulas/binary.h"
-#include "formulas/distance.h"
-#include "formulas/divergence.h"
-#include "formulas/regression.h"
+#include "formulas/elementwise.h"
 
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kAheadBlock = 256;  // elements of the first of two steps
 
-enum Output : int { kSum = 1, kLoss = 2, kGradInput = 4, kGradTarget = 8 };
+enum Output : int { kSum = 1, kLoss = 2, kGradInput = 4, kGradTarget = 8, kGradOthers = 16 };
 
 template <class A>
 constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
@@ -28,37 +25,50 @@ void compute_ahead(const A* __restrict x, A* __restrict ahead, const int64_t n) 
   for (int64_t i = 0; i < n; ++i) ahead[i] = F::ahead(x[i]);
 }
 
-// The terms of element i; `ahead` is read only for a loss in two steps, p only with kExtras.
+// The terms of element i; `ahead` is read only for a loss in two steps, p only with kExtras, third and fourth only for
+// a loss of so many tensors.
 template <class F, class A, bool kExtras>
-FL_HD Terms<A> terms_at(const F& f, const A* x, const A* ahead, const A* t, const A* p, const int64_t i) {
+FL_HD Terms<A> terms_at(const F& f, const A* x, const A* ahead, const A* t, const A* p, const A* third, const A* fourth,
+                        const int64_t i) {
   const A pos_weight = kExtras ? p[i] : A(1);
-  if constexpr (F::kAhead) {
+  if constexpr (F::kTensors > 3) {
+    return f(x[i], t[i], third[i], fourth[i]);
+  } else if constexpr (F::kTensors > 2) {
+    return f(x[i], t[i], third[i]);
+  } else if constexpr (F::kAhead) {
     return f.terms(x[i], ahead[i], t[i], pos_weight);
   } else {
     return f(x[i], t[i], pos_weight);
   }
 }
 
+// `value` of an element with this target, 0 where it is ignored.
+template <class F, class A>
+FL_HD A unless_ignored(const F& f, A t, A value) {
+  if constexpr (F::kIgnores) return t == f.ignore_index ? A(0) : value;
+  return value;
+}
+
 // n elements; w and p are read only with kExtras. Returns the sum of w * loss; gradients are scale * w * derivative.
 template <class F, class A, int kOut, bool kExtras>
 A elementwise_part(const F f, const A* __restrict x, const A* __restrict ahead, const A* __restrict t,
-                   const A* __restrict w, const A* __restrict p, const A scale, A* __restrict loss,
-                   A* __restrict grad_input, A* __restrict grad_target, const int64_t n) {
+                   const A* __restrict w, const A* __restrict p, const A* __restrict third, const A* __restrict fourth,
+                   const A scale, A* __restrict loss, A* __restrict grad_input, A* __restrict grad_target,
+                   A* __restrict grad_third, A* __restrict grad_fourth, const int64_t n) {
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    const Terms<A> r = terms_at<F, A, kExtras>(f, x, ahead, t, p, i);
+    const Terms<A> r = terms_at<F, A, kExtras>(f, x, ahead, t, p, third, fourth, i);
     const A wi = kExtras ? w[i] : A(1);
-    A value = wi * r.loss, slope = scale * wi;
-    if constexpr (F::kIgnores) value = t[i] == f.ignore_index ? A(0) : value;
+    const A value = unless_ignored(f, t[i], wi * r.loss), slope = scale * wi;
     if constexpr ((kOut & kSum) != 0) sum += value;
     if constexpr ((kOut & kLoss) != 0) loss[i] = value;
-    if constexpr ((kOut & kGradInput) != 0) {
-      A grad = slope * r.grad_input;
-      if constexpr (F::kIgnores) grad = t[i] == f.ignore_index ? A(0) : grad;
-      grad_input[i] = grad;
+    if constexpr ((kOut & kGradInput) != 0) grad_input[i] = unless_ignored(f, t[i], slope * r.grad_input);
+    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = unless_ignored(f, t[i], slope * r.grad_target);
+    if constexpr ((kOut & kGradOthers) != 0) {
+      grad_third[i] = unless_ignored(f, t[i], slope * r.grad_third);
+      if constexpr (F::kTensors > 3) grad_fourth[i] = unless_ignored(f, t[i], slope * r.grad_fourth);
     }
-    if constexpr ((kOut & kGradTarget) != 0) grad_target[i] = slope * r.grad_target;
   }
   return sum;
 }
@@ -66,10 +76,12 @@ A elementwise_part(const F f, const A* __restrict x, const A* __restrict ahead, 
 // elementwise_part, of a loss in two steps in two loops: in one, its chain of dependent operations is longer than what
 // a core looks ahead.
 template <class F, class A, int kOut, bool kExtras>
-double elementwise_block(const F f, const A* x, const A* t, const A* w, const A* p, const A scale, A* loss,
-                         A* grad_input, A* grad_target, const int64_t n) {
+double elementwise_block(const F f, const A* x, const A* t, const A* w, const A* p, const A* third, const A* fourth,
+                         const A scale, A* loss, A* grad_input, A* grad_target, A* grad_third, A* grad_fourth,
+                         const int64_t n) {
   if constexpr (!F::kAhead) {
-    return elementwise_part<F, A, kOut, kExtras>(f, x, nullptr, t, w, p, scale, loss, grad_input, grad_target, n);
+    return elementwise_part<F, A, kOut, kExtras>(f, x, nullptr, t, w, p, third, fourth, scale, loss, grad_input,
+                                                 grad_target, grad_third, grad_fourth, n);
   } else {
     const auto from = [](bool used, auto* data, int64_t i) { return used ? data + i : data; };
     alignas(64) A ahead[kAheadBlock];
@@ -77,9 +89,10 @@ double elementwise_block(const F f, const A* x, const A* t, const A* w, const A*
     for (int64_t i = 0; i < n; i += kAheadBlock) {
       const int64_t part = kAheadBlock < n - i ? kAheadBlock : n - i;
       compute_ahead<F>(x + i, ahead, part);
-      sum += elementwise_part<F, A, kOut, kExtras>(
-          f, x + i, ahead, t + i, from(kExtras, w, i), from(kExtras, p, i), scale, from(kOut & kLoss, loss, i),
-          from(kOut & kGradInput, grad_input, i), from(kOut & kGradTarget, grad_target, i), part);
+      sum += elementwise_part<F, A, kOut, kExtras>(f, x + i, ahead, t + i, from(kExtras, w, i), from(kExtras, p, i),
+                                                   nullptr, nullptr, scale, from(kOut & kLoss, loss, i),
+                                                   from(kOut & kGradInput, grad_input, i),
+                                                   from(kOut & kGradTarget, grad_target, i), nullptr, nullptr, part);
     }
     return sum;
   }
@@ -167,12 +180,33 @@ const A* factors(const ElementwiseTask& task, int64_t begin, int64_t n, A* buffe
   return ones(n, buffer);
 }
 
+// The third and fourth tensor of a loss of more than two, and their gradients, block by block.
+template <class A, int kFirst, int kTensors>
+struct OtherTensors {
+  static constexpr bool kAny = kTensors > kFirst;
+  alignas(64) A read[kAny ? kBlock : 1], written[kAny ? kBlock : 1];
+  const A* in = nullptr;
+  A* out = nullptr;
+
+  void at(const Operand& operand, void* gradient, int64_t begin, int64_t n, bool non_temporal) {
+    if constexpr (!kAny) return;
+    in = values(operand, begin, n, read);
+    out = output(gradient, operand.dtype, begin, written, non_temporal);
+  }
+
+  void write(const Operand& operand, void* gradient, int64_t begin, int64_t n, bool non_temporal) const {
+    if (kAny && gradient && out == written) write_block(written, gradient, operand.dtype, begin, n, non_temporal);
+  }
+};
+
 template <class F, class A, int kOut>
 double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, int64_t end) {
   const bool extras = task.weight || task.pos_weight || task.incoming;
   const bool non_temporal = task.non_temporal && waits_for_memory(F::kWork);
   const bool buffered = non_temporal || task.grad_input == task.input.data;
   alignas(64) A xs[kBlock], ts[kBlock], ws[kBlock], ps[kBlock], gs[kBlock], dx[kBlock], dt[kBlock];
+  OtherTensors<A, 2, F::kTensors> third;
+  OtherTensors<A, 3, F::kTensors> fourth;
   const A scale = static_cast<A>(task.scale);
   double sum = 0;
   for (int64_t at = begin; at < end; at += kBlock) {
@@ -190,18 +224,26 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
     A* grad_input = output(task.grad_input, task.input.dtype, at, dx, buffered);
     A* grad_target = output(task.grad_target, task.target.dtype, at, dt, buffered);
     if (kOut & kLoss) loss += at;
+    third.at(task.third, task.grad_third, at, n, non_temporal);
+    fourth.at(task.fourth, task.grad_fourth, at, n, non_temporal);
     if (extras) {
       const A* w = factors(task, at, n, ws, gs);
       const A* p = task.pos_weight ? values(task.pos_weight, at, n, ps) : ones(n, ps);
-      sum += elementwise_block<F, A, kOut, true>(f, x, t, w, p, scale, loss, grad_input, grad_target, n);
+      sum += elementwise_block<F, A, kOut, true>(f, x, t, w, p, third.in, fourth.in, scale, loss, grad_input,
+                                                 grad_target, third.out, fourth.out, n);
     } else {
-      sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, scale, loss, grad_input, grad_target, n);
+      sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, third.in, fourth.in, scale, loss,
+                                                  grad_input, grad_target, third.out, fourth.out, n);
     }
     if (F::kSaturates && (kOut & kGradInput) && task.input.dtype == Dtype::kFloat16) saturate(dx, n);
-    if ((kOut & kGradInput) && grad_input == dx)
+    if ((kOut & kGradInput) && grad_input == dx && task.grad_input)
       write_block(dx, task.grad_input, task.input.dtype, at, n, non_temporal);
-    if ((kOut & kGradTarget) && grad_target == dt)
+    if ((kOut & kGradTarget) && grad_target == dt && task.grad_target)
       write_block(dt, task.grad_target, task.target.dtype, at, n, non_temporal);
+    if constexpr ((kOut & kGradOthers) != 0) {
+      third.write(task.third, task.grad_third, at, n, non_temporal);
+      fourth.write(task.fourth, task.grad_fourth, at, n, non_temporal);
+    }
   }
   if (non_temporal) finish_non_temporal();
   return sum;
@@ -212,6 +254,11 @@ double elementwise_loop(const ElementwiseTask& task, int64_t begin, int64_t end)
   return Functor<A>::with(*task.options, [&](auto f) -> double {
     using F = decltype(f);
     if (task.results.losses) return elementwise_range<F, A, kLoss>(f, task, begin, end);
+    if constexpr (F::kTensors > 2) {  // a gradient not wanted goes to a buffer in the cache
+      constexpr int kTarget = kHasGradTarget ? kGradTarget : 0;
+      if (task.grad_target || task.grad_third || task.grad_fourth)
+        return elementwise_range<F, A, kSum | kGradInput | kTarget | kGradOthers>(f, task, begin, end);
+    }
     if constexpr (kHasGradTarget) {
       if (task.grad_input && task.grad_target)
         return elementwise_range<F, A, kSum | kGradInput | kGradTarget>(f, task, begin, end);

@@ -23,4 +23,11 @@ const auto& for_isa(const Table& base, const Table& avx2, const Table& avx512) {
   return isa == Isa::kAvx512 ? avx512 : isa == Isa::kAvx2 ? avx2 : base;
 }
 
+// Its value of the name `table`; a library compiled for one instruction set has that one alone.
+#ifdef FL_ONLY_ISA
+#define FL_FOR_ISA(table) FL_ONLY_ISA::table
+#else
+#define FL_FOR_ISA(table) for_isa(base::table, avx2::table, avx512::table)
+#endif
+
 }  // namespace fused_losses

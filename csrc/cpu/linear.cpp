@@ -41,7 +41,7 @@ struct CpuLinear : CpuProducts {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
 #define FL_REGISTER(op, ...) register_loss<LinearCall<CpuLinear, LossId::op>, LossId::op>(m);
   FL_LINEAR_LOSSES(FL_REGISTER)
   FL_RETRIEVAL_LOSSES(FL_REGISTER)

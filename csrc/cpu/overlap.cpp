@@ -52,7 +52,7 @@ class OverlapRun {
       : id_(id),
         task_{problem, OverlapOptions(id, options)},
         groups_(problem, task_.options),
-        loops_(for_isa(base::overlap_loops, avx2::overlap_loops, avx512::overlap_loops)),
+        loops_(FL_FOR_ISA(overlap_loops)),
         dtype_(accumulation_dtype(problem.input_dtype)),
         wide_(groups_.count, dtype_ == Dtype::kFloat64),
         ratios_(id, options, task_),
@@ -264,7 +264,7 @@ struct CpuOverlap : CpuDevice {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
 #define FL_REGISTER(op, ...) register_loss<OverlapCall<CpuOverlap>, LossId::op>(m);
   FL_OVERLAP_LOSSES(FL_REGISTER)
   FL_COMPOUND_LOSSES(FL_REGISTER)

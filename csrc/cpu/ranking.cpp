@@ -234,7 +234,7 @@ double run_lists(const RankingRun& call) {
 struct CpuRanking : CpuDevice {
   static void run(LossId id, const Options& options, const RankingProblem& problem, const Tensor&) {
     const RankingEntry& entry =
-        for_isa(base::ranking_loops, avx2::ranking_loops, avx512::ranking_loops)[loss_of(id).place];
+        FL_FOR_ISA(ranking_loops)[loss_of(id).place];
     const RankingRun call(problem, entry, options);
     const Dtype dtype = accumulation_dtype(problem.scores.dtype);
     store_total(problem.results, dtype, dtype == Dtype::kFloat64 ? run_lists<double>(call) : run_lists<float>(call));
@@ -243,7 +243,7 @@ struct CpuRanking : CpuDevice {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
 #define FL_REGISTER(op, ...) register_loss<RankingCall<CpuRanking>, LossId::op>(m);
   FL_RANKING_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

@@ -12,7 +12,7 @@ namespace {
 struct CpuRowSums : CpuDevice {
   static void run(RowSums functor, const Options& options, const RowSumsProblem& problem, const Tensor&) {
     const RowSumsEntry& entry =
-        for_isa(base::row_sums_loops, avx2::row_sums_loops, avx512::row_sums_loops)[static_cast<int>(functor)];
+        FL_FOR_ISA(row_sums_loops)[static_cast<int>(functor)];
     const Dtype dtype = accumulation_dtype(problem.operands[0].dtype);
     const auto loop = entry.run[dtype == Dtype::kFloat64];
     RowSumsTask task{problem};
@@ -76,7 +76,7 @@ struct CpuWhitened : CpuProducts {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
   register_row_sums<CpuRowSums>(m);
   register_whitened<CpuWhitened>(m);
 }

@@ -10,7 +10,7 @@ namespace {
 void scale_(Tensor gradient, Tensor grad_output) {
   const double factor = load_scalar(grad_output.const_data_ptr(), dtype_of(grad_output));
   if (factor == 1) return;
-  const auto run = for_isa(base::scale_range, avx2::scale_range, avx512::scale_range);
+  const auto run = FL_FOR_ISA(scale_range);
   void* data = gradient.mutable_data_ptr();
   const Dtype dtype = dtype_of(gradient);
   parallel(gradient.numel(), 1, [&](int64_t begin, int64_t end) { run(data, dtype, factor, begin, end); });
@@ -18,6 +18,6 @@ void scale_(Tensor gradient, Tensor grad_output) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) { m.impl("scale_", TORCH_BOX(&scale_)); }
+FL_CPU_LIBRARY(m) { m.impl("scale_", TORCH_BOX(&scale_)); }
 
 }  // namespace fused_losses

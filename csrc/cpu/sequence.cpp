@@ -42,7 +42,7 @@ struct SequenceRun {
   std::vector<int64_t> sentence_length, reference_length, token, same, count;
 
   SequenceRun(const SequenceProblem& problem, const Options& options)
-      : entry(for_isa(base::sequence_loops, avx2::sequence_loops, avx512::sequence_loops)),
+      : entry(FL_FOR_ISA(sequence_loops)),
         task{problem},
         dtype(accumulation_dtype(problem.logits.dtype)),
         wide(dtype == Dtype::kFloat64) {
@@ -147,7 +147,7 @@ struct CpuSequence : CpuDevice {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
 #define FL_REGISTER(op, ...) register_loss<SequenceCall<CpuSequence>, LossId::op>(m);
   FL_SEQUENCE_LOSSES(FL_REGISTER)
 #undef FL_REGISTER

@@ -113,7 +113,7 @@ void check_class_indices(const char* op, const SoftmaxProblem& problem) {
 
 void run_softmax(LossId id, const Options& options, const SoftmaxProblem& problem) {
   const SoftmaxEntry& entry =
-      for_isa(base::softmax_loops, avx2::softmax_loops, avx512::softmax_loops)[loss_of(id).place];
+      FL_FOR_ISA(softmax_loops)[loss_of(id).place];
   const Dtype dtype = accumulation_dtype(problem.input_dtype);
   SoftmaxTask task{problem};
   ClassWeights weights;
@@ -133,7 +133,7 @@ void run_softmax(LossId id, const Options& options, const SoftmaxProblem& proble
   store_total(task.results, dtype, sum);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+FL_CPU_LIBRARY(m) {
 #define FL_REGISTER(op, ...) register_loss<SoftmaxCall<CpuSoftmax>, LossId::op>(m);
   FL_SOFTMAX_LOSSES(FL_REGISTER)
   FL_SOFTMAX_PAIR_LOSSES(FL_REGISTER)

@@ -16,10 +16,7 @@ namespace {
 
 #include "math/numerics.h"
 #include "formulas/contract.h"
-#include "formulas/binary.h"
-#include "formulas/distance.h"
-#include "formulas/divergence.h"
-#include "formulas/regression.h"
+#include "formulas/elementwise.h"
 
 // A Problem with what one launch adds to it.
 struct ElementwiseOperands : ElementwiseProblem {
@@ -38,6 +35,17 @@ __device__ __forceinline__ A broadcast_value(const Operand& s, int64_t i) {
   return load_any<A>(s.data, s.dtype, i / s.inner % s.period);
 }
 
+template <class F, class A>
+__device__ __forceinline__ Terms<A> terms_at(const F& f, const Operands& o, int64_t i, A x, A t) {
+  if constexpr (F::kTensors > 3) {
+    return f(x, t, load_any<A>(o.third.data, o.third.dtype, i), load_any<A>(o.fourth.data, o.fourth.dtype, i));
+  } else if constexpr (F::kTensors > 2) {
+    return f(x, t, load_any<A>(o.third.data, o.third.dtype, i));
+  } else {
+    return f(x, t, broadcast_value<A>(o.pos_weight, i));
+  }
+}
+
 // Element i of one call: its weighted loss, which is returned; its outputs but the gradient of the input, which is set.
 template <class F, bool kHasGradTarget, class A>
 __device__ __forceinline__ A element(const F& f, const ElementwiseOperands& o, A scale, int64_t i, A x, A t,
@@ -48,7 +56,7 @@ __device__ __forceinline__ A element(const F& f, const ElementwiseOperands& o, A
     if constexpr (F::kIgnores) allowed = allowed || f.ignored(t);
     CUDA_KERNEL_ASSERT(allowed);
   }
-  const Terms<A> r = f(x, t, broadcast_value<A>(o.pos_weight, i));
+  const Terms<A> r = terms_at<F, A>(f, o, i, x, t);
   const A w = broadcast_value<A>(o.weight, i);
   bool counts = true;
   if constexpr (F::kIgnores) counts = !f.ignored(t);
@@ -59,6 +67,10 @@ __device__ __forceinline__ A element(const F& f, const ElementwiseOperands& o, A
   *grad_input = counts ? s * r.grad_input : A(0);
   if constexpr (kHasGradTarget) {
     if (o.grad_target) store_any(o.grad_target, o.target.dtype, i, counts ? s * r.grad_target : A(0));
+  }
+  if constexpr (F::kTensors > 2) {
+    if (o.grad_third) store_any(o.grad_third, o.third.dtype, i, counts ? s * r.grad_third : A(0));
+    if (o.grad_fourth) store_any(o.grad_fourth, o.fourth.dtype, i, counts ? s * r.grad_fourth : A(0));
   }
   return loss;
 }

@@ -28,7 +28,7 @@
 #define FL_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 // Registers the kernels of the ops: FL_CUDA_LIBRARY(m) { m.impl(...); }
-#define FL_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m)
+#define FL_CUDA_LIBRARY(m) FL_LIBRARY_IMPL(FL_NAMESPACE, CUDA, m)
 
 namespace fused_losses::cuda {
 

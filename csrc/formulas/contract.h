@@ -1,9 +1,9 @@
 // What every formula header shares. Included once in each instruction set's namespace and once for CUDA: no guard.
 
-// A loss at one element and its derivatives with respect to input and target.
+// A loss at one element and its derivatives with respect to its tensors; the last two are of a loss with kTensors > 2.
 template <class A>
 struct Terms {
-  A loss, grad_input, grad_target;
+  A loss, grad_input, grad_target, grad_third = A(0), grad_fourth = A(0);
 };
 
 // How much a loss computes for each element: a CPU driver writes the gradients of one that waits for memory past the
@@ -19,6 +19,7 @@ struct Plain {
   static constexpr bool kMask = false;          // an integer target is a mask: 0, 1 or ignored
   static constexpr bool kChecks = false;        // has valid_input(x), valid_target(t) and the words for both
   static constexpr bool kAhead = false;         // an InTwoSteps
+  static constexpr int kTensors = 2;            // of more, the call takes the third and fourth in place of pos_weight
   static constexpr Work kWork = kMuch;
 
   template <class Run>

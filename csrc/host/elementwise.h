@@ -1,4 +1,4 @@
-// The elementwise family: one loss for each element, from an input and a target of one shape.
+// The elementwise family: one loss for each element, from an input and a target of one shape, or up to four tensors.
 #pragma once
 
 #include "host/call.h"
@@ -9,19 +9,21 @@ namespace fused_losses {
 template <class Device>
 class ElementwiseCall : Call<Device> {
   using Call<Device>::a;
-  enum : size_t { kInput, kTarget, kWeight, kPosWeight };
+  enum : size_t { kInput, kTarget, kWeight, kPosWeight, kThird, kFourth };
 
  public:
   static constexpr bool kInPlace = true;
 
   explicit ElementwiseCall(Arguments arguments) : Call<Device>(std::move(arguments)) {
-    const Tensor &input = a.first(), &target = *a.tensors[kTarget];
+    const Tensor &input = a.first(), &target = a.tensors[kTarget] ? *a.tensors[kTarget] : input;
     check_same_shape(a.op(), "target", target, input);
     problem_.n = input.numel();
     problem_.input = {input.const_data_ptr(), dtype_of(input)};
     problem_.target = {target.const_data_ptr(), dtype_of(target)};
     problem_.weight = broadcast("weight", a.tensors[kWeight]);
     problem_.pos_weight = broadcast("pos_weight", a.tensors[kPosWeight]);
+    problem_.third = another("third", a.tensors[kThird]);
+    problem_.fourth = another("fourth", a.tensors[kFourth]);
     Results& results = problem_.results;
     this->set_factors(&results, problem_.n);
     results.counts = a.reduction == Reduction::kMean;
@@ -34,6 +36,8 @@ class ElementwiseCall : Call<Device> {
   void make_gradients(std::vector<Tensor>* out) {
     this->add_gradient(kInput, &problem_.grad_input, out);
     this->add_gradient(kTarget, &problem_.grad_target, out);
+    this->add_gradient(kThird, &problem_.grad_third, out);
+    this->add_gradient(kFourth, &problem_.grad_fourth, out);
   }
 
   void read_incoming_gradients() { this->read_incoming(&problem_.results, a.incoming[0], problem_.n); }
@@ -44,6 +48,13 @@ class ElementwiseCall : Call<Device> {
 
  private:
   ElementwiseProblem problem_;
+
+  // A tensor of the input's shape.
+  Operand another(const char* name, const OptionalTensor& t) const {
+    if (!t) return {};
+    check_same_shape(a.op(), name, *t, a.first());
+    return {t->const_data_ptr(), dtype_of(*t)};
+  }
 
   // `t` broadcast to the input from the last dimension: all of it, one element, or one run of equal dimensions.
   Operand broadcast(const char* name, const OptionalTensor& t) const {

@@ -37,8 +37,11 @@ struct ElementwiseProblem {
   int64_t n = 0;
   Operand input, target;        // [n]
   Operand weight, pos_weight;   // broadcast to [n], any dtype
+  Operand third, fourth;        // [n] of a loss of more than two tensors
   void* grad_input = nullptr;   // [n] dtype of the input; may be the input's own memory
   void* grad_target = nullptr;  // [n] dtype of the target
+  void* grad_third = nullptr;   // [n] dtype of the third
+  void* grad_fourth = nullptr;  // [n] dtype of the fourth
   Results results;
 };
 

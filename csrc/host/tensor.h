@@ -15,6 +15,10 @@
 #include "losses.h"
 #include "math/dtype.h"
 
+// As torch's macros, of a namespace that is itself a macro.
+#define FL_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
+#define FL_LIBRARY_FRAGMENT(name, m) STABLE_TORCH_LIBRARY_FRAGMENT(name, m)
+
 namespace fused_losses {
 
 using torch::stable::Tensor;

@@ -29,6 +29,14 @@ def reduce(loss: torch.Tensor, reduction: str, denominator=None) -> torch.Tensor
     return loss.sum() / (loss.numel() if denominator is None else denominator)
 
 
+def reduce_weighted(loss, weight, reduction: str, ignored=None) -> torch.Tensor:
+    """`reduce` of loss times weight; the mean is over the elements not ignored, whatever their weights."""
+    loss = loss if weight is None else loss * weight
+    if ignored is None:
+        return reduce(loss, reduction)
+    return reduce(torch.where(ignored, 0, loss), reduction, (~ignored).sum())
+
+
 def softplus(x: torch.Tensor) -> torch.Tensor:
     """log(1 + e^x), exact for any finite x, and so are its derivatives of any order.
 

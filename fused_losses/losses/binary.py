@@ -8,7 +8,7 @@ from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
 from .._options import ClassWeights, Flag, IgnoreIndex, Number
-from ._shared import accumulate, elementwise_shape, readable, reduce, softplus, without
+from ._shared import accumulate, elementwise_shape, readable, reduce, reduce_weighted, softplus, without
 
 ALPHA = Number(low=0, high=1, also=-1)  # -1: no factor
 PROBABILITY_FLOOR = 1e-12
@@ -62,14 +62,6 @@ def _read(input, target, weight, pos_weight, ignore_index):
         return x, t, w, p, None
     ignored = t == ignore_index
     return *without(ignored, x, t, w, p), ignored
-
-
-def _reduce(loss, weight, reduction, ignored=None):
-    """`reduce` of loss times weight; the mean is over the elements not ignored, whatever their weights."""
-    loss = loss if weight is None else loss * weight
-    if ignored is None:
-        return reduce(loss, reduction)
-    return reduce(torch.where(ignored, 0, loss), reduction, (~ignored).sum())
 
 
 def check_pair(name, input, target):
@@ -131,7 +123,7 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
         tensor(0.1643)
     """
     p, t, w = accumulate(input, target, weight)
-    return _reduce(cross_entropy_of_probabilities(p, t), w, reduction)
+    return reduce_weighted(cross_entropy_of_probabilities(p, t), w, reduction)
 
 
 class BCELoss(LossModule, function=binary_cross_entropy):
@@ -170,7 +162,7 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
         (tensor(0.2201), tensor([-0.0596,  0.1345]))
     """
     x, t, w, p = accumulate(input, target, weight, pos_weight)
-    return _reduce(cross_entropy_of_logits(x, t, p), w, reduction)
+    return reduce_weighted(cross_entropy_of_logits(x, t, p), w, reduction)
 
 
 class BCEWithLogitsLoss(LossModule, function=binary_cross_entropy_with_logits):
@@ -270,7 +262,7 @@ def weighted_binary_cross_entropy_with_logits(
     x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
     t = t * (1 - label_smoothing) + label_smoothing / 2
     w0, w1 = class_weights
-    return _reduce((t * w1 + (1 - t) * w0) * cross_entropy_of_logits(x, t, p), w, reduction, ignored)
+    return reduce_weighted((t * w1 + (1 - t) * w0) * cross_entropy_of_logits(x, t, p), w, reduction, ignored)
 
 
 class WeightedBinaryCrossEntropyWithLogitsLoss(LossModule, function=weighted_binary_cross_entropy_with_logits):
@@ -322,7 +314,7 @@ def sigmoid_focal_loss(
         tensor([-3.9359e-05, -9.6029e-02])
     """
     x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
-    return _reduce(focal_of_logits(x, t, alpha, gamma, p), w, reduction, ignored)
+    return reduce_weighted(focal_of_logits(x, t, alpha, gamma, p), w, reduction, ignored)
 
 
 class SigmoidFocalLoss(LossModule, function=sigmoid_focal_loss, reduction="mean"):

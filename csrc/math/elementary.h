@@ -1,0 +1,73 @@
+// The functions of a custom formula that no built-in loss needs, with PyTorch's special values. No include guard: after
+// numerics.h, inside each instruction set's namespace. Those of the last group call the C library, element by element.
+
+// log(1 + x) within 2 eps for x > -1, for small x too; -inf at -1, NaN below.
+template <class T>
+FL_HD T log1p_(T x) {
+  if constexpr (detail::kLibrary<T>) return ::log1p(x);
+  // log of the rounded u = 1 + x, and what rounding lost.
+  const T u = T(1) + x, lost = (x - (u - T(1))) / u;
+  const T r = log_(u) + lost;
+  return u == infinity_<T>() || u == T(0) ? log_(u) : r;
+}
+
+// tanh x within 3 eps.
+template <class T>
+FL_HD T tanh_(T x) {
+  if constexpr (detail::kLibrary<T>) return ::tanh(x);
+  const T m = expm1_(T(-2) * abs_(x)), r = -m / (T(2) + m);
+  return x < T(0) ? -r : (x == T(0) ? x : r);
+}
+
+// -1, 0 or 1; 0 for NaN, as torch.sgn.
+template <class T>
+FL_HD T sgn_(T x) {
+  return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0));
+}
+
+FL_HD float floor_(float x) { return __builtin_floorf(x); }
+FL_HD double floor_(double x) { return __builtin_floor(x); }
+FL_HD float ceil_(float x) { return __builtin_ceilf(x); }
+FL_HD double ceil_(double x) { return __builtin_ceil(x); }
+FL_HD float trunc_(float x) { return __builtin_truncf(x); }
+FL_HD double trunc_(double x) { return __builtin_trunc(x); }
+FL_HD float round_(float x) { return __builtin_rintf(x); }
+FL_HD double round_(double x) { return __builtin_rint(x); }
+
+// x^y from `magnitude` = |x|^y, as the C library's pow: below 0 a number for whole y alone.
+template <class T>
+FL_HD T power_of_sign(T magnitude, T x, T y) {
+  const T half = y * T(0.5);
+  const bool whole = floor_(y) == y, odd = whole & (floor_(half) != half);
+  const T negative = odd ? -magnitude : (whole ? magnitude : nan_<T>());
+  const T power = x < T(0) ? negative : magnitude;
+  return y == T(0) ? T(1) : power;
+}
+
+// x^y of options, not for elements.
+template <class T>
+FL_HD T pow_(T x, T y) {
+  return ::pow(x, y);
+}
+
+// The rest by the C library.
+#define FL_LIBRARY_FUNCTION(name)                       \
+  FL_HD float name##_(float x) { return ::name##f(x); } \
+  FL_HD double name##_(double x) { return ::name(x); }
+FL_LIBRARY_FUNCTION(sin)
+FL_LIBRARY_FUNCTION(cos)
+FL_LIBRARY_FUNCTION(tan)
+FL_LIBRARY_FUNCTION(asin)
+FL_LIBRARY_FUNCTION(acos)
+FL_LIBRARY_FUNCTION(atan)
+FL_LIBRARY_FUNCTION(sinh)
+FL_LIBRARY_FUNCTION(cosh)
+FL_LIBRARY_FUNCTION(asinh)
+FL_LIBRARY_FUNCTION(acosh)
+FL_LIBRARY_FUNCTION(atanh)
+FL_LIBRARY_FUNCTION(erf)
+FL_LIBRARY_FUNCTION(erfc)
+FL_LIBRARY_FUNCTION(lgamma)
+#undef FL_LIBRARY_FUNCTION
+FL_HD float atan2_(float y, float x) { return ::atan2f(y, x); }
+FL_HD double atan2_(double y, double x) { return ::atan2(y, x); }

@@ -1,0 +1,46 @@
+"""`custom.build`: compiles the losses of a file ahead, many in one library."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from . import builder
+from .environment import digest
+from .loss import CustomLoss, made
+
+
+def build(path: str | os.PathLike) -> list[str]:
+    """Compiles every custom loss that the Python file defines, for machines and processes without a compiler.
+
+    Returns the names of the losses. They are found by content: in the file itself, in a copy of it, and wherever the
+    same formula is written. The compiled libraries are in the folder that :func:`cache_info` names, below
+    TORCH_EXTENSIONS_DIR if that is set; take it along to a machine without a compiler.
+
+    Raises FileNotFoundError for a path that is no file, ValueError for a file without a custom loss, and what the file
+    itself raises.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"build: expected a Python file, got {path}")
+    before = len(made())
+    spec = importlib.util.spec_from_file_location(f"fused_losses_custom_{digest(str(path.resolve()))}", path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    losses = made()[before:]
+    if not losses:
+        raise ValueError(f"build: expected a file that defines custom losses, got {path} without any")
+    build_losses(losses)
+    return [loss.name for loss in losses]
+
+
+def build_losses(losses: list[CustomLoss]) -> None:
+    """In as few libraries as keep all cores busy."""
+    missing = {loss.op_name: loss.functor for loss in losses if builder.find(loss.op_name) is None}
+    if not missing:
+        return
+    builder.announce(f"{len(missing)} losses")
+    groups = [dict(list(missing.items())[i :: builder.jobs()]) for i in range(min(builder.jobs(), len(missing)))]
+    with ThreadPoolExecutor(len(groups)) as workers:
+        list(workers.map(builder.build, groups))

@@ -1,0 +1,353 @@
+"""Formulas as expressions that are made simpler as they are made; inside `fresh()` equal expressions are one object.
+
+A rule keeps values within a few units of the last place, or makes them better: log(sigmoid(x)), log(1 + exp(x)) and
+1 - sigmoid(x) become functions that do not overflow or cancel.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+
+
+class Expr:
+    """An operation and its arguments: expressions, the number of a "const", the name of a "tensor" or "option"."""
+
+    __slots__ = ("args", "op", "serial", "varies")
+
+    def __init__(self, op: str, args: tuple, serial: int):
+        self.op, self.args, self.serial = op, args, serial
+        # Whether it may differ from element to element.
+        self.varies = op == "tensor" or (op not in LEAVES and any(a.varies for a in args))
+
+    @property
+    def is_bool(self) -> bool:
+        return self.op in BOOLEAN
+
+    def __repr__(self) -> str:
+        return f"{self.op}({', '.join(map(repr, self.args))})"
+
+
+LEAVES = ("const", "tensor", "option")
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+BOOLEAN = frozenset({*COMPARISONS, "and", "or", "not", "true", "false"})
+FOLDED: dict[str, Callable] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "neg": operator.neg,
+    "abs": abs, "exp": math.exp, "expm1": math.expm1, "log": math.log, "log1p": math.log1p, "sqrt": math.sqrt,
+    "tanh": math.tanh, "sin": math.sin, "cos": math.cos, "pow": math.pow, "erf": math.erf, "lgamma": math.lgamma,
+}  # fmt: skip
+
+# What each operation is in PyTorch, whose rules differentiate it.
+TORCH: dict[str, Callable] = {
+    **{name: getattr(torch, name) for name in (
+        "add sub mul div neg abs exp expm1 log log1p sqrt tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh "
+        "erf erfc lgamma floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 lt le gt ge eq ne"
+    ).split()},
+    "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not, "detach": torch.detach,
+    "at_least": lambda x, low: torch.clamp(x, min=low), "at_most": lambda x, high: torch.clamp(x, max=high),
+    "relu": torch.relu, "not_sigmoid": lambda x: torch.sigmoid(-x), "softplus": F.softplus,
+    "softplus_neg": lambda x: F.softplus(-x),
+}  # fmt: skip
+
+
+_TENSORS_ONLY = frozenset({"maximum", "minimum", "and", "or", "atan2"})
+
+
+class _Nodes(threading.local):
+    def __init__(self):
+        self.known: dict[tuple, Expr] = {}
+
+
+_nodes = _Nodes()
+
+
+@contextmanager
+def fresh() -> Iterator[None]:
+    """Expressions made inside are numbered from 0 and share nothing with others."""
+    before, _nodes.known = _nodes.known, {}
+    try:
+        yield
+    finally:
+        _nodes.known = before
+
+
+def node(op: str, *args) -> Expr:
+    """The expression as it is."""
+    key = (op, *(repr(a) if op == "const" else a for a in args))
+    known = _nodes.known
+    found = known.get(key)
+    if found is None:
+        found = known[key] = Expr(op, args, len(known))
+    return found
+
+
+def const(value: float) -> Expr:
+    return node("const", float(value))
+
+
+def lift(value) -> Expr:
+    """A number or an expression as an expression."""
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, bool):
+        return node("true" if value else "false")
+    return const(value)
+
+
+def number(e: Expr) -> float | None:
+    """The value of a constant, else None."""
+    return e.args[0] if e.op == "const" else None
+
+
+def real(e: Expr) -> Expr:
+    """A truth value as 1 or 0."""
+    return make("where", e, const(1), const(0)) if e.is_bool else e
+
+
+def boolean(e: Expr) -> Expr:
+    return e if e.is_bool else make("ne", e, const(0))
+
+
+def is_nonnegative(e: Expr) -> bool:
+    """Surely not below 0 (NaN aside)."""
+    if e.op == "const":
+        return e.args[0] >= 0
+    if e.op in ("exp", "abs", "sqrt", "sigmoid", "not_sigmoid", "softplus", "softplus_neg"):
+        return True
+    if e.op in ("add", "mul", "div", "minimum", "at_most"):
+        return all(map(is_nonnegative, e.args)) or (e.op == "mul" and e.args[0] is e.args[1])
+    if e.op in ("maximum", "at_least", "relu"):
+        return e.op == "relu" or any(map(is_nonnegative, e.args))
+    return e.op == "where" and all(map(is_nonnegative, e.args[1:]))
+
+
+def make(op: str, *args) -> Expr:
+    """The operation on expressions and numbers, simplified."""
+    values = [lift(a) for a in args]
+    if op in ("and", "or", "not"):
+        values = [boolean(v) for v in values]
+    elif op == "where":
+        values = [boolean(values[0]), *map(real, values[1:])]
+    else:
+        values = [real(v) for v in values]
+    folded = _fold(op, values)
+    if folded is not None:
+        return folded
+    rule = RULES.get(op)
+    found = rule(*values) if rule else None
+    return node(op, *values) if found is None else found
+
+
+def _fold(op: str, values: list[Expr]) -> Expr | None:
+    """Of constants alone, where Python computes it."""
+    numbers = [number(v) for v in values]
+    if None in numbers:
+        return None
+    if op in COMPARISONS:
+        return lift(bool(getattr(operator, op)(*numbers)))
+    try:
+        return const(FOLDED[op](*numbers)) if op in FOLDED else None
+    except (ArithmeticError, ValueError):
+        return None
+
+
+def _ordered(op: str, a: Expr, b: Expr) -> Expr:
+    """Of a commutative operation: constants last."""
+    a, b = sorted((a, b), key=lambda e: (e.op == "const", e.serial))
+    return node(op, a, b)
+
+
+def _neg(x):
+    if x.op == "neg":
+        return x.args[0]
+    if x.op == "sub":
+        return make("sub", x.args[1], x.args[0])
+    return None
+
+
+def _add(a, b):
+    for x, y in ((a, b), (b, a)):
+        if number(x) == 0:
+            return y
+        if x.op == "neg":
+            return make("sub", y, x.args[0])
+    return _ordered("add", a, b)
+
+
+def _sub(a, b):
+    if number(b) == 0:
+        return a
+    if number(a) == 0:
+        return make("neg", b)
+    if b.op == "neg":
+        return make("add", a, b.args[0])
+    if a.op == "neg":
+        return make("neg", make("add", a.args[0], b))
+    if number(a) == 1 and b.op in ("sigmoid", "not_sigmoid"):
+        return node("not_sigmoid" if b.op == "sigmoid" else "sigmoid", *b.args)
+    return None
+
+
+def _mul(a, b):
+    for x, y in ((a, b), (b, a)):
+        value = number(x)
+        if value == 1:
+            return y
+        if value is not None and value < 0:
+            return make("neg", make("mul", -value, y))
+        if value is not None and y.op == "mul" and number(y.args[1]) is not None:
+            return make("mul", value * number(y.args[1]), y.args[0])
+        if x.op == "neg":
+            return make("neg", make("mul", x.args[0], y))
+    return _ordered("mul", a, b)
+
+
+def _div(a, b):
+    value = number(b)
+    if value == 1:
+        return a
+    if value is not None and value != 0 and 1e-30 < abs(value) < 1e30:
+        return make("mul", a, 1 / value)
+    for x, y in ((a, b), (b, a)):
+        if x.op == "neg":
+            return make("neg", make("div", *((x.args[0], y) if x is a else (y, x.args[0]))))
+    growth = _one_plus_exp(b)
+    if growth is not None and number(a) == 1:  # 1 / (1 + e^x)
+        return make("not_sigmoid", growth)
+    if growth is not None and a.op == "exp" and a.args[0] is growth:
+        return make("sigmoid", growth)
+    return None
+
+
+def _one_plus_exp(e: Expr) -> Expr | None:
+    """x of 1 + e^x."""
+    if e.op == "add" and number(e.args[1]) == 1 and e.args[0].op == "exp":
+        return e.args[0].args[0]
+    return None
+
+
+def _log(x):
+    if x.op == "sigmoid":
+        return make("neg", make("softplus_neg", *x.args))
+    if x.op == "not_sigmoid":
+        return make("neg", make("softplus", *x.args))
+    growth = _one_plus_exp(x)
+    return None if growth is None else make("softplus", growth)
+
+
+def _log1p(x):
+    if x.op == "exp":
+        return make("softplus", *x.args)
+    if x.op == "neg" and x.args[0].op in ("sigmoid", "not_sigmoid"):
+        return make("log", make("sub", 1, x.args[0]))
+    return None
+
+
+def _mirrored(other: str):
+    """Of a function f with f(-x) = other(x)."""
+    return lambda x: make(other, x.args[0]) if x.op == "neg" else None
+
+
+def _pow(x, y):
+    value = number(y)
+    if value == 0:
+        return const(1)
+    if value is None or abs(value) > 8 or 2 * value != int(2 * value):
+        return None
+    if value < 0:
+        return make("div", 1, make("pow", x, -value))
+    if value == 0.5:
+        return make("sqrt", x)
+    if value != int(value):
+        return make("mul", make("pow", x, int(value)), make("sqrt", x))
+    half = make("pow", x, value // 2) if value >= 2 else const(1)
+    return make("mul", make("mul", half, half), x if value % 2 else const(1))
+
+
+def _where(condition, a, b):
+    if a is b or condition.op == "true":
+        return a
+    if condition.op == "false":
+        return b
+    return make("where", condition.args[0], b, a) if condition.op == "not" else None
+
+
+def _of_truth(absorbing: str, neutral: str):
+    """Of "and" and "or"."""
+
+    def rule(a, b):
+        for x, y in ((a, b), (b, a)):
+            if x.op == absorbing:
+                return x
+            if x.op == neutral or x is y:
+                return y
+        return None
+
+    return rule
+
+
+def _not(x):
+    flipped = {"true": "false", "false": "true"}
+    if x.op in flipped:
+        return node(flipped[x.op])
+    return x.args[0] if x.op == "not" else None
+
+
+def _commutes(op: str):
+    return lambda a, b: a if a is b else _ordered(op, a, b)
+
+
+RULES: dict[str, Callable] = {
+    "neg": _neg, "add": _add, "sub": _sub, "mul": _mul, "div": _div, "log": _log, "log1p": _log1p, "pow": _pow,
+    "where": _where, "and": _of_truth("false", "true"), "or": _of_truth("true", "false"), "not": _not,
+    "sigmoid": _mirrored("not_sigmoid"), "not_sigmoid": _mirrored("sigmoid"),
+    "softplus": _mirrored("softplus_neg"), "softplus_neg": _mirrored("softplus"),
+    "maximum": _commutes("maximum"), "minimum": _commutes("minimum"),
+    "relu": lambda x: x if is_nonnegative(x) else None,
+    "abs": lambda x: make("abs", x.args[0]) if x.op == "neg" else x if is_nonnegative(x) else None,
+}  # fmt: skip
+
+
+def postorder(roots) -> list[Expr]:
+    """Every expression below `roots` once, arguments before what uses them."""
+    seen: dict[Expr, None] = {}
+
+    def visit(e: Expr) -> None:
+        if e not in seen:
+            for a in () if e.op in LEAVES else e.args:
+                visit(a)
+            seen[e] = None
+
+    for root in roots:
+        visit(root)
+    return list(seen)
+
+
+def evaluate(root: Expr, tensors: dict[str, torch.Tensor]) -> torch.Tensor | float | bool:
+    """By PyTorch, with these values of the tensors and options."""
+    values: dict[Expr, object] = {}
+    for e in postorder([root]):
+        if e.op == "const":
+            values[e] = e.args[0]
+        elif e.op in ("tensor", "option"):
+            values[e] = tensors[e.args[0]]
+        elif e.op in ("true", "false"):
+            values[e] = e.op == "true"
+        else:
+            given = [values[a] for a in e.args]
+            if e.op in _TENSORS_ONLY or not any(isinstance(g, torch.Tensor) for g in given):
+                given = [g if isinstance(g, torch.Tensor) else _like(g, tensors) for g in given]
+            values[e] = TORCH[e.op](*given)
+    return values[root]
+
+
+def _like(value, tensors) -> torch.Tensor:
+    """A number as a 0-d tensor beside `tensors`."""
+    some = next(iter(tensors.values()))
+    return torch.full((), value, dtype=torch.bool if isinstance(value, bool) else some.dtype, device=some.device)

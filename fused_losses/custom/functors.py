@@ -1,0 +1,213 @@
+"""The C++ of a loss: its functor, as the drivers of its family take them, and the table of a library of losses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .emitter import Code
+from .expressions import Expr, fresh
+
+INDENT = "  "
+
+
+@dataclass(frozen=True)
+class Functor:
+    """What a table of losses says of one, and its text."""
+
+    family: str
+    differentiable: str
+    options: int
+    ignores: bool
+    text: str = field(repr=False)  # with the loss's name as NAME
+
+    def row(self, name: str) -> str:
+        options = " ".join([f"custom_{i}" for i in range(self.options)] + self.family_options())
+        return f'X({name}, {functor_name(name)}, "{self.differentiable}", "{options}")'
+
+    def family_options(self) -> list[str]:
+        if self.family == "elementwise":
+            return ["ignore_index"] * self.ignores
+        return list(FAMILY_OPTIONS[self.family])
+
+    @property
+    def differentiable_bits(self) -> int:
+        """As `Op.differentiable`."""
+        slots = _names(ARGUMENTS[self.family])
+        return sum(1 << slots.index(t) for t in self.differentiable.split())
+
+    @property
+    def incoming(self) -> list[str]:
+        """What the backward takes before the tensors."""
+        return _names(INCOMING[self.family])
+
+    def named(self, name: str) -> str:
+        return self.text.replace("NAME", functor_name(name))
+
+
+FAMILY_OPTIONS = {
+    "elementwise": (),
+    "softmax": ("ignore_index", "label_smoothing"),
+    "overlap": ("activation", "batch", "include_background", "ignore_index", "squared"),
+    "row_sums": (),
+}
+
+
+def _names(schema: str) -> list[str]:
+    return [argument.split()[1] for argument in schema.split(", ")]
+
+
+def functor_name(name: str) -> str:
+    return "Functor_" + name
+
+
+def leaf_names(tensors: Sequence[str], options: Sequence[str]) -> Callable[[Expr], str]:
+    """Of C++ for a Python name: prefixed, since it may be a keyword or a function there."""
+    known = {("tensor", t): _safe("t", t, i) for i, t in enumerate(tensors)}
+    known |= {("option", o): _safe("o", o, i) for i, o in enumerate(options)}
+    return lambda e: known[e.op, e.args[0]]
+
+
+def _safe(prefix: str, name: str, position: int) -> str:
+    return f"{prefix}_{name}" if re.fullmatch(r"[A-Za-z0-9_]+", name) else f"{prefix}_{position}"
+
+
+def for_both_types(write: Callable[[str, object], str], float32: object, float64: object) -> str:
+    """The functor of both types, or one of each where a formula asks which it computes in."""
+    texts = [write("NAME", found) for found in (float32, float64)]
+    if texts[0] == texts[1]:
+        return texts[0]
+    texts = [write(f"NAME_{suffix}", found) for suffix, found in (("float", float32), ("double", float64))]
+    choice = "using NAME = std::conditional_t<std::is_same_v<A, double>, NAME_double<A>, NAME_float<A>>;"
+    return "\n".join([*texts, f"template <class A>\n{choice}\n"])
+
+
+def structure(name: str, code: Code, options: Sequence[str], *, base: str, constants: Sequence[str] = (),
+              ignores: bool = False, methods: Sequence[str]) -> str:  # fmt: skip
+    """A functor: constants, members, a constructor from the options, and methods."""
+    used = [(i, o) for i, o in enumerate(options)]
+    names = leaf_names((), options)
+    members = [f"A {_option(names, o)};" for _, o in used] + code.member_declarations()
+    if ignores:
+        members.insert(0, "A ignore_index;")
+        methods = ["FL_HD bool ignored(A t) const { return t == ignore_index; }", *methods]
+    setup = [f"const double {_option(names, o)} = options.custom_{i};" for i, o in used]
+    setup += [f"this->{_option(names, o)} = static_cast<A>({_option(names, o)});" for _, o in used]
+    setup += code.constructor()
+    setup += ["ignore_index = static_cast<A>(options.ignore_index);"] * ignores
+    parameter = "options" if setup else ""
+    lines = [*constants, *members, f"explicit {name}(const Options& {parameter}) {{"]
+    lines += [INDENT + line for line in setup] + ["}"]
+    for method in methods:
+        lines += ["", *method.splitlines()]
+    body = "".join(f"{INDENT}{line}".rstrip() + "\n" for line in lines)
+    return f"template <class A>\nstruct {name} : {base} {{\n{body}}};\n"
+
+
+def _option(names: Callable[[Expr], str], name: str) -> str:
+    return names(_OptionLeaf(name))
+
+
+class _OptionLeaf:
+    """An option's name, as a leaf for `leaf_names`."""
+
+    op = "option"
+
+    def __init__(self, name: str):
+        self.args = (name,)
+
+
+def method(signature: str, lines: Sequence[str], result: str) -> str:
+    body = "".join(f"{INDENT}{line}\n" for line in [*lines, f"return {result};"])
+    return f"FL_HD {signature} const {{\n{body}}}"
+
+
+def elementwise_functor(formula, tensors, differentiable, options, ignores) -> Functor:
+    """formula(dtype) -> (value, {tensor: derivative}) for each accumulation dtype."""
+    import torch
+
+    places = ("input", "target", "third", "fourth")
+    slots = [places[tensors.index(t)] for t in tensors if t in differentiable]
+
+    def write(name: str, dtype) -> str:
+        with fresh():
+            value, slopes = formula(dtype)
+            zero = [slopes.get(t) for t in tensors]
+            code = Code([value, *(s for s in zero if s is not None)], leaf_names(tensors, options))
+            return _elementwise_text(name, code, tensors, zero, options, ignores)
+
+    text = for_both_types(write, torch.float32, torch.float64)
+    return Functor("elementwise", " ".join(slots), len(options), ignores, text)
+
+
+def _elementwise_text(name, code: Code, tensors, slopes, options, ignores) -> str:
+    first = code.names(_Tensor(tensors[0]))
+    logistic = [e.args[0] for e in code.order if e.op == "sigmoid_terms"]
+    code.ahead = next((x for x in logistic if x.op == "tensor" and x.args[0] == tensors[0]), None)
+    if len(tensors) > 2:
+        code.ahead = None
+    lines, (value, *rest) = code.body()
+    results, following = [value], iter(rest)
+    results += [next(following) if s is not None else "A(0)" for s in slopes]
+    results += ["A(0)"] * (3 - len(results))
+    names = [code.names(_Tensor(t)) for t in tensors]
+    arguments = [f"A {n}" for n in names] + ["A"] * (3 - len(names))
+    base = f"Plain<{name}<A>>"
+    constants = [f"static constexpr Work kWork = {code.work};", f"static constexpr int kTensors = {len(tensors)};"]
+    constants += ["static constexpr bool kIgnores = true;"] * ignores
+    methods = [method(f"Terms<A> operator()({', '.join(arguments)})", lines, f"{{{', '.join(results)}}}")]
+    if code.ahead is not None:
+        base = f"InTwoSteps<{name}<A>, A>"
+        arguments.insert(1, "A e")
+        methods = [
+            f"FL_HD static A ahead(A {first}) {{ return exp_minus_abs({first}); }}",
+            method(f"Terms<A> terms({', '.join(arguments)})", lines, f"{{{', '.join(results)}}}"),
+        ]
+    return structure(name, code, options, base=base, constants=constants, ignores=ignores, methods=methods)
+
+
+class _Tensor:
+    op = "tensor"
+
+    def __init__(self, name: str):
+        self.args = (name,)
+
+
+ARGUMENTS = {
+    "elementwise": "Tensor input, Tensor? target, Tensor? weight, Tensor? pos_weight, Tensor? third, Tensor? fourth",
+    "softmax": "Tensor input, Tensor target, Tensor? weight",
+    "overlap": "Tensor input, Tensor target, Tensor? weight",
+    "row_sums": "Tensor input, Tensor? target, Tensor? weight, Tensor? pos_weight, Tensor? labels",
+}
+# The lists of losses that the drivers of a family read; the first holds the custom ones.
+LISTS = {
+    "elementwise": ("FL_ELEMENTWISE_LOSSES",),
+    "softmax": ("FL_SOFTMAX_LOSSES", "FL_SOFTMAX_PAIR_LOSSES"),
+    "overlap": ("FL_OVERLAP_LOSSES", "FL_COMPOUND_LOSSES"),
+    "row_sums": ("FL_CUSTOM_ROW_SUMS",),
+}
+INCOMING = {
+    "elementwise": "Tensor grad_output", "softmax": "Tensor grad_output", "row_sums": "Tensor grad_output",
+    "overlap": "Tensor grad_output, Tensor sums",
+}  # fmt: skip
+
+
+def table(losses: dict[str, Functor]) -> str:
+    """custom_losses.h: the table of a library of these losses, by the names of their ops."""
+    text = "// The table of a library of custom losses.\n#pragma once\n"
+    families = {f: {n: loss for n, loss in losses.items() if loss.family == f} for f in LISTS}
+    families = {f: found for f, found in families.items() if found}
+    for family, found in families.items():
+        rows = " \\\n".join(f"  {loss.row(name)}" for name, loss in found.items())
+        text += f"#define FL_HAS_{family.upper()} 1\n#define {LISTS[family][0]}(X) \\\n{rows}\n"
+        text += "".join(f"#define {other}(X)\n" for other in LISTS[family][1:])
+        text += f'#define FL_{family.upper()}_ARGUMENTS "{ARGUMENTS[family]}"\n'
+    entries = " \\\n".join(f'  F({f}, {LISTS[f][0]}, FL_{f.upper()}_ARGUMENTS, "{INCOMING[f]}")' for f in families)
+    return f"{text}#define FL_FAMILIES(F) \\\n{entries}\n"
+
+
+def formulas(losses: dict[str, Functor]) -> str:
+    """custom_formulas.h: the functors of the losses."""
+    texts = [loss.named(name) for name, loss in losses.items()]
+    return "\n".join(["// Formulas of custom losses.", '#include "math/elementary.h"', "", *texts])

@@ -1,0 +1,170 @@
+"""What PyTorch's operations are as expressions: the pointwise ones that a custom loss may use, and their backwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .expressions import Expr, boolean, const, make, real
+
+
+def _scaled(other, alpha):
+    return other if alpha == 1 else make("mul", other, alpha)
+
+
+def _clamp(x, min=None, max=None):
+    if min is not None:
+        x = make("at_least", x, min)
+    return x if max is None else make("at_most", x, max)
+
+
+def _xlogy(x, y):
+    empty = make("and", make("eq", x, 0), make("eq", y, y))
+    return make("where", empty, 0, make("mul", x, make("log", y)))
+
+
+def _gelu(x, approximate="none"):
+    if approximate != "none":
+        inner = make("mul", math.sqrt(2 / math.pi), make("add", x, make("mul", 0.044715, make("pow", x, 3))))
+        return make("mul", make("mul", x, 0.5), make("add", 1, make("tanh", inner)))
+    return make("mul", make("mul", x, 0.5), make("add", 1, make("erf", make("mul", x, math.sqrt(0.5)))))
+
+
+def _elu(x, alpha=1.0, scale=1.0, input_scale=1.0):
+    below = make("mul", alpha, make("expm1", make("mul", make("minimum", x, 0), input_scale)))
+    return make("mul", scale, make("where", make("gt", x, 0), x, below))
+
+
+def _softplus(x, beta=1, threshold=20):
+    return make("div", make("softplus", make("mul", x, beta)), beta)
+
+
+def _log_sigmoid(x):
+    return make("neg", make("softplus_neg", x)), const(0)  # the second is a buffer of torch's kernel
+
+
+def _logaddexp(a, b):
+    high, low = make("maximum", a, b), make("minimum", a, b)
+    return make("add", high, make("softplus", make("sub", low, high)))
+
+
+def _unreduced(formula: Callable[..., Expr]) -> Callable:
+    """Of a loss of torch's that is not reduced."""
+    return lambda x, t, *rest: formula(x, t, *rest[1:]) if (rest or (1,))[0] == 0 else None
+
+
+def _huber(x, t, delta=1.0):
+    d = make("abs", make("sub", x, t))
+    near = make("mul", 0.5, make("mul", d, d))
+    far = make("mul", delta, make("sub", d, 0.5 * delta))
+    return make("where", make("le", d, delta), near, far)
+
+
+def _smooth_l1(x, t, beta=1.0):
+    return make("div", _huber(x, t, beta), beta) if beta else make("abs", make("sub", x, t))
+
+
+def _squared_error(x, t):
+    d = make("sub", x, t)
+    return make("mul", d, d)
+
+
+def _binary_cross_entropy(p, t, weight=None, reduction=1):
+    if reduction != 0 or weight is not None:
+        return None
+    negative = make("at_least", make("log1p", make("neg", p)), -100)
+    return make("neg", make("add", make("mul", t, make("at_least", make("log", p), -100)),
+                            make("mul", make("sub", 1, t), negative)))  # fmt: skip
+
+
+def _to_copy(x, dtype=None, **_):
+    if dtype is not None and not dtype.is_floating_point:
+        return boolean(x) if str(dtype) == "torch.bool" else None
+    return real(x)
+
+
+def _identity(x, *_, **__):
+    return x
+
+
+def _plain(op: str) -> Callable[..., Expr]:
+    return lambda *args: make(op, *args)
+
+
+def _bitwise(op: str):
+    """Of truth values alone."""
+    return lambda *args: make(op, *args) if all(isinstance(a, Expr) and a.is_bool for a in args) else None
+
+
+def _div(a, b, rounding_mode=None):
+    quotient = make("div", a, b)
+    return quotient if rounding_mode is None else make(rounding_mode, quotient)
+
+
+def _remainder(a, b):
+    return make("sub", a, make("mul", b, make("floor", make("div", a, b))))
+
+
+# By the name of the ATen operation, of any overload, in place or not; None is an operation that cannot be fused.
+OPERATIONS: dict[str, Callable] = {
+    **{name: _plain(name) for name in (
+        "neg abs exp expm1 log log1p sqrt tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc lgamma "
+        "floor ceil trunc round sgn sigmoid mul pow maximum minimum where atan2 lt le gt ge eq ne"
+    ).split()},
+    "sign": _plain("sgn"),
+    "add": lambda a, b, alpha=1: make("add", a, _scaled(b, alpha)),
+    "sub": lambda a, b, alpha=1: make("sub", a, _scaled(b, alpha)),
+    "rsub": lambda a, b, alpha=1: make("sub", b, _scaled(a, alpha)),
+    "div": _div,
+    "remainder": _remainder,
+    "reciprocal": lambda x: make("div", 1, x),
+    "rsqrt": lambda x: make("div", 1, make("sqrt", x)),
+    "square": lambda x: make("mul", x, x),
+    "exp2": lambda x: make("exp", make("mul", x, math.log(2))),
+    "log2": lambda x: make("div", make("log", x), math.log(2)),
+    "log10": lambda x: make("div", make("log", x), math.log(10)),
+    "clamp": _clamp,
+    "clamp_min": lambda x, low: make("at_least", x, low),
+    "clamp_max": lambda x, high: make("at_most", x, high),
+    "relu": _plain("relu"),
+    "silu": lambda x: make("mul", x, make("sigmoid", x)),
+    "gelu": _gelu,
+    "leaky_relu": lambda x, slope=0.01: make("where", make("gt", x, 0), x, make("mul", x, slope)),
+    "elu": _elu,
+    "softplus": _softplus,
+    "log_sigmoid_forward": _log_sigmoid,
+    "logaddexp": _logaddexp,
+    "xlogy": _xlogy,
+    "logical_and": _plain("and"),
+    "logical_or": _plain("or"),
+    "logical_not": _plain("not"),
+    "logical_xor": lambda a, b: make("ne", real(boolean(a)), real(boolean(b))),
+    "bitwise_and": _bitwise("and"),
+    "bitwise_or": _bitwise("or"),
+    "bitwise_not": _bitwise("not"),
+    "isnan": lambda x: make("ne", x, x),
+    "isinf": lambda x: make("eq", make("abs", x), math.inf),
+    "isfinite": lambda x: make("lt", make("abs", x), math.inf),
+    "masked_fill": lambda x, mask, value: make("where", mask, value, x),
+    "scalar_tensor": lambda value, **_: const(value),
+    "full": lambda size, value, **_: const(value),
+    "full_like": lambda x, value, **_: const(value),
+    "fill": lambda x, value: value if isinstance(value, Expr) else const(value),
+    "zero": lambda x: const(0),
+    "copy": lambda x, value, *_: value,
+    **{name: lambda *_, **__: const(1) for name in ("ones_like", "ones", "new_ones")},
+    **{name: lambda *_, **__: const(0) for name in ("zeros_like", "zeros", "new_zeros", "empty_like", "new_empty")},
+    **{name: _identity for name in ("alias", "view", "_unsafe_view", "expand", "clone", "lift_fresh", "contiguous",
+                                    "expand_as", "view_as", "reshape", "unsqueeze", "squeeze")},
+    "_to_copy": _to_copy,
+    "to": _to_copy,
+    "mse_loss": _unreduced(_squared_error),
+    "huber_loss": _unreduced(_huber),
+    "smooth_l1_loss": _unreduced(_smooth_l1),
+    "binary_cross_entropy": _binary_cross_entropy,
+    # Backwards of the operations that an expression is evaluated by.
+    "sigmoid_backward": lambda g, p: make("mul", g, make("mul", p, make("sub", 1, p))),
+    "tanh_backward": lambda g, y: make("mul", g, make("sub", 1, make("mul", y, y))),
+    "softplus_backward": lambda g, x, *_: make("mul", g, make("sigmoid", x)),
+    "threshold_backward": lambda g, x, threshold: make("where", make("le", x, threshold), 0, g),
+}  # fmt: skip

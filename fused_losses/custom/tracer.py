@@ -1,0 +1,170 @@
+"""Reads a loss written in PyTorch: its value, then its derivatives by PyTorch's own rules, as expressions.
+
+The function runs once on small tensors while a dispatch mode writes down every operation and lets no value out.
+Tensors without data would do, but for the seconds that PyTorch takes to get ready for them.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from .._torch_private import RecordingMode, core_decompositions
+from .expressions import Expr, const, evaluate, lift, node, postorder, real
+from .operations import OPERATIONS
+
+SHAPE = (2, 3)  # of the tensors that a function is traced with
+
+_REDUCTIONS = ("sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "logsumexp", "_softmax", "_log_softmax",
+               "linalg_vector_norm", "any", "all", "argmax", "std", "var", "cumsum")  # fmt: skip
+_INSTEAD = {
+    **dict.fromkeys(_REDUCTIONS, "a loss for each element, which `reduction` then reduces"),
+    "_local_scalar_dense": "torch.where for a branch on a value and torch's functions of tensors for math's",
+    **dict.fromkeys(("lt", "rand_like", "randn_like", "bernoulli", "native_dropout"), "noise as one more tensor"),
+}  # fmt: skip
+
+
+class FormulaError(ValueError):
+    """The function is no loss that can be fused: one sentence that says why, and where."""
+
+
+class _LogitLosses(TorchFunctionMode):
+    """PyTorch's composite of the logistic loss in the terms that are rewritten and shared."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.binary_cross_entropy_with_logits:
+            return _binary_cross_entropy_with_logits(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _binary_cross_entropy_with_logits(
+    input, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
+):
+    positive = target * F.softplus(-input)
+    loss = (1 - target) * F.softplus(input) + (positive if pos_weight is None else pos_weight * positive)
+    loss = loss if weight is None else loss * weight
+    return loss if reduction == "none" else loss.sum()
+
+
+class _Recorder(RecordingMode):
+    """Writes down what runs inside as expressions, one for each storage: a view is the tensor that it views."""
+
+    def __init__(self, name: str, function: Callable):
+        super().__init__()
+        self.name, self.code = name, function.__code__
+        self.known: dict[int, Expr] = {}
+        self.alive: list[torch.Tensor] = []  # a storage that is freed could be another's
+
+    def name_tensor(self, tensor: torch.Tensor, e: Expr) -> torch.Tensor:
+        self.known[tensor.untyped_storage()._cdata] = e
+        self.alive.append(tensor)
+        return tensor
+
+    def expression(self, value):
+        """The expression of a tensor; anything else as it is."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        found = self.known.get(value.untyped_storage()._cdata)
+        if found is None and value.dim() == 0:
+            return lift(value.item())
+        if found is None:
+            self.refuse("a tensor from outside the function", "it as an argument, or a number as an option")
+        return found
+
+    def refuse(self, what: str, instead: str = "pointwise operations of torch") -> None:
+        raise FormulaError(f"{self.name}: cannot fuse {what}{self.place()}; write {instead}")
+
+    def place(self) -> str:
+        """ " in line 7 (`x.sum()`)", of the file of the function."""
+        frame = sys._getframe()
+        while frame is not None and frame.f_code.co_filename != self.code.co_filename:
+            frame = frame.f_back
+        if frame is None:
+            return ""
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        return f" in line {frame.f_lineno}" + (f" (`{line}`)" if line else "")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        packet = func.overloadpacket.__name__
+        name = packet.rstrip("_") if packet != "_" else packet
+        if name == "detach":
+            return self.detach(func, *args)
+        if name not in OPERATIONS:
+            return self.decomposed(func, name, args, kwargs)
+        given = [self.expression(a) for a in args]
+        found = OPERATIONS[name](*given, **{k: self.expression(v) for k, v in kwargs.items()})
+        if found is None:
+            self.refuse(f"torch.{name} of these dtypes, or reduced,")
+        out = func(*args, **kwargs)
+        results = out if isinstance(out, (tuple, list)) else (out,)
+        for tensor, e in zip(results, found if isinstance(found, tuple) else (found,)):
+            if tensor.dim() and tuple(tensor.shape) != SHAPE and tensor.numel():
+                self.refuse(f"torch.{name}, which changes the shape,")
+            self.name_tensor(tensor, e if torch.is_grad_enabled() or self.backward else node("detach", e))
+        return out
+
+    backward = False  # derivatives are being recorded
+
+    def detach(self, func, x):
+        e = self.expression(x)
+        return self.name_tensor(func(x), e if self.backward else node("detach", e))
+
+    def decomposed(self, func, name: str, args, kwargs):
+        """An operation that PyTorch knows how to write with others."""
+        rule = None if name in _INSTEAD else core_decompositions().get(func)
+        if rule is None:
+            shown = "a Python value made of a tensor's" if name == "_local_scalar_dense" else f"torch.{name.strip('_')}"
+            self.refuse(shown, _INSTEAD.get(name, "pointwise operations of torch"))
+        with self:
+            return rule(*args, **kwargs)
+
+
+def _example(dtype: torch.dtype, shape=SHAPE) -> torch.Tensor:
+    """A tensor to trace with; what is in it is nobody's business."""
+    return torch.full(shape, 0.5, dtype=dtype, device="cpu")
+
+
+def trace(name: str, function: Callable, tensors: Sequence[str], options: Sequence[str], dtype: torch.dtype) -> Expr:
+    """The value of `function` at one element. Raises FormulaError where it is no pointwise formula."""
+    recorder = _Recorder(name, function)
+    given = [recorder.name_tensor(_example(dtype), node("tensor", t)) for t in tensors]
+    chosen = {o: recorder.name_tensor(_example(torch.float64, ()), node("option", o)) for o in options}
+    try:
+        with _LogitLosses(), recorder, torch.enable_grad():
+            out = function(*given, **chosen)
+    except FormulaError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or "no message").splitlines()[0]
+        if said.startswith("Boolean value of Tensor"):
+            recorder.refuse("a branch on a tensor's values", _INSTEAD["_local_scalar_dense"])
+        kind = type(error).__name__
+        raise FormulaError(f"{name}: expected a formula of PyTorch on tensors, got {kind}: {said}") from error
+    if not isinstance(out, torch.Tensor):
+        raise FormulaError(f"{name}: expected a tensor to be returned, got {type(out).__name__}")
+    if tuple(out.shape) != SHAPE:
+        raise FormulaError(f"{name}: expected a loss for each element, got one of another shape than the tensors'")
+    return real(recorder.expression(out))
+
+
+def differentiate(value: Expr, wanted: Sequence[str], function: Callable) -> list[Expr]:
+    """The derivatives of `value` with respect to the tensors `wanted`, by PyTorch's rules."""
+    recorder, given = _Recorder(function.__name__, function), {}
+    for e in postorder([value]):
+        if e.op in ("tensor", "option"):  # of one element: nothing is broadcast, and torch asks nothing of shapes
+            given[e.args[0]] = recorder.name_tensor(_example(torch.float64, ()).requires_grad_(e.op == "tensor"), e)
+    active = [t for t in wanted if t in given]
+    recorder.backward = True
+    with recorder, torch.enable_grad():
+        out = evaluate(value, given)
+        if not isinstance(out, torch.Tensor) or not out.requires_grad:
+            return [const(0)] * len(wanted)
+        slopes = torch.autograd.grad(out, [given[t] for t in active], allow_unused=True)
+        found = {t: real(recorder.expression(s)) for t, s in zip(active, slopes) if s is not None}
+    return [found.get(t, const(0)) for t in wanted]

@@ -1,0 +1,278 @@
+"""Custom losses beside their formulas: what is refused, what is rewritten, how they are compiled and found."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gallery
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fused_losses import custom
+from fused_losses.custom import builder, loss
+
+ROOT = Path(__file__).parents[1]
+CONSTANT = torch.ones(3)
+
+# ---- What is no pointwise formula: one sentence with the line and what to write instead. ----
+
+
+def reduces(input, target):
+    return (input - target).abs().sum()
+
+
+def branches(input, target):
+    if (input > target).any():
+        return input
+    return target
+
+
+def branches_on_option(input, target, *, beta=1.0):
+    return input if beta == 0 else target
+
+
+def changes_shape(input, target):
+    return (input - target)[0]
+
+
+def looks_back(input, target):
+    return torch.cumsum(input - target, 0)
+
+
+def captures(input, target):
+    return (input - target) * CONSTANT
+
+
+def counts(input, target):
+    return (input - target).long()
+
+
+def fails(input, target):
+    return input.no_such_method()
+
+
+@pytest.mark.parametrize(
+    "function, says",
+    [
+        (reduces, r"reduces: cannot fuse torch.sum in line \d+ \(`return .*sum\(\)`\); write a loss for each element"),
+        (branches, r"branches: cannot fuse torch.any in line \d+ .*; write a loss for each element"),
+        (branches_on_option, r"branches_on_option: cannot fuse a Python value made of a tensor's .* torch.where"),
+        (changes_shape, r"changes_shape: cannot fuse torch.select in line \d+"),
+        (looks_back, r"looks_back: cannot fuse torch.cumsum in line \d+"),
+        (captures, r"captures: cannot fuse a tensor from outside the function in line \d+ .*as an argument"),
+        (counts, r"counts: cannot fuse torch._?to_copy of these dtypes"),
+        (fails, r"fails: expected a formula of PyTorch on tensors, got AttributeError: .*no_such_method"),
+        (lambda input: 1.0, r"expected a tensor to be returned, got float"),
+        (lambda a, b, c, d, e: a, r"expected one to 4 tensors, got 5 \(a, b, c, d, e\)"),
+        (lambda input, target=1: input, r"expected tensors without defaults, then options after `\*`, got target=1"),
+        (lambda input, *, weight=1.0: input, r"expected names other than reduction, weight, .* got weight"),
+    ],
+)
+def test_refused(function, says):
+    with pytest.raises(ValueError, match=says) as raised:
+        custom.elementwise(function)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("default", [True, None, "mean"])
+def test_an_option_is_a_number(default):
+    function = lambda input, target, *, beta: input * beta  # noqa: E731
+    function.__kwdefaults__ = {"beta": default}
+    with pytest.raises(TypeError, match="expected option beta to have a number as its default, got"):
+        custom.elementwise(function)
+
+
+def test_calls_are_checked_as_a_built_in_loss_checks_them(gallery_built):
+    x = torch.zeros(2, 3)
+    for call, error, says in (
+        (lambda: gallery.log_cosh(x, x[0]), ValueError, r"log_cosh: expected target of shape \(2, 3\), got \(3,\)"),
+        (lambda: gallery.log_cosh(x, x, scale="1"), TypeError, "log_cosh: expected scale to be a number, got str"),
+        (lambda: gallery.log_cosh(x, x, scale=float("nan")), ValueError, "log_cosh: expected scale"),
+        (lambda: gallery.log_cosh(x, x, reduction="median"), ValueError, "log_cosh: expected reduction to be one of"),
+        (lambda: gallery.log_cosh(x, x, weight=x[:, :2]), ValueError, "log_cosh: expected weight to broadcast"),
+        (lambda: gallery.log_cosh(x.long(), x), TypeError, "log_cosh: expected input of dtype"),
+        (lambda: gallery.log_cosh(x, x, beta=1), TypeError, "unexpected keyword argument 'beta'"),
+    ):
+        with pytest.raises(error, match=says):
+            call()
+
+
+# ---- What is rewritten: careless formulas stay finite, value and gradient. ----
+
+
+@custom.elementwise(differentiable=("input",))
+def careless(input, target):
+    p = torch.sigmoid(input)
+    return (
+        -target * torch.log(p)
+        - (1 - target) * torch.log(1 - p)
+        + torch.log1p(torch.exp(input))
+        + 1 / (1 + torch.exp(-input))
+    )
+
+
+def test_careless_formulas_of_logits_are_rewritten():
+    assert not any(name in careless.source for name in ("log_(", "log1p_(", "exp_("))
+    assert careless.source.count("sigmoid_terms(") == 1
+
+
+def test_common_pieces_are_computed_once():
+    assert gallery.log_cosh.source.count("sigmoid_terms(") == 1
+    assert (
+        gallery.distillation.source.count("sigmoid_terms(") == 3
+    )  # of the logits as they are and divided; the teacher's
+
+
+# ---- In use. ----
+
+
+def test_ignored_elements_count_for_nothing(gallery_built):
+    x = torch.tensor([1.0, float("nan"), -2.0], requires_grad=True)
+    t = torch.tensor([1, 255, 0])
+    got = gallery.asymmetric_focal(x, t, ignore_index=255)
+    kept = gallery.asymmetric_focal(x.detach()[[0, 2]].requires_grad_(), t[[0, 2]])
+    torch.testing.assert_close(got, kept)
+    got.backward()
+    assert x.grad[1] == 0
+    assert x.grad.isfinite().all()
+    assert torch.isnan(gallery.asymmetric_focal(x, t, ignore_index=None))
+
+
+def test_options_are_arguments_of_the_compiled_code(gallery_built):
+    x, t = torch.randn(2, 100, dtype=torch.float64)
+    libraries = builder.cache_info()["libraries"]
+    for scale in (0.5, 2, 3.7):
+        torch.testing.assert_close(
+            gallery.log_cosh(x, t, scale=scale), gallery.log_cosh.reference(x, t, scale=scale).mean()
+        )
+    assert builder.cache_info()["libraries"] == libraries
+
+
+def test_module_and_pickle(gallery_built):
+    module = gallery.log_cosh.Module(scale=0.5, reduction="sum")
+    x, t = torch.randn(2, 10)
+    assert repr(module) == "Module(scale=0.5, reduction='sum')"
+    assert torch.equal(pickle.loads(pickle.dumps(module))(x, t), gallery.log_cosh(x, t, scale=0.5, reduction="sum"))
+    assert pickle.loads(pickle.dumps(gallery.log_cosh)) is gallery.log_cosh
+
+
+def test_transforms_and_compile(gallery_built):
+    x, t = torch.randn(2, 5, dtype=torch.float64)
+    plain = lambda x: gallery.log_cosh.reference(x, t, scale=1.0).mean()  # noqa: E731
+    fused = lambda x: gallery.log_cosh(x, t)  # noqa: E731
+    torch.testing.assert_close(torch.func.hessian(fused)(x), torch.func.hessian(plain)(x))
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    leaf = x.clone().requires_grad_()
+    compiled(leaf).backward()
+    torch.testing.assert_close(leaf.grad, torch.func.grad(plain)(x))
+    exported = torch.export.export(gallery.log_cosh.Module(), (x, t))
+    assert any("custom_" in str(n.target) for n in exported.graph.nodes)
+    torch.testing.assert_close(exported.module()(x, t), plain(x))
+
+
+# ---- Compiling, finding, and neither. ----
+
+LOSS = """
+    import torch
+    from fused_losses import custom
+
+    @custom.elementwise(differentiable=("input",))
+    def {name}(input, target, *, margin=1.0):
+        return torch.relu(margin - input * target) ** {power}
+"""
+
+
+def run(code: str, folder: Path, **environment) -> subprocess.Popen:
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder), "FUSED_LOSSES_CUSTOM_ISA": "native",
+                   "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_many_processes_build_one_library(tmp_path):
+    """Three processes of two threads start at once: one compiles, all have the same loss."""
+    code = textwrap.dedent(LOSS.format(name="cubed", power=3)) + textwrap.dedent("""
+        from concurrent.futures import ThreadPoolExecutor
+        x, t = torch.tensor([0.5, 2.0]), torch.tensor([1.0, -1.0])
+        with ThreadPoolExecutor(2) as threads:
+            print([f.result().item() for f in [threads.submit(cubed, x, t) for _ in range(2)]])
+    """)
+    started = [run(code, tmp_path) for _ in range(3)]
+    done = [process.communicate(timeout=300) for process in started]
+    assert [out.strip() for out, _ in done] == ["[13.5625, 13.5625]"] * 3
+    assert sum("compiling cubed" in said for _, said in done) == 1
+    assert len(list(tmp_path.rglob("*.so"))) == 1
+    # Without a compiler the build is found; a formula that was not built is plain PyTorch, with one warning.
+    out, said = run(code, tmp_path, CXX="no-such-compiler").communicate(timeout=300)
+    assert out.strip() == "[13.5625, 13.5625]", said
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(("build_", "entry_"))]
+
+
+def test_without_a_compiler_it_is_plain_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(loss, "_warned", [])
+    namespace = {"__name__": __name__}
+    exec(textwrap.dedent(LOSS.format(name="fourth", power=4)), namespace)
+    fourth, x = namespace["fourth"], torch.randn(5, dtype=torch.float64, requires_grad=True)
+    t = torch.ones(5, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="fourth runs as plain PyTorch, since no C\\+\\+ compiler was found"):
+        got = fourth(x, t, margin=2.0)
+    torch.testing.assert_close(got, torch.relu(2 - x).pow(4).mean())
+    assert torch.autograd.gradcheck(fourth, (x, t))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(fourth(x.detach(), t, reduction="sum"), torch.relu(1 - x).pow(4).sum())
+
+
+def test_build_ahead(tmp_path, monkeypatch, gallery_built):
+    file = tmp_path / "mine.py"
+    file.write_text((ROOT / "tests" / "gallery.py").read_text())
+    assert custom.build(file)[:2] == ["log_cosh", "quantile"]  # found by content: nothing is compiled
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    with pytest.raises(ValueError, match=r"build: expected a file that defines custom losses, got .*empty.py"):
+        custom.build(empty)
+    with pytest.raises(FileNotFoundError, match="build: expected a Python file"):
+        custom.build(tmp_path / "none.py")
+
+
+def test_loads_again_at_once(gallery_built):
+    """A process that finds its library spends no more than a tenth of a second of its own on it."""
+    code = """
+        import time, torch
+        from fused_losses import custom
+        import gallery
+        x = torch.zeros(4, requires_grad=True)
+        begin = time.process_time()
+        gallery.log_cosh(x, x)
+        print(time.process_time() - begin)
+    """
+    out, said = run(code, Path(os.environ["TORCH_EXTENSIONS_DIR"]), PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}").communicate()
+    assert float(out) < 0.1, said
+
+
+def test_threads_share_one_loss(gallery_built):
+    x, t = torch.randn(2, 1000)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: gallery.quantile(x, t).item(), range(8)))
+    assert len(set(found)) == 1
+
+
+def test_functional_losses_of_torch_are_formulas():
+    @custom.elementwise
+    def mixed(input, target):
+        return F.huber_loss(input, target, reduction="none", delta=2.0) + F.mse_loss(input, target, reduction="none")
+
+    assert "sigmoid" not in mixed.source
+    assert "Terms<A>" in mixed.source
