@@ -15,9 +15,10 @@ namespace fused_losses {
 
 constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ignore_index that equals nothing
 
-// Those of a custom loss are numbered.
+// Those of a custom loss are numbered; count: the positions of a region, known to the host.
 #ifdef FL_CUSTOM
 #define FL_CUSTOM_OPTIONS(X) \
+  X(count, 0)                \
   X(custom_0, 0)             \
   X(custom_1, 0) X(custom_2, 0) X(custom_3, 0) X(custom_4, 0) X(custom_5, 0) X(custom_6, 0) X(custom_7, 0)
 #else

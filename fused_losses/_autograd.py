@@ -53,7 +53,7 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
     common = plain and not needs & ~op.differentiable and not transforms_active()
     if common and not compiling:
         first = tensors[0]
-        common = first.is_cpu or (first.is_cuda and HAS_CUDA_KERNELS)
+        common = first.is_cpu or (first.is_cuda and op.has_cuda_kernel is True)
         common = common and not forward_mode_active() and tracing_state() is None
     if not common and reference_reason(op, tensors, needs, compiling):
         if compiling and not plain:

@@ -180,3 +180,61 @@ def hinge_critic(real, fake):
 def logistic_critic(real, fake, *, penalty=0.001):
     # Goodfellow et al., "Generative Adversarial Nets", 2014, with the drift of Karras et al., 2018
     return F.softplus(-real) + F.softplus(fake) + penalty * real**2
+
+
+# ---- Of the target's class, from logits. ----
+
+
+@custom.softmax
+def generalized_cross_entropy(log_p, p, *, q=0.7):
+    # Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels", 2018
+    return (1 - torch.exp(q * log_p)) / q
+
+
+@custom.softmax
+def poly1_cross_entropy(log_p, p, *, epsilon=2.0):
+    # Leng et al., "PolyLoss", 2022
+    return -log_p + epsilon * (1 - p)
+
+
+@custom.softmax
+def taylor_cross_entropy(log_p, p):
+    # Feng et al., "Can Cross Entropy Loss Be Robust to Label Noise?", 2020, of second order
+    return (1 - p) + (1 - p) ** 2 / 2
+
+
+# ---- Of the region of a class. ----
+
+
+@custom.overlap
+def log_dice(intersection, predicted, true, *, gamma=0.3):
+    # Wong et al., "3D Segmentation with Exponential Logarithmic Loss for Highly Unbalanced Object Sizes", 2018
+    return (-torch.log((2 * intersection + 1e-5) / (predicted + true + 1e-5))) ** gamma
+
+
+@custom.overlap
+def power_jaccard(intersection, predicted, true, *, p=1.75):
+    # Duque-Arias et al., "On power Jaccard losses for semantic segmentation", 2021
+    return 1 - (intersection + 1e-5) / (predicted**p + true**p - intersection**p + 1e-5)
+
+
+@custom.overlap
+def matthews(intersection, predicted, true, count):
+    # Abhishek and Hamarneh, "Matthews Correlation Coefficient Loss for Deep Convolutional Networks", 2021
+    covariance = count * intersection - predicted * true
+    return 1 - covariance / torch.sqrt(predicted * (count - predicted) * true * (count - true) + 1e-5)
+
+
+# ---- Of a row. ----
+
+
+@custom.row_sums(term=lambda anchor, positive, negative: (anchor - positive) ** 2 - (anchor - negative) ** 2)
+def triplet(total, *, margin=1.0):
+    # Schroff, Kalenichenko and Philbin, "FaceNet", 2015
+    return torch.relu(total + margin)
+
+
+@custom.row_sums(term=lambda x, mean, log_variance: (x - mean) ** 2 * torch.exp(-log_variance))
+def mahalanobis_hinge(total, target, *, margin=5.0):
+    # Mahalanobis, "On the generalised distance in statistics", 1936, of a diagonal covariance, in a hinge
+    return target * total + (1 - target) * torch.relu(margin - torch.sqrt(total)) ** 2

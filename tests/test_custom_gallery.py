@@ -89,3 +89,61 @@ class TestElementwise:
         nothing = [t[:0] for t in tensors]
         assert torch.isnan(loss(*nothing))
         assert loss(*nothing, reduction="sum") == 0
+
+
+def same(loss, tensors, labels=(), **options):
+    """Values and gradients in float64 and float32 of the compiled loss and of its plain form, and gradcheck."""
+    for dtype in (torch.float64, torch.float32):
+        given = [t.to(dtype).requires_grad_() for t in tensors]
+        wide = [t.detach().double().requires_grad_() for t in given]
+        for reduction in ("none", "sum", "mean"):
+            chosen = {**loss.__kwdefaults__, **options, "reduction": reduction}
+            names = tensors_of(loss)
+            expected = loss.op.reference(**dict(zip(names, [*wide, *labels])), **chosen)
+            got = loss(*given, *labels, **{**options, "reduction": reduction})
+            assert "FusedLoss" in got.grad_fn.name()
+            assert_agrees(got, expected, dtype, expected.numel(), magnitude=EXPONENT)
+            upstream = torch.randn_like(got)
+            found = torch.autograd.grad(got, given, upstream)
+            for a, b in zip(found, torch.autograd.grad(expected, wide, upstream.double())):
+                assert_agrees(a, b, dtype, magnitude=EXPONENT)
+    wide = [t.double().requires_grad_() for t in tensors]
+    assert torch.autograd.gradcheck(lambda *x: loss(*x, *labels, **options), wide)
+    assert torch.autograd.gradgradcheck(lambda *x: loss(*x, *labels, **options), wide)
+
+
+def of_family(family):
+    return [loss for loss in LOSSES if loss.custom.functor.family == family]
+
+
+@pytest.mark.parametrize("loss", of_family("softmax"), ids=lambda f: f.__name__)
+def test_softmax(gallery_built, loss):
+    x, index = torch.randn(4, 5, 3), torch.randint(0, 5, (4, 3))
+    same(loss, [x], [index])
+    same(loss, [x], [index], weight=torch.rand(5), label_smoothing=0.1, ignore_index=2)
+    same(loss, [torch.randn(3, 40)], [torch.rand(3, 40).softmax(1)])
+    log_p = x.double().log_softmax(1).gather(1, index.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(loss(x.double(), index, reduction="none"), loss.reference(log_p, log_p.exp()))
+
+
+@pytest.mark.parametrize("loss", of_family("overlap"), ids=lambda f: f.__name__)
+def test_overlap(gallery_built, loss):
+    x, index = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    dense = (torch.rand(2, 3, 4, 5) > 0.5).float()
+    same(loss, [x], [dense])
+    same(loss, [x], [index], activation="softmax", batch=True, include_background=False, weight=torch.rand(2))
+    sums = [(x.double().sigmoid() * dense).sum((2, 3)), x.double().sigmoid().sum((2, 3)), dense.double().sum((2, 3))]
+    count = [20.0] if loss is gallery.matthews else []
+    torch.testing.assert_close(loss(x.double(), dense, reduction="none"), loss.reference(*sums, *count))
+    if count:
+        with pytest.raises(ValueError, match="matthews: expected ignore_index None for a function of the count, got 1"):
+            loss(x, index, ignore_index=1)
+    else:
+        same(loss, [x], [index], ignore_index=1)
+
+
+@pytest.mark.parametrize("loss", of_family("row_sums"), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("length", [6, 100])
+def test_row_sums(gallery_built, loss, length):
+    labels = [torch.tensor([0, 1, 1, 0])] * (loss is gallery.mahalanobis_hinge)
+    same(loss, list(torch.randn(3, 4, length)), labels)

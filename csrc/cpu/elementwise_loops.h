@@ -9,7 +9,11 @@ namespace fused_losses::FL_ISA {
 #include "formulas/contract.h"
 #include "cpu/streaming.h"
 #include "cpu/lowest.h"
-#include "formulas/elementwise.h"
+#include "formulas/binary.h"
+#include "formulas/distance.h"
+#include "formulas/divergence.h"
+#include "formulas/regression.h"
+#include "formulas/custom.h"
 
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kAheadBlock = 256;  // elements of the first of two steps

@@ -16,6 +16,7 @@ namespace {
 
 using std::pow;
 #include "formulas/overlap.h"
+#include "formulas/custom.h"
 
 #include "cpu/overlap_ratios.h"
 

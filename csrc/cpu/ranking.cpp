@@ -233,8 +233,7 @@ double run_lists(const RankingRun& call) {
 
 struct CpuRanking : CpuDevice {
   static void run(LossId id, const Options& options, const RankingProblem& problem, const Tensor&) {
-    const RankingEntry& entry =
-        FL_FOR_ISA(ranking_loops)[loss_of(id).place];
+    const RankingEntry& entry = FL_FOR_ISA(ranking_loops)[loss_of(id).place];
     const RankingRun call(problem, entry, options);
     const Dtype dtype = accumulation_dtype(problem.scores.dtype);
     store_total(problem.results, dtype, dtype == Dtype::kFloat64 ? run_lists<double>(call) : run_lists<float>(call));

@@ -11,6 +11,7 @@ namespace fused_losses::FL_ISA {
 #include "formulas/binary.h"
 #include "formulas/distance.h"
 #include "formulas/vae.h"
+#include "formulas/custom.h"
 
 constexpr int64_t kRowSumsBlock = 1024;
 constexpr int64_t kShortRow = 32;  // rows up to this length are worked on by the block

@@ -112,8 +112,7 @@ void check_class_indices(const char* op, const SoftmaxProblem& problem) {
 }
 
 void run_softmax(LossId id, const Options& options, const SoftmaxProblem& problem) {
-  const SoftmaxEntry& entry =
-      FL_FOR_ISA(softmax_loops)[loss_of(id).place];
+  const SoftmaxEntry& entry = FL_FOR_ISA(softmax_loops)[loss_of(id).place];
   const Dtype dtype = accumulation_dtype(problem.input_dtype);
   SoftmaxTask task{problem};
   ClassWeights weights;

@@ -9,6 +9,7 @@ namespace fused_losses::FL_ISA {
 #include "formulas/contract.h"
 #include "formulas/classification.h"
 #include "formulas/divergence.h"
+#include "formulas/custom.h"
 
 // e^-a, a: what a logit is below its row_max.
 FL_HD float exp_below(float a) { return detail::exp_minus(a); }

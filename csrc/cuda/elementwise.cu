@@ -16,7 +16,11 @@ namespace {
 
 #include "math/numerics.h"
 #include "formulas/contract.h"
-#include "formulas/elementwise.h"
+#include "formulas/binary.h"
+#include "formulas/distance.h"
+#include "formulas/divergence.h"
+#include "formulas/regression.h"
+#include "formulas/custom.h"
 
 // A Problem with what one launch adds to it.
 struct ElementwiseOperands : ElementwiseProblem {
@@ -36,7 +40,7 @@ __device__ __forceinline__ A broadcast_value(const Operand& s, int64_t i) {
 }
 
 template <class F, class A>
-__device__ __forceinline__ Terms<A> terms_at(const F& f, const Operands& o, int64_t i, A x, A t) {
+__device__ __forceinline__ Terms<A> terms_at(const F& f, const ElementwiseOperands& o, int64_t i, A x, A t) {
   if constexpr (F::kTensors > 3) {
     return f(x, t, load_any<A>(o.third.data, o.third.dtype, i), load_any<A>(o.fourth.data, o.fourth.dtype, i));
   } else if constexpr (F::kTensors > 2) {

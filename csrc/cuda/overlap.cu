@@ -21,6 +21,7 @@ namespace {
 #include "formulas/classification.h"
 #include "formulas/compound.h"
 #include "formulas/overlap.h"
+#include "formulas/custom.h"
 
 #include "cuda/overlap.cuh"
 #include "cuda/overlap_softmax.cuh"

@@ -7,8 +7,7 @@
 #include "cuda/pack.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/results.cuh"
-#include "host/row_sums.h"
-#include "host/whitened.h"
+#include "cuda/row_sums.h"
 
 namespace fused_losses::cuda {
 namespace {
@@ -18,8 +17,8 @@ namespace {
 #include "formulas/binary.h"
 #include "formulas/distance.h"
 #include "formulas/vae.h"
+#include "formulas/custom.h"
 
-#include "cuda/product.cuh"
 #include "cuda/row_sums.cuh"
 
 template <class F, class T, bool kWrite>
@@ -101,38 +100,12 @@ struct CudaRowSums : CudaDevice {
   }
 };
 
-// to[i, k] = rows[i, k] - mean[k]
-template <class A>
-__global__ void __launch_bounds__(kThreads)
-    centre_kernel(const A* rows, const A* mean, A* to, int64_t n, int64_t length) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
-    to[i] = rows[i] - mean[i % length];
-  }
-}
-
-struct CudaWhitened : CudaProducts {
-  static constexpr auto run = CudaRowSums::run;
-
-  static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to) {
-    const int64_t n = rows.rows * rows.columns;
-    const Launch launch(to.owner);
-    with_floating(dtype_of(to.owner), [&](auto tag) {
-      using A = Accumulation<decltype(tag)>;
-      launch(centre_kernel<A>, launch.grid(n, kThreads), kThreads, 0, static_cast<const A*>(rows.data()),
-             static_cast<const A*>(mean.data()), static_cast<A*>(to.data()), n, rows.columns);
-    });
-  }
-
-  static void written_by_library(const Matrix& m) {
-    wrote(m.data(), m.rows * m.columns * element_size(dtype_of(m.owner)));
-  }
-};
-
 }  // namespace
 
-FL_CUDA_LIBRARY(m) {
-  register_row_sums<CudaRowSums>(m);
-  register_whitened<CudaWhitened>(m);
+void run_row_sums(RowSums functor, const Options& options, const RowSumsProblem& problem, const Tensor& like) {
+  CudaRowSums::run(functor, options, problem, like);
 }
+
+FL_CUDA_LIBRARY(m) { register_row_sums<CudaRowSums>(m); }
 
 }  // namespace fused_losses::cuda

@@ -13,6 +13,7 @@ namespace {
 #include "formulas/contract.h"
 #include "formulas/classification.h"
 #include "formulas/divergence.h"
+#include "formulas/custom.h"
 
 #include "cuda/rows.cuh"
 #include "cuda/softmax.cuh"

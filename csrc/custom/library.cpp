@@ -10,6 +10,7 @@
 #include "cpu/softmax.cpp"
 #endif
 #ifdef FL_HAS_OVERLAP
+#define FL_FORMULAS "overlap_formulas.h"
 #include "cpu/overlap.cpp"
 #endif
 #ifdef FL_HAS_ROW_SUMS

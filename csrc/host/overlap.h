@@ -25,6 +25,9 @@ class OverlapCall : Call<Device> {
     Results& results = problem_.results;
     this->set_factors(&results, problem_.rows * problem_.per_row);
     results.counts = a.reduction == Reduction::kMean;
+#ifdef FL_CUSTOM
+    a.options.count = static_cast<double>(problem_.positions * (options_.batch ? problem_.samples : 1));
+#endif
   }
 
   // The losses, then what the backward starts from.

@@ -22,10 +22,18 @@ struct RowSumsLayout {
 
 consteval RowSumsLayout layout_of(RowSums functor) {
   switch (functor) {
+#ifdef FL_CUSTOM
+#define FL_LAYOUT(op, labels) \
+  case RowSums::op:           \
+    return {4, labels, false};
+    FL_CUSTOM_LAYOUTS(FL_LAYOUT)
+#undef FL_LAYOUT
+#else
     case RowSums::contrastive_loss:
       return {2, true, false};
     case RowSums::gaussian_kl:
       return {4, false, true};
+#endif
     default:
       return {1, false, false};
   }
@@ -94,6 +102,8 @@ class RowSumsCall : Call<Device> {
   RowSumsProblem problem_;
   int64_t lead_;
 };
+
+#ifndef FL_CUSTOM
 
 // vae_loss: a reconstruction term and beta times the Gaussian divergence, sample by sample; its losses are the total
 // and both terms, its gradients those of the total. Device: also `static void add_scaled(const Tensor& a, double
@@ -166,14 +176,20 @@ class VaeCall : Call<Device> {
   }
 };
 
+#endif  // FL_CUSTOM
+
 // Every op of the family for the devices of `m`.
 template <class Device, class Library>
 void register_row_sums(Library& m) {
 #define FL_REGISTER(op, ...) register_loss<RowSumsCall<Device, RowSums::op>, LossId::op>(m);
+#ifdef FL_CUSTOM
+  FL_ROW_SUMS(FL_REGISTER)
+#else
   FL_CONTRASTIVE_LOSSES(FL_REGISTER)
   FL_GAUSSIAN_LOSSES(FL_REGISTER)
-#undef FL_REGISTER
   register_loss<VaeCall<Device>, LossId::vae_loss>(m);
+#endif
+#undef FL_REGISTER
 }
 
 }  // namespace fused_losses

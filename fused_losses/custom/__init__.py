@@ -3,5 +3,8 @@
 from .ahead import build
 from .builder import cache_info
 from .elementwise import elementwise
+from .overlap import overlap
+from .row_sums import row_sums
+from .softmax import softmax
 
-__all__ = ["build", "cache_info", "elementwise"]
+__all__ = ["build", "cache_info", "elementwise", "overlap", "row_sums", "softmax"]

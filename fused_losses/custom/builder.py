@@ -114,10 +114,19 @@ def _write_whole(path: Path, text: str) -> None:
     os.replace(file.name, path)
 
 
+def families(losses: dict[str, Functor]) -> dict[str, dict[str, Functor]]:
+    """The losses by their families."""
+    found: dict[str, dict[str, Functor]] = {}
+    for name, loss in losses.items():
+        found.setdefault(loss.family, {})[name] = loss
+    return found
+
+
 def write_sources(place: Path, losses: dict[str, Functor]) -> None:
     """The generated headers of a library."""
     (place / "custom_losses.h").write_text(functors.table(losses))
-    (place / "custom_formulas.h").write_text(functors.formulas(losses))
+    for family, found in families(losses).items():
+        (place / f"{family}_formulas.h").write_text(functors.formulas(found))
 
 
 def include_flags(place: Path) -> list[str]:
@@ -129,8 +138,7 @@ def include_flags(place: Path) -> list[str]:
 
 def _compile(place: Path, losses: dict[str, Functor], device: str) -> Path:
     write_sources(place, losses)
-    families = sorted({loss.family for loss in losses.values()})
-    units = _cpu_units(place, families) if device == "cpu" else _cuda_units(families)
+    units = _cpu_units(place, list(families(losses))) if device == "cpu" else _cuda_units(place, list(families(losses)))
     command = [compiler(), *_build_flags.CXX_FLAGS, "-fPIC"] if device == "cpu" else [nvcc(), *_nvcc_flags()]
     isas = instruction_sets()
     only = [f"-DFL_ONLY_ISA={isas[0]}"] if len(isas) == 1 else []
@@ -155,13 +163,22 @@ def _cpu_units(place: Path, families: Sequence[str]) -> list[Path]:
     for family in families:
         for isa in instruction_sets():
             unit = place / f"{family}_{isa}.cpp"
-            unit.write_text(f'#include "cpu/target_{isa}.h"\n\n#include "cpu/{family}_loops.h"\n')
+            unit.write_text(_unit(family, f"cpu/target_{isa}.h", f"cpu/{family}_loops.h"))
             units.append(unit)
     return units[1:] + units[:1]
 
 
-def _cuda_units(families: Sequence[str]) -> list[Path]:
-    return [sources() / "cuda" / f"{family}.cu" for family in families]
+def _cuda_units(place: Path, names: Sequence[str]) -> list[Path]:
+    units = []
+    for family in names:
+        units.append(place / f"{family}.cu")
+        units[-1].write_text(_unit(family, f"cuda/{family}.cu"))
+    return units
+
+
+def _unit(family: str, *headers: str) -> str:
+    """A translation unit of one family and its formulas."""
+    return f'#define FL_FORMULAS "{family}_formulas.h"\n\n' + "".join(f'#include "{h}"\n' for h in headers)
 
 
 def _nvcc_flags() -> list[str]:

@@ -106,8 +106,12 @@ class Code:
 
     def body(self) -> tuple[list[str], list[str]]:
         """Statements for one element, and the text of each root."""
+        return self.body_of(self.roots)
+
+    def body_of(self, roots: Sequence[Expr]) -> tuple[list[str], list[str]]:
+        """As `body`, of some of the roots, which are lowered."""
         writer = _Writer(self, "A", self.members)
-        results = [writer.text(root) for root in self.roots]
+        results = [writer.text(root) for root in roots]
         return writer.lines, results
 
 

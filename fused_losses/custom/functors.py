@@ -19,8 +19,9 @@ class Functor:
     family: str
     differentiable: str
     options: int
-    ignores: bool
     text: str = field(repr=False)  # with the loss's name as NAME
+    ignores: bool = False
+    labelled: bool = False  # a row has a number that goes with it
 
     def row(self, name: str) -> str:
         options = " ".join([f"custom_{i}" for i in range(self.options)] + self.family_options())
@@ -83,26 +84,35 @@ def for_both_types(write: Callable[[str, object], str], float32: object, float64
     return "\n".join([*texts, f"template <class A>\n{choice}\n"])
 
 
-def structure(name: str, code: Code, options: Sequence[str], *, base: str, constants: Sequence[str] = (),
-              ignores: bool = False, methods: Sequence[str]) -> str:  # fmt: skip
-    """A functor: constants, members, a constructor from the options, and methods."""
-    used = [(i, o) for i, o in enumerate(options)]
-    names = leaf_names((), options)
-    members = [f"A {_option(names, o)};" for _, o in used] + code.member_declarations()
+def structure(
+    name: str, code: Code, options: dict[str, str], *, base: str, constants: Sequence[str] = (), ignores: bool = False,
+    methods: Sequence[str],
+) -> str:  # fmt: skip
+    """A functor: constants, members, a constructor from the options, and methods.
+
+    options: the member of `Options` behind the name of each option; base: "" for a functor of doubles alone.
+    """
+    names = leaf_names((), list(options))
+    members = {_option(names, o): member for o, member in options.items()}
+    declared = [f"A {m};" for m in members] + code.member_declarations()
     if ignores:
-        members.insert(0, "A ignore_index;")
+        declared.insert(0, "A ignore_index;")
         methods = ["FL_HD bool ignored(A t) const { return t == ignore_index; }", *methods]
-    setup = [f"const double {_option(names, o)} = options.custom_{i};" for i, o in used]
-    setup += [f"this->{_option(names, o)} = static_cast<A>({_option(names, o)});" for _, o in used]
+    setup = [f"const double {m} = options.{member};" for m, member in members.items()]
+    setup += [f"this->{m} = static_cast<A>({m});" for m in members]
     setup += code.constructor()
     setup += ["ignore_index = static_cast<A>(options.ignore_index);"] * ignores
-    parameter = "options" if setup else ""
-    lines = [*constants, *members, f"explicit {name}(const Options& {parameter}) {{"]
+    lines = [*constants, *declared, f"explicit {name}(const Options&{' options' if setup else ''}) {{"]
     lines += [INDENT + line for line in setup] + ["}"]
-    for method in methods:
-        lines += ["", *method.splitlines()]
+    for text in methods:
+        lines += ["", *text.splitlines()]
     body = "".join(f"{INDENT}{line}".rstrip() + "\n" for line in lines)
-    return f"template <class A>\nstruct {name} : {base} {{\n{body}}};\n"
+    return f"{f'template <class A>{chr(10)}struct {name} : {base}' if base else f'struct {name}'} {{\n{body}}};\n"
+
+
+def numbered(options: Sequence[str]) -> dict[str, str]:
+    """A custom option by its number among `Options`."""
+    return {o: f"custom_{i}" for i, o in enumerate(options)}
 
 
 def _option(names: Callable[[Expr], str], name: str) -> str:
@@ -138,7 +148,7 @@ def elementwise_functor(formula, tensors, differentiable, options, ignores) -> F
             return _elementwise_text(name, code, tensors, zero, options, ignores)
 
     text = for_both_types(write, torch.float32, torch.float64)
-    return Functor("elementwise", " ".join(slots), len(options), ignores, text)
+    return Functor("elementwise", " ".join(slots), len(options), text, ignores=ignores)
 
 
 def _elementwise_text(name, code: Code, tensors, slopes, options, ignores) -> str:
@@ -164,7 +174,7 @@ def _elementwise_text(name, code: Code, tensors, slopes, options, ignores) -> st
             f"FL_HD static A ahead(A {first}) {{ return exp_minus_abs({first}); }}",
             method(f"Terms<A> terms({', '.join(arguments)})", lines, f"{{{', '.join(results)}}}"),
         ]
-    return structure(name, code, options, base=base, constants=constants, ignores=ignores, methods=methods)
+    return structure(name, code, numbered(options), base=base, constants=constants, ignores=ignores, methods=methods)
 
 
 class _Tensor:
@@ -178,14 +188,14 @@ ARGUMENTS = {
     "elementwise": "Tensor input, Tensor? target, Tensor? weight, Tensor? pos_weight, Tensor? third, Tensor? fourth",
     "softmax": "Tensor input, Tensor target, Tensor? weight",
     "overlap": "Tensor input, Tensor target, Tensor? weight",
-    "row_sums": "Tensor input, Tensor? target, Tensor? weight, Tensor? pos_weight, Tensor? labels",
+    "row_sums": "Tensor first, Tensor? second, Tensor? third, Tensor? fourth, Tensor? labels",
 }
 # The lists of losses that the drivers of a family read; the first holds the custom ones.
 LISTS = {
     "elementwise": ("FL_ELEMENTWISE_LOSSES",),
     "softmax": ("FL_SOFTMAX_LOSSES", "FL_SOFTMAX_PAIR_LOSSES"),
     "overlap": ("FL_OVERLAP_LOSSES", "FL_COMPOUND_LOSSES"),
-    "row_sums": ("FL_CUSTOM_ROW_SUMS",),
+    "row_sums": ("FL_ROW_SUMS",),
 }
 INCOMING = {
     "elementwise": "Tensor grad_output", "softmax": "Tensor grad_output", "row_sums": "Tensor grad_output",
@@ -202,12 +212,75 @@ def table(losses: dict[str, Functor]) -> str:
         rows = " \\\n".join(f"  {loss.row(name)}" for name, loss in found.items())
         text += f"#define FL_HAS_{family.upper()} 1\n#define {LISTS[family][0]}(X) \\\n{rows}\n"
         text += "".join(f"#define {other}(X)\n" for other in LISTS[family][1:])
+        if family == "row_sums":
+            layouts = " ".join(f"X({name}, {str(loss.labelled).lower()})" for name, loss in found.items())
+            text += f"#define FL_CUSTOM_LAYOUTS(X) {layouts}\n"
         text += f'#define FL_{family.upper()}_ARGUMENTS "{ARGUMENTS[family]}"\n'
     entries = " \\\n".join(f'  F({f}, {LISTS[f][0]}, FL_{f.upper()}_ARGUMENTS, "{INCOMING[f]}")' for f in families)
     return f"{text}#define FL_FAMILIES(F) \\\n{entries}\n"
 
 
 def formulas(losses: dict[str, Functor]) -> str:
-    """custom_formulas.h: the functors of the losses."""
+    """<family>_formulas.h: the functors of losses of one family."""
     texts = [loss.named(name) for name, loss in losses.items()]
-    return "\n".join(["// Formulas of custom losses.", '#include "math/elementary.h"', "", *texts])
+    numerics = '#ifndef FL_ISA\n#ifndef FL_CUDA\n#include "math/numerics.h"\n#endif\n#endif'  # in host code alone
+    return "\n".join(["// Formulas of custom losses.", numerics, '#include "math/elementary.h"', "", *texts])
+
+
+def softmax_functor(formula, tensors, options) -> Functor:
+    """formula(dtype) -> (loss of a class, its derivative by log p), both of log p and p."""
+    import torch
+
+    def write(name: str, dtype) -> str:
+        with fresh():
+            code = Code(formula(dtype), leaf_names(tensors, options))
+            lines, results = code.body()
+            arguments = ", ".join(f"A {code.names(_Tensor(t))}" for t in tensors)
+            constants = ["static constexpr bool kPair = false;", "static constexpr bool kWeightedMean = true;"]
+            call = method(f"ClassTerms<A> operator()({arguments})", lines, f"{{{', '.join(results)}}}")
+            return structure(
+                name, code, numbered(options), base=f"Plain<{name}<A>>", constants=constants, methods=[call]
+            )
+
+    return Functor("softmax", "input", len(options), for_both_types(write, torch.float32, torch.float64))
+
+
+def row_sums_functor(formula, tensors, of_sum, options) -> Functor:
+    """formula(dtype) -> (term, its derivatives), of `tensors`; (loss, its derivative by the sum), of `of_sum`."""
+    import torch
+
+    def write(name: str, dtype) -> str:
+        with fresh():
+            term, slopes, loss, coefficient = formula(dtype)
+            names = leaf_names([*tensors, *of_sum], options)
+            code = Code([term, *slopes, loss, coefficient], names)
+            arguments = ", ".join([f"A {names(_Tensor(t))}" for t in tensors] + ["A"] * (4 - len(tensors)))
+            lines, results = code.body_of(code.roots[: len(tensors) + 1])
+            gradients = ", ".join([*results[1:], *["A(0)"] * (4 - len(tensors))])
+            call = method(f"RowTerms<A> operator()({arguments})", lines, f"{{{results[0]}, {{{gradients}}}}}")
+            arguments = ", ".join([f"A {names(_Tensor(t))}" for t in of_sum] + ["A"] * (2 - len(of_sum)))
+            lines, results = code.body_of(code.roots[len(tensors) + 1 :])
+            finish = method(f"RowLoss<A> finish({arguments})", lines, f"{{{', '.join(results)}}}")
+            constants = [f"static constexpr Work kWork = {code.work};"]
+            base = f"RowFunctor<{name}<A>, {len(tensors)}, false>"
+            return structure(name, code, numbered(options), base=base, constants=constants, methods=[call, finish])
+
+    slots = _names(ARGUMENTS["row_sums"])[: len(tensors)]
+    text = for_both_types(write, torch.float32, torch.float64)
+    return Functor("row_sums", " ".join(slots), len(options), text, labelled=len(of_sum) > 1)
+
+
+def overlap_functor(formula, sums, count, options) -> Functor:
+    """formula(dtype) -> loss of a class and its derivatives by I and P; `count` names the number of positions."""
+    with fresh():
+        code = Code(formula(None), leaf_names(sums, [*count, *options]))
+        lines, results = code.body()
+        arguments = ", ".join(f"A {code.names(_Tensor(t))}" for t in sums)
+        call = method(f"OverlapLoss loss({arguments})", lines, f"{{{', '.join(results)}, A(1)}}")
+        members = {**dict.fromkeys(count, "count"), **numbered(options)}
+        text = structure("NAME", code, members, base="", constants=["using A = double;"], methods=[call])
+    evaluation = (
+        "FL_HD OverlapLoss overlap_loss(const NAME& f, double I, double P, double G, bool counts) {\n"
+        "  return counts ? f.loss(I, P, G) : OverlapLoss{0, 0, 0, 0};\n}\n"
+    )
+    return Functor("overlap", "input", len(options), f"{text}\n{evaluation}")

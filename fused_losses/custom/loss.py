@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .._autograd import fused
 from .._loss import _fused_function
 from .._module import LossModule
 from .._op import NONE, Op, register_fakes
@@ -31,13 +32,14 @@ _warned: list[str] = []
 class Signature:
     """The arguments of a user's function: tensors by position, then options by keyword with numbers as defaults."""
 
-    def __init__(self, name: str, function: Callable, tensors: int | None = None):
+    def __init__(self, name: str, function: Callable, tensors: int | None = None, reserved: Sequence[str] = ()):
         if not inspect.isfunction(function):
             raise TypeError(f"{name}: expected a function to decorate, got {type(function).__name__}")
         self.tensors, self.options = [], {}
         for p in inspect.signature(function).parameters.values():
-            if p.name in RESERVED:
-                raise ValueError(f"{name}: expected names other than {', '.join(RESERVED)}, got {p.name}")
+            if p.name in (*RESERVED, *reserved):
+                taken = ", ".join((*RESERVED, *reserved))
+                raise ValueError(f"{name}: expected names other than {taken}, got {p.name}")
             if p.kind is p.KEYWORD_ONLY:
                 self._add_option(name, p)
             elif p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty:
@@ -185,7 +187,10 @@ def publish(
     plain.__name__, plain.__module__, plain.__doc__ = custom.name, function.__module__, function.__doc__
     plain.__signature__ = inspect.Signature(parameters)
     plain.__kwdefaults__ = {p.name: p.default for p in parameters if p.default is not p.empty}
-    public = _fused_function(plain, custom.op, kinds, check, operands, settings_reader(custom.op, kinds, REDUCTIONS))
+    parts = plain, custom.op, kinds, check, operands, settings_reader(custom.op, kinds, REDUCTIONS)
+    public = _fused_function(fused, *parts)
+    public.with_last_step = lambda run: _fused_function(run, *parts)
+    public.kinds = {**kinds, "reduction": REDUCTIONS}
     public.__defaults__ = None
     public.__qualname__ = function.__qualname__
     public.op, public.reference, public.custom = custom.op, function, custom

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from .._torch_private import RecordingMode, core_decompositions
-from .expressions import Expr, const, evaluate, lift, node, postorder, real
+from .expressions import Expr, const, evaluate, lift, make, node, postorder, real
 from .operations import OPERATIONS
 
 SHAPE = (2, 3)  # of the tensors that a function is traced with
@@ -168,3 +168,12 @@ def differentiate(value: Expr, wanted: Sequence[str], function: Callable) -> lis
         slopes = torch.autograd.grad(out, [given[t] for t in active], allow_unused=True)
         found = {t: real(recorder.expression(s)) for t, s in zip(active, slopes) if s is not None}
     return [found.get(t, const(0)) for t in wanted]
+
+
+def trace_with_slope(
+    name: str, function: Callable, tensors: Sequence[str], options: Sequence[str], dtype: torch.dtype
+) -> list[Expr]:
+    """The value of a function of log p and p, and its derivative by log p, by which p has the derivative p."""
+    value = trace(name, function, tensors, options, dtype)
+    by_log, by_p = differentiate(value, tensors, function)
+    return [value, make("add", by_log, make("mul", by_p, node("tensor", tensors[1])))]

@@ -1,0 +1,46 @@
+// The whitened family on CUDA: the row-sums family's kernels on chunks of whitened rows, all launches of a call from
+// here.
+#include "losses.h"
+#include "cuda/pack.cuh"
+#include "cuda/reduce.cuh"
+#include "cuda/results.cuh"
+#include "cuda/row_sums.h"
+#include "host/whitened.h"
+
+namespace fused_losses::cuda {
+namespace {
+
+#include "cuda/product.cuh"
+
+// to[i, k] = rows[i, k] - mean[k]
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    centre_kernel(const A* rows, const A* mean, A* to, int64_t n, int64_t length) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
+    to[i] = rows[i] - mean[i % length];
+  }
+}
+
+struct CudaWhitened : CudaProducts {
+  static constexpr auto run = run_row_sums;
+
+  static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to) {
+    const int64_t n = rows.rows * rows.columns;
+    const Launch launch(to.owner);
+    with_floating(dtype_of(to.owner), [&](auto tag) {
+      using A = Accumulation<decltype(tag)>;
+      launch(centre_kernel<A>, launch.grid(n, kThreads), kThreads, 0, static_cast<const A*>(rows.data()),
+             static_cast<const A*>(mean.data()), static_cast<A*>(to.data()), n, rows.columns);
+    });
+  }
+
+  static void written_by_library(const Matrix& m) {
+    wrote(m.data(), m.rows * m.columns * element_size(dtype_of(m.owner)));
+  }
+};
+
+}  // namespace
+
+FL_CUDA_LIBRARY(m) { register_whitened<CudaWhitened>(m); }
+
+}  // namespace fused_losses::cuda

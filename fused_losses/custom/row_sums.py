@@ -1,0 +1,69 @@
+"""`custom.row_sums`: a loss of each row, a function of the sum of its elements' terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .. import _checks
+from ..losses._shared import accumulate, reduce, rows_shape
+from .functors import row_sums_functor
+from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
+from .tracer import differentiate, trace
+
+
+def row_sums(function: Callable | None = None, *, term: Callable, name: str | None = None) -> Callable:
+    """Makes a fused loss of rows: `function` of the sum over each row of `term` of its elements, in plain PyTorch.
+
+    `term(a, b, ...)` takes one to four tensors (B, ...) of one shape; `function(total)` or `function(total, target)` a
+    row's sum over all but the first dimension and, if it has a second argument, the number that goes with the row
+    in `target` (B,). Both may have keyword-only options. The loss is called with the tensors of `term` and the target,
+    options and `reduction` by keyword; "none" has shape (B,). Gradients to all tensors of `term` are fused.
+
+    As :func:`elementwise` in all else.
+    """
+    if function is None:
+        return lambda f: row_sums(f, term=term, name=name)
+    name = name or function.__name__
+    of_term = Signature(f"{name}: term", term)
+    labelled = function.__code__.co_argcount > 1
+    of_sum = Signature(name, function, tensors=2 if labelled else 1)
+    tensors, labels = of_term.tensors, of_sum.tensors[1:]
+    defaults = {**of_term.options, **of_sum.options}
+    if set(labels) & set(tensors):
+        raise ValueError(f"{name}: expected a target with a name of its own, got {labels[0]}, a tensor of the term")
+
+    def formula(dtype):
+        value = trace(name, term, tensors, list(of_term.options), dtype)
+        loss = trace(name, function, of_sum.tensors, list(of_sum.options), dtype)
+        return value, differentiate(value, tensors, term), loss, differentiate(loss, of_sum.tensors[:1], function)[0]
+
+    def plain(reduction, **given):
+        values = accumulate(*(given[t] for t in [*tensors, *labels]))
+        terms = term(*values[: len(tensors)], **{o: given[o] for o in of_term.options})
+        total = terms.flatten(1).sum(1) if terms.dim() > 1 else terms
+        return reduce(function(total, *values[len(tensors) :], **{o: given[o] for o in of_sum.options}), reduction)
+
+    functor = row_sums_functor(formula, tensors, of_sum.tensors, list(defaults))
+    slots = (*(tensors + [None] * 3)[:4], labels[0] if labels else None)
+    custom = CustomLoss(name, functor, plain, slots=slots, options=list(defaults), shape=rows_shape)
+
+    def check(op_name, first, *others):
+        if first.dim() < 1:
+            raise ValueError(f"{op_name}: expected {tensors[0]} of shape (B, ...), got a tensor without dimensions")
+        for argument, value in zip(tensors[1:], others):
+            _checks.alike(op_name, argument, value, first, _checks.FLOATING)
+        for argument, value in zip(labels, others[len(tensors) - 1 :]):
+            _checks.shaped(op_name, argument, value, first.shape[:1], first)
+
+    def operands(first, *others):
+        ensure(custom, first)
+        rest = (*others[: len(tensors) - 1], *(None,) * (4 - len(tensors)))
+        return first, *rest, others[-1] if labels else None
+
+    parameters = [positional(t) for t in [*tensors, *labels]] + [keyword(o, d) for o, d in defaults.items()]
+    parameters += [keyword("reduction", "mean")]
+    kinds = option_kinds(of_term) | option_kinds(of_sum)
+    return publish(
+        custom, function, parameters, kinds, with_signature(check, "name", *tensors, *labels),
+        with_signature(operands, *tensors, *labels), [*tensors, *labels],
+    )  # fmt: skip
