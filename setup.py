@@ -80,7 +80,8 @@ PLACES = {Path(__file__).parent.resolve(): ".", Path(torch.__file__).parent.reso
 PREFIX_MAPS = [f"-ffile-prefix-map={place}={name}" for place, name in PLACES.items()]
 CXX_FLAGS = [*flags.CXX_FLAGS, *PREFIX_MAPS]
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-NVCC_FLAGS = [*flags.NVCC_FLAGS, *(f'-Xcompiler="{flag}"' for flag in PREFIX_MAPS)]  # nvcc's own shell splits at a space
+# nvcc's own shell splits at a space.
+NVCC_FLAGS = [*flags.NVCC_FLAGS, *(f'-Xcompiler="{flag}"' for flag in PREFIX_MAPS)]
 
 
 def files(*patterns):

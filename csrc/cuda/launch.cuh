@@ -18,8 +18,7 @@
 namespace fused_losses::cuda {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerSm =
-    2048 / kThreads;  // full occupancy at <= 32 registers; more registers: the rest waits
+constexpr int kBlocksPerSm = 2048 / kThreads;  // full occupancy at <= 32 registers; more registers: the rest waits
 
 // Makes the device of `t` current for a launch and names its stream.
 class Launch {
