@@ -57,7 +57,9 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
         common = common and not forward_mode_active() and tracing_state() is None
     if not common and reference_reason(op, tensors, needs, compiling):
         if compiling and not plain:
-            return _reference_of_subclass(op, tensors, settings.keywords)
+            return _reference_of_subclass(op, tensors, settings)
+        if plain and runs_plainly() and (tensors[0].is_cpu or _has_kernel(op, tensors[0].device)):
+            _look_at_values(op, tensors, settings)
         return op.call_reference(tensors, settings.keywords)
     if needs:
         if escaped:
@@ -101,15 +103,22 @@ def _has_kernel(op: Op, device: torch.device) -> bool:
     return device.type == "cuda" and bool(op.has_cuda_kernel)
 
 
-def _reference_of_subclass(op: Op, tensors: Sequence, keywords: dict):
+def _look_at_values(op: Op, tensors: Sequence, settings: Settings) -> None:
+    """Raises what the kernel raises of values (a class out of range, a mask of 255): the reference looks at none."""
+    with torch.no_grad():
+        op.run(*[t if t is None else unwrap_if_dead(t) for t in tensors], settings.options, settings.reduction, 0)
+
+
+def _reference_of_subclass(op: Op, tensors: Sequence, settings: Settings):
     """The reference while compiling. Of a subclass that dispatches as Tensor does only the result is wrapped: Dynamo
     cannot trace `1 - x` of one."""
-    kinds = [type(t) for t in tensors if t is not None and type(t) not in _PLAIN]
-    if not all([dispatches_plainly(kind) for kind in kinds]):
-        return op.call_reference(tensors, keywords)
+    watched = [t for t in tensors if t is not None and type(t) not in _PLAIN]
+    if not all([dispatches_plainly(type(t)) for t in watched]):
+        return op.call_reference(tensors, settings.keywords)
     with without_subclasses():
-        out = op.call_reference(tensors, keywords)
-    return out.as_subclass(kinds[0]) if op.losses == 1 else tuple(o.as_subclass(kinds[0]) for o in out)
+        out = op.call_reference(tensors, settings.keywords)
+    one = watched[0].new_ones(())  # times it, the loss is of the subclass
+    return out * one if op.losses == 1 else tuple(o * one for o in out)
 
 
 def runs_plainly() -> bool:

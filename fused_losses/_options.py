@@ -95,14 +95,16 @@ SCALAR_REDUCTIONS = Choice({"mean": MEAN, "sum": SUM})
 
 
 class Flag(Option):
-    """True or False: a string or a tensor is no choice."""
+    """True or False, NumPy's too: a number, a string or a tensor is no choice."""
 
     annotation = "bool"
 
     def read(self, what, value, dtype, dims):
-        if not isinstance(value, bool):
+        if isinstance(value, bool):
+            return value
+        if type(value).__name__ not in ("bool", "bool_") or type(value).__module__ != "numpy":
             raise TypeError(f"{what} to be True or False, got {value!r}")
-        return value
+        return bool(value)
 
 
 class Number(Option):
@@ -145,9 +147,9 @@ class Number(Option):
 
 
 class Integer(Option):
-    """An integer in [low, high]; none: what None travels as. From 2^53 on it travels as 2^53."""
+    """An integer in [low, high]; none: what None travels as."""
 
-    def __init__(self, low: int, high: int | None = None, *, none: int | None = None):
+    def __init__(self, low: int, high: int = _EXACT, *, none: int | None = None):
         self.low, self.high, self.none = low, high, none
 
     @property
@@ -158,13 +160,13 @@ class Integer(Option):
         if value is None and self.none is not None:
             return None
         number = _plain_integer(what, value)
-        if number < self.low or (self.high is not None and number > self.high):
-            most = "" if self.high is None else f" and <= {self.high}"
-            raise ValueError(f"{what} >= {self.low}{most}, got {_shown(number)}")
+        if not self.low <= number <= self.high:
+            most = "2**53" if self.high == _EXACT else self.high
+            raise ValueError(f"{what} >= {self.low} and <= {most}, got {_shown(number)}")
         return number
 
     def encode(self, value):
-        return (float(self.none if value is None else min(value, _EXACT)),)
+        return (float(self.none if value is None else value),)
 
 
 class IgnoreIndex(Option):

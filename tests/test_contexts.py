@@ -189,12 +189,39 @@ def test_symbolic_trace():
     assert torch.equal(traced(x, t), F.dice_loss(x * 2, t, squared=True))
 
 
+def test_a_compiled_backward_before_one_that_retains():
+    """Compiled for a backward that frees, an intermediate's memory is reused, and torch says so later: of its own
+    losses, and of these, whose gradient is an intermediate. What retains from the start is right each time."""
+    problem = BY_NAME["binary_cross_entropy_with_logits"].problem()
+    name = "input"
+    want = gradient_of_first(problem, reduction="mean")
+
+    def passes(function, *retained, donated=True):
+        torch._dynamo.reset()
+        leaf = problem.arguments[name].clone().requires_grad_()
+        with torch._functorch.config.patch(donated_buffer=donated):
+            compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+            for retain in retained:
+                loss = compiled(leaf, problem.arguments["target"])
+                for _ in range(1 + retain):
+                    leaf.grad = None
+                    loss.backward(retain_graph=retain)
+                    torch.testing.assert_close(leaf.grad, want)
+
+    ours = F.binary_cross_entropy_with_logits
+    for function in (ours, torch.nn.functional.binary_cross_entropy_with_logits):
+        with pytest.raises(RuntimeError, match="donated buffers which requires create_graph=False and retain_graph"):
+            passes(function, False, True)
+    passes(ours, True, True, False)
+    passes(ours, False, True, donated=False)
+
+
 class Marked(torch.Tensor):
     """Dispatches as a plain tensor does, and marks results."""
 
 
 @pytest.mark.parametrize("kind", ["two", "marked"])
-@pytest.mark.parametrize("name", ["mse_loss", "sigmoid_focal_loss", "cross_entropy", "dice_loss"])
+@pytest.mark.parametrize("name", ["mse_loss", "sigmoid_focal_loss", "cross_entropy", "dice_loss", "mahalanobis_loss"])
 def test_compile_of_tensor_subclasses(name, kind):
     """By the reference, whose operations the subclass knows."""
     case = BY_NAME[name]

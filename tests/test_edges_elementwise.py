@@ -42,6 +42,16 @@ def test_a_mask_of_other_values_is_refused(name, dtype, at):
         getattr(F, name)(x, mask.to(dtype), reduction="mean")
 
 
+@pytest.mark.parametrize("name", ON_PROBABILITIES)
+def test_values_are_looked_at_whoever_computes(name, device):
+    """The gradient of the target is the reference's, in plain PyTorch: the same values are refused."""
+    x, mask = draw(40)
+    target = mask.float().requires_grad_()
+    assert torch.equal(getattr(F, name)(x, target), getattr(reference, name)(x, target))
+    with pytest.raises(RuntimeError, match=r"expected input in|valid_input"):
+        getattr(F, name)(x + 1, target)
+
+
 @pytest.mark.parametrize("name", BINARY[1:])
 def test_the_ignored_value_of_a_mask_is_not_refused(name):
     x, mask = draw()

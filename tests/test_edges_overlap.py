@@ -105,6 +105,19 @@ def test_a_class_out_of_range_is_an_index_error(row):
             getattr(F, row["name"])(x, wrong, activation="softmax")
 
 
+@each_op
+def test_values_are_looked_at_whoever_computes(row, device):
+    """The gradient of `weight` is the reference's, in plain PyTorch: the same values are refused."""
+    x, mask = inputs(device, (2, 2, 37))
+    function, weight = getattr(F, row["name"]), torch.ones(2, requires_grad=True)
+    function(x, mask, activation="softmax", weight=weight).backward()
+    assert weight.grad.isfinite().all()
+    dense = torch.full((2, 2, 37), 255)
+    for target, activation in ((dense, "sigmoid"), (mask + 2, "softmax")):
+        with pytest.raises((IndexError, RuntimeError), match=r"got (2|3|255) |assertion"):
+            function(x, target, activation=activation, weight=weight)
+
+
 def losses(*names):
     """Fused and reference functions of the losses named, all overlap losses without."""
     chosen = [row["name"] for row in OPS if not names or row["name"] in names]
