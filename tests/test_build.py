@@ -133,6 +133,7 @@ def test_set_cpu_isa():
     assert _C.cpu_isa() == automatic
 
 
+@pytest.mark.promise("Bits and builds", "No folder of the machine that built it is in the binary.")
 @from_a_checkout
 def test_no_folder_of_the_build_is_in_the_binary():
     binary = Path(_C.__file__).read_bytes()

@@ -43,6 +43,10 @@ def escaped(value):
     return seen[0]
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "A tensor that escaped from a finished transform of torch.func keeps its gradient.",
+)
 @each_case
 def test_a_tensor_that_escaped_from_a_transform_keeps_its_gradient(case):
     problem = case.problem()
@@ -51,6 +55,10 @@ def test_a_tensor_that_escaped_from_a_transform_keeps_its_gradient(case):
     assert torch.equal(found, gradient_of_first(problem, reduction=case.reduced()))
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "Forward-mode tangents of an incoming gradient pass through the backward.",
+)
 @pytest.mark.parametrize("create_graph", [False, True])
 @each_case
 def test_tangents_of_the_incoming_gradient(case, create_graph):
@@ -71,6 +79,7 @@ def test_tangents_of_the_incoming_gradient(case, create_graph):
         torch.testing.assert_close(tangent, want, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.promise("Where a loss is called from", "A backward that runs inside autocast gives the same bits.")
 @each_case
 def test_autocast_around_the_backward(case):
     """Casts nothing, in either pass: the same bits, of the gradient of every argument that has one."""
@@ -99,6 +108,7 @@ def test_autocast_around_the_second_backward(case):
         assert (got is None and want is None) or torch.equal(got, want)
 
 
+@pytest.mark.promise("Where a loss is called from", "`fit_gaussian` is not cast by autocast.")
 def test_autocast_around_fit_gaussian():
     x = torch.randn(64, 8)
     want = fused_losses.fit_gaussian(x)
@@ -107,6 +117,7 @@ def test_autocast_around_fit_gaussian():
     assert all(torch.equal(a, b) for a, b in zip(found, want))
 
 
+@pytest.mark.promise("Where a loss is called from", "`torch.jit.trace` records a loss with its gradients.")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("name", ["mse_loss", "sigmoid_focal_loss", "cross_entropy", "dice_loss", "mahalanobis_loss"])
 def test_jit_trace_with_gradients(name):
@@ -131,6 +142,7 @@ class Seen(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.promise("Where a loss is called from", "A TorchFunctionMode sees one call, that of the loss.")
 @each_case
 def test_a_mode_sees_the_loss(case):
     problem = case.problem()
@@ -141,6 +153,7 @@ def test_a_mode_sees_the_loss(case):
     assert all(torch.equal(a, b) for a, b in zip(found, want))
 
 
+@pytest.mark.promise("Where a loss is called from", "A subclass of Tensor sees the loss, whichever argument is one.")
 @each_case
 def test_a_subclass_sees_the_loss(case):
     """Whichever of the tensors is one; the arguments arrive as they were given."""
@@ -175,6 +188,10 @@ def test_functions_are_those_that_were_written(case):
     assert f"check_first('{case.name}'" in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "`torch.fx.symbolic_trace` keeps the call of the loss with its options.",
+)
 def test_symbolic_trace():
     """torch.fx keeps the call of the loss, with its options, by its name."""
 
@@ -189,6 +206,11 @@ def test_symbolic_trace():
     assert torch.equal(traced(x, t), F.dice_loss(x * 2, t, squared=True))
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "A backward compiled to free its graph refuses a later one that retains it by torch's own error, as of "
+    "torch's losses; one compiled to retain it is right each time.",
+)
 def test_a_compiled_backward_before_one_that_retains():
     """Compiled for a backward that frees, an intermediate's memory is reused, and torch says so later: of its own
     losses, and of these, whose gradient is an intermediate. What retains from the start is right each time."""
@@ -220,6 +242,7 @@ class Marked(torch.Tensor):
     """Dispatches as a plain tensor does, and marks results."""
 
 
+@pytest.mark.promise("Where a loss is called from", "Subclasses of Tensor pass under `torch.compile(fullgraph=True)`.")
 @pytest.mark.parametrize("kind", ["two", "marked"])
 @pytest.mark.parametrize("name", ["mse_loss", "sigmoid_focal_loss", "cross_entropy", "dice_loss", "mahalanobis_loss"])
 def test_compile_of_tensor_subclasses(name, kind):
@@ -252,6 +275,10 @@ def mesh():
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "Elementwise losses of DTensors are computed by operations that have a rule for sharding.",
+)
 @pytest.mark.parametrize(
     "name",
     ["binary_cross_entropy_with_logits", "weighted_binary_cross_entropy_with_logits", "sigmoid_focal_loss",

@@ -17,6 +17,7 @@ def results(case, problem, reduction):
     return [*outputs, *found.values()]
 
 
+@pytest.mark.promise("Bits and builds", "The bits are the same from run to run and for any number of CPU threads.")
 @pytest.mark.not_emulated  # in any order of its threads: test_emulator
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @each_case
@@ -45,6 +46,7 @@ def every_isa():
     _C.set_cpu_isa("")
 
 
+@pytest.mark.promise("Bits and builds", "Each instruction set is right to the same tolerance.")
 @each_case
 def test_instruction_sets(case, every_isa):
     """Each instruction set agrees with the reference in float64, hence with the others."""

@@ -26,6 +26,10 @@ def asserts(call, *words):
         assert word in str(caught.value), caught.value
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "On CUDA, where no value is read back, a class out of range is a device assertion.",
+)
 @pytest.mark.parametrize("where", [0, 40, 69])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("classes", [5, 40, 1030, 40000])
@@ -57,12 +61,14 @@ def test_hinge_target(where):
     asserts(lambda: F.hinge_loss(torch.randn(70), y), "elementwise.cu")
 
 
+@pytest.mark.promise("What is refused", "On CUDA an integer mask of other values is a device assertion.")
 def test_mask_of_an_integer_dtype():
     y = torch.zeros(70, dtype=torch.uint8)
     y[69] = 255
     asserts(lambda: F.binary_cross_entropy_with_logits(torch.randn(70), y), "elementwise.cu")
 
 
+@pytest.mark.promise("What is refused", "On CUDA a number that is no probability is a device assertion.")
 def test_probabilities():
     for wrong in (1.5, -0.25, float("inf")):
         x = torch.full((70,), 0.5)

@@ -78,6 +78,10 @@ def assert_same(actual, expected):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+@pytest.mark.promise(
+    "What is taken",
+    "An op called directly, or in an exported program, copies what is not contiguous.",
+)
 @each_case
 def test_strided_arguments_give_the_same_bits(case):
     name, arguments = recorded(case, none_reduction(case))
@@ -86,6 +90,7 @@ def test_strided_arguments_give_the_same_bits(case):
     assert_same(call(name, spread), call(name, arguments))
 
 
+@pytest.mark.promise("What is taken", "An op called directly copies incoming gradients that are not contiguous.")
 @each_case
 def test_a_strided_incoming_gradient_gives_the_same_bits(case):
     name, arguments = recorded(case, none_reduction(case), backward=True)
@@ -93,6 +98,7 @@ def test_a_strided_incoming_gradient_gives_the_same_bits(case):
     assert_same(call(name, spread), call(name, arguments))
 
 
+@pytest.mark.promise("What is taken", "A value expanded to a large shape is read within its bounds.")
 @each_case
 def test_one_value_expanded_to_a_large_shape_is_read_within_bounds(case):
     """The first tensor with all strides 0: the op must not take its one element for all."""
@@ -121,6 +127,7 @@ def test_an_unknown_reduction_is_refused(case):
             call(name, [*arguments[:-2], other, arguments[-1]])
 
 
+@pytest.mark.promise("What is refused", "No op reads beyond a tensor: one of another length is refused.")
 @each_case
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_a_tensor_of_another_length_is_refused(case, backward):

@@ -95,6 +95,10 @@ def test_gradient_of_a_target_in_its_own_dtype(case, device):
         assert_agrees(found[name], want[name], n_terms=problem.n_terms)
 
 
+@pytest.mark.promise(
+    "Values and gradients",
+    "The mean over 2²⁴ halves with an incoming gradient of 65 536 has its gradient to 1e-3.",
+)
 @each_of(c for c in CASES if c.reduced())
 def test_float16_gradient_survives_a_loss_scale(case, device):
     """The mean over 2**24 halves with an incoming gradient of 65 536, right to 1e-3.
@@ -124,6 +128,7 @@ def test_float16_gradient_survives_a_loss_scale(case, device):
         torch.testing.assert_close(part.double().cpu(), want, rtol=1e-3, atol=atol)
 
 
+@pytest.mark.promise("Where a loss is called from", "Autocast casts nothing.")
 @each_case
 def test_autocast_changes_nothing(case, device):
     problem = case.problem(None, torch.float32, device)

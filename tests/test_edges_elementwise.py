@@ -30,6 +30,11 @@ def test_a_mask_of_any_integer_dtype_is_the_mask_as_floats(name, dtype):
     assert torch.equal(*losses)
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "An integer target of a binary loss holds 0, 1 and `ignore_index`; anything else is an error that names it "
+    "and its place.",
+)
 @pytest.mark.parametrize("name", BINARY + ON_PROBABILITIES)
 @pytest.mark.parametrize("dtype", MASKS[1:], ids=[str(d).removeprefix("torch.") for d in MASKS[1:]])
 @pytest.mark.parametrize("at", [0, 1023, 1024, 2499])
@@ -42,6 +47,10 @@ def test_a_mask_of_other_values_is_refused(name, dtype, at):
         getattr(F, name)(x, mask.to(dtype), reduction="mean")
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "The same probabilities are refused where plain PyTorch computes the loss, for a gradient that no kernel has.",
+)
 @pytest.mark.parametrize("name", ON_PROBABILITIES)
 def test_values_are_looked_at_whoever_computes(name, device):
     """The gradient of the target is the reference's, in plain PyTorch: the same values are refused."""
@@ -62,6 +71,7 @@ def test_the_ignored_value_of_a_mask_is_not_refused(name):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.promise("What is taken", "A floating target of a loss on logits may be any number.")
 @pytest.mark.parametrize("name", BINARY)
 def test_a_soft_target_beyond_the_ends_is_taken_as_it_is(name):
     """On logits torch takes any number; only integers are read as a mask."""
@@ -71,6 +81,10 @@ def test_a_soft_target_beyond_the_ends_is_taken_as_it_is(name):
     torch.testing.assert_close(getattr(F, name)(x, target, reduction="none").double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "Probabilities and targets outside [0, 1] are refused by the two losses on probabilities, as torch refuses them.",
+)
 @pytest.mark.parametrize("name", ON_PROBABILITIES)
 @pytest.mark.parametrize("wrong", [-1e-6, 1.0 + 1e-6, math.inf, -math.inf])
 @pytest.mark.parametrize("which", ["input", "target"])
@@ -82,6 +96,7 @@ def test_a_number_that_is_no_probability_is_refused(name, wrong, which):
         getattr(F, name)(**arguments)
 
 
+@pytest.mark.promise("What is taken", "0, 1 and NaN are probabilities; NaN propagates.")
 @pytest.mark.parametrize("name", ON_PROBABILITIES)
 @each_dtype
 def test_nan_and_the_ends_are_probabilities(name, dtype):
@@ -102,26 +117,28 @@ def gaussian_kl(function, mu, logvar, prior_mu, prior_logvar):
     return loss.detach(), torch.autograd.grad(loss.sum(), tensors)
 
 
+@pytest.mark.promise("Values and gradients", "`gaussian_kl` of equal Gaussians is 0 however narrow they are.")
 @pytest.mark.parametrize("function", [F.gaussian_kl, reference.gaussian_kl], ids=["fused", "reference"])
 @each_dtype
-def test_equal_gaussians_diverge_by_nothing_however_narrow(function, dtype):
-    narrow = torch.tensor([[-30.0, -88.0, -90.0, -150.0, -500.0, -2000.0, -3e4]], dtype=dtype)
-    mu = torch.linspace(-2, 2, narrow.numel()).to(dtype).reshape(narrow.shape)
+def test_equal_gaussians_diverge_by_nothing_however_narrow(function, dtype, device):
+    narrow = torch.tensor([[-30.0, -88.0, -90.0, -150.0, -500.0, -2000.0, -3e4]], dtype=dtype, device=device)
+    mu = torch.linspace(-2, 2, narrow.numel(), device=device).to(dtype).reshape(narrow.shape)
     loss, gradients = gaussian_kl(function, mu, narrow, mu, narrow)
     assert loss.tolist() == [0.0]
     for gradient in gradients:
         assert (gradient == 0).all()
 
 
+@pytest.mark.promise("Values and gradients", "`gaussian_kl` is finite wherever the exact value is.")
 @pytest.mark.parametrize("function", [F.gaussian_kl, reference.gaussian_kl], ids=["fused", "reference"])
 @pytest.mark.parametrize("prior_logvar, size", [(-80, 1e-3), (-80, 1e3), (-95, 1), (-120, 1), (-150, 1e3), (-165, 1e3)])
-def test_gaussian_kl_is_finite_where_the_exact_value_is(function, prior_logvar, size):
+def test_gaussian_kl_is_finite_where_the_exact_value_is(function, prior_logvar, size, device):
     """e^-logvar alone overflows float32 from -88.8 on; (m - p)² e^-logvar need not."""
     d = size * math.exp(prior_logvar / 2)
     shape = [torch.full((1, 1), v, dtype=torch.float64) for v in (d, prior_logvar, 0.0, prior_logvar)]
-    loss, gradients = gaussian_kl(function, *(t.float() for t in shape))
+    loss, gradients = gaussian_kl(function, *(t.float().to(device) for t in shape))
     exact_loss, exact_gradients = gaussian_kl(reference.gaussian_kl, *(t.float().double() for t in shape))
-    torch.testing.assert_close(loss.double(), exact_loss, rtol=2e-6, atol=0)
+    torch.testing.assert_close(loss.double().cpu(), exact_loss, rtol=2e-6, atol=0)
     for found, exact in zip(gradients, exact_gradients, strict=True):
         if exact.abs().item() < torch.finfo(torch.float32).max:
-            torch.testing.assert_close(found.double(), exact, rtol=3e-6, atol=0)
+            torch.testing.assert_close(found.double().cpu(), exact, rtol=3e-6, atol=0)

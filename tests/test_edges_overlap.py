@@ -59,6 +59,10 @@ def test_a_gradient_may_overwrite_its_input(row, activation, dtype, device):
         torch.testing.assert_close(over, apart, rtol=4 * eps, atol=4 * eps * apart.abs().max().item())
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "An op of `torch.ops.fused_losses` called directly refuses shapes, dtypes and options it cannot run.",
+)
 @each_op
 def test_an_op_called_directly_refuses_what_it_cannot_run(row):
     x, y = inputs()
@@ -93,6 +97,10 @@ def test_an_op_copies_what_is_not_contiguous(row):
         assert all(map(torch.equal, found, expected))
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "A class out of range is an IndexError that names it and its place, in an overlap loss too.",
+)
 @each_op
 def test_a_class_out_of_range_is_an_index_error(row):
     x, y = inputs()
@@ -105,6 +113,11 @@ def test_a_class_out_of_range_is_an_index_error(row):
             getattr(F, row["name"])(x, wrong, activation="softmax")
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "The same masks and classes are refused where plain PyTorch computes an overlap loss, for a gradient that no "
+    "kernel has.",
+)
 @each_op
 def test_values_are_looked_at_whoever_computes(row, device):
     """The gradient of `weight` is the reference's, in plain PyTorch: the same values are refused."""
@@ -148,6 +161,10 @@ def plain(name, x, g, activation, squared, smooth_nr):
     return total.detach(), torch.autograd.grad(total, x)[0]
 
 
+@pytest.mark.promise(
+    "Values and gradients",
+    'A mean that skips all classes (`absent="skip"`) is 0, of an empty batch too.',
+)
 @losses()
 @pytest.mark.parametrize("average", ["macro", "micro"])
 def test_the_mean_of_an_empty_batch_that_skips_is_zero(loss, average, device):
@@ -160,6 +177,11 @@ def test_the_mean_of_an_empty_batch_that_skips_is_zero(loss, average, device):
         assert loss(x, y, **options).isnan()
 
 
+@pytest.mark.promise(
+    "Values and gradients",
+    "Overlap losses and their compounds with `smooth_dr=0` have the exact gradient however small the "
+    "probabilities of a class are.",
+)
 @losses("dice_loss", "jaccard_loss", "tversky_loss")
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -188,6 +210,7 @@ def test_a_vanishing_denominator_leaves_the_gradient_exact(loss, activation, dty
                     assert_agrees(found[1], expected[1], dtype, n_terms=24, label=label, at_least=1 / 24)
 
 
+@pytest.mark.promise("Values and gradients", "No denominator of an overlap loss is so small that a NaN comes of it.")
 @losses()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_no_nan_however_small_the_denominator(loss, dtype, device):
@@ -204,6 +227,7 @@ def test_no_nan_however_small_the_denominator(loss, dtype, device):
                         assert value.isfinite().all(), f"{activation} {logit} squared"
 
 
+@pytest.mark.promise("Values and gradients", "An `ignore_index` that never occurs changes no bit of an overlap loss.")
 @losses()
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 def test_an_ignore_index_that_never_occurs_changes_nothing(loss, activation, device):
@@ -220,6 +244,7 @@ def test_an_ignore_index_that_never_occurs_changes_nothing(loss, activation, dev
                 assert all(map(torch.equal, found, expected))
 
 
+@pytest.mark.promise("Values and gradients", "An overlap loss of which everything is ignored is 0, with gradient 0.")
 @losses()
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 def test_what_is_all_ignored_gives_no_loss_and_no_gradient(loss, activation, device):
@@ -238,6 +263,10 @@ def test_what_is_all_ignored_gives_no_loss_and_no_gradient(loss, activation, dev
     assert torch.allclose(gradient[1:], alone_gradient)
 
 
+@pytest.mark.promise(
+    "Values and gradients",
+    "`tversky_loss` is clamped at 0 only where `gamma` is not 1; with `gamma=1` it equals Dice, below 0 too.",
+)
 @losses("tversky_loss")
 def test_tversky_is_dice_where_it_has_no_exponent(loss, device):
     """A smooth_nr above smooth_dr takes both below 0; an exponent needs a base that is not."""
@@ -253,6 +282,10 @@ def test_tversky_is_dice_where_it_has_no_exponent(loss, device):
     assert not gradient.any()
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "An integer mask of an overlap loss holds 0, 1 and `ignore_index`; a picture of 0 and 255 is an error.",
+)
 @each_op
 def test_a_mask_holds_0_and_1(row):
     loss, name = getattr(F, row["name"]), row["name"]

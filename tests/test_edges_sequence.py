@@ -57,6 +57,7 @@ def test_gradient_in_place_of_the_logits(classes, batch, dtype, device):
     assert_agrees(own, leaf.grad)
 
 
+@pytest.mark.promise("What is refused", "A token out of range is an IndexError.")
 def test_a_token_out_of_range_is_an_index_error():
     logits, target = sentences()
     for wrong in (11, -1, 2**62 + 1):

@@ -13,6 +13,10 @@ OPS = torch.ops.fused_losses
 each_namespace = pytest.mark.parametrize("namespace", [F, reference], ids=["fused", "reference"])
 
 
+@pytest.mark.promise(
+    "Values and gradients",
+    "Divergences from logits are never negative, and right to a few eps of their terms for nearly equal rows.",
+)
 @each_namespace
 @pytest.mark.parametrize(
     "name, options",
@@ -41,6 +45,10 @@ def test_divergences_of_nearly_equal_rows(namespace, name, options, shape, dista
         assert (loss == 0).all()
 
 
+@pytest.mark.promise(
+    "Values and gradients",
+    "A class that only one of two distributions can take counts in full; one that neither can take, not at all.",
+)
 @each_namespace
 def test_divergences_of_rows_that_share_no_class(namespace, device):
     """A class that only one of the two can take counts in full; one that neither can take, not at all."""
@@ -87,6 +95,7 @@ def test_gradient_in_place_of_the_logits_of_a_divergence(classes, inner, name, o
         op(z, x, z, None, [option, 1], 1.0)
 
 
+@pytest.mark.promise("What is refused", "A class out of range is an IndexError, as torch's, with all its digits.")
 @pytest.mark.parametrize("name, options", [("cross_entropy", [-100, 0]), ("softmax_focal_loss", [-100, 0, 2, 1])])
 def test_class_out_of_range_is_an_index_error(name, options):
     """As torch's; and a class beyond what a double holds is named with all its digits."""
@@ -107,6 +116,10 @@ def test_an_ignore_index_that_no_integer_equals():
         assert OPS.cross_entropy(x, y, None, [none, 0], 1, 0)[0] == F.cross_entropy(x, y)
 
 
+@pytest.mark.promise(
+    "What is taken",
+    "Rows without classes: loss 0 against probabilities, ignored or out of range against indices.",
+)
 @each_namespace
 @pytest.mark.parametrize("name", ["cross_entropy", "softmax_focal_loss"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

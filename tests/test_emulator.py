@@ -92,6 +92,7 @@ def results(problem, reduction, **settings):
     return [*outputs, *found.values()]
 
 
+@pytest.mark.promise("Bits and builds", "No bit depends on the order in which the threads and blocks of a GPU run.")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @each_case
 def test_no_result_depends_on_the_order_of_threads_and_blocks(case, dtype):

@@ -93,6 +93,10 @@ def test_layout(case, variant):
                     refused(case, TypeError, lambda n=name, w=wrong: problem.call(**{n: w}), name, "dense", layout)
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "Shapes that do not fit: a ValueError with the expected and the given one, before any kernel runs.",
+)
 @each_case
 def test_shapes(case):
     """A tensor of one more row, and one of another number of dimensions: both shapes are in the sentence."""
@@ -254,6 +258,7 @@ def test_unknown_keyword(case):
         case.problem().call(no_such_option=1)
 
 
+@pytest.mark.promise("What is refused", "After an error the next call works.")
 @each_case
 def test_nothing_is_left_behind_by_a_refusal(case):
     """After an error the next call works."""

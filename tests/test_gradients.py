@@ -71,6 +71,7 @@ def backward_once(case, problem, reduction):
     return gradients(problem, [case.fused[0]], None, reduction)[1][case.fused[0]]
 
 
+@pytest.mark.promise("Where a loss is called from", "A second backward of a retained graph gives the same gradient.")
 @each_case
 def test_repeated_backward(case, device):
     problem, name = case.problem(device=device), case.fused[0]
@@ -125,6 +126,10 @@ def test_scaled_and_summed(case, device):
     assert_agrees(torch.autograd.grad(loss() + leaf.sum(), leaf)[0], want.double() + 1)
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "A gradient may be kept and edited: no later backward and no other gradient changes.",
+)
 @each_case
 def test_gradient_belongs_to_the_caller(case, device):
     """A gradient that is held and edited changes neither a later backward nor another loss's gradient."""
@@ -144,6 +149,7 @@ def test_gradient_belongs_to_the_caller(case, device):
     assert_agrees(edited[0], want.double())
 
 
+@pytest.mark.promise("Where a loss is called from", "`torch.autograd.grad(is_grads_batched=True)` is exact.")
 @each_case
 def test_grads_batched(case, device):
     problem, name = case.problem(device=device), case.fused[0]

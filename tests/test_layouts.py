@@ -43,6 +43,7 @@ def test_strides(case, variant, layout, device):
                 assert_agrees(a, b.double(), n_terms=problem.n_terms, label=f"{layout} {names} {reduction}")
 
 
+@pytest.mark.promise("Bits and builds", "A view of any strides gives the bits of its contiguous copy.")
 @each_case
 def test_bits_do_not_depend_on_strides(case, device):
     """A view with other strides is the contiguous copy to the last bit."""
@@ -68,6 +69,7 @@ def test_gradient_reaches_a_view(case, device):
     assert not found[-1].any()
 
 
+@pytest.mark.promise("Where a loss is called from", "Nothing is written into a tensor of the caller.")
 @each_variant
 def test_inputs_are_not_written(case, variant, device):
     problem = case.problem(variant, torch.float32, device)

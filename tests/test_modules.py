@@ -116,6 +116,7 @@ def test_a_weight_assigned_later_is_a_buffer():
     assert module.to("meta").pos_weight.is_meta
 
 
+@pytest.mark.promise("Where a loss is called from", "A tensor assigned to an option of a Module later is a buffer.")
 def test_an_alpha_assigned_later_is_a_buffer():
     module = fused_losses.SoftmaxFocalLoss(alpha=0.5)
     module.alpha = torch.rand(3)
@@ -123,6 +124,10 @@ def test_an_alpha_assigned_later_is_a_buffer():
     assert module.to("meta").alpha.is_meta
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "An option of a Module may become of another kind: a buffer, a parameter, a number, None.",
+)
 def test_an_option_may_become_of_another_kind():
     """A buffer, a parameter, a number, None: what it was before leaves no trace."""
     module = fused_losses.SoftmaxFocalLoss(alpha=torch.rand(3))
@@ -141,6 +146,10 @@ def test_an_option_may_become_of_another_kind():
         torch.testing.assert_close(module(x, t), F.softmax_focal_loss(x, t, value))
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "A subclass of a Module with an `__init__` of its own shows that signature.",
+)
 def test_a_subclass_shows_its_own_signature():
     class Scheduled(fused_losses.HuberLoss):
         def __init__(self, start, stop=2.0):

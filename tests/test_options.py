@@ -44,6 +44,7 @@ def refusal(case, **options) -> str:
     return text
 
 
+@pytest.mark.promise("What is taken", "NumPy scalars and fractions are numbers.")
 @pytest.mark.parametrize("case, name, default", NUMBERS)
 def test_numpy_scalars_are_numbers(case, name, default):
     problem = case.problem()
@@ -54,6 +55,7 @@ def test_numpy_scalars_are_numbers(case, name, default):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.promise("What is taken", "NumPy's booleans are flags; 1, a tensor and a string are not.")
 @pytest.mark.parametrize("case, name, default", FLAGS)
 def test_flags_of_numpy(case, name, default):
     """And nothing else that is true or false in some other way."""
@@ -80,6 +82,10 @@ def test_numpy_scalars_reach_the_reference_as_numbers(case, name, default):
     assert gradient.square().sum().requires_grad
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "An integer of any size is refused by the same sentence as another number out of range.",
+)
 @pytest.mark.parametrize("case, name, default", NUMBERS)
 def test_an_integer_without_end(case, name, default):
     """Beyond every float, and beyond what Python prints."""
@@ -88,12 +94,14 @@ def test_an_integer_without_end(case, name, default):
         refusal(case, **{name: -(10**digits)})
 
 
+@pytest.mark.promise("What is refused", "No option is infinite or NaN.")
 @pytest.mark.parametrize("case, name, default", INFINITE)
 def test_infinities(case, name, default):
     for value in (math.inf, -math.inf, math.nan, numpy.float32(math.inf)):
         refusal(case, **{name: value})
 
 
+@pytest.mark.promise("What is refused", "An option is finite in the accumulation dtype.")
 @pytest.mark.parametrize("case, name, default", REALS)
 def test_finite_in_the_accumulation_dtype(case, name, default):
     """1e60 is infinite in float32, not in float64."""
@@ -109,6 +117,7 @@ VANISHING = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("What is refused", "What divides, or an exponent, is not 0 in the accumulation dtype.")
 @pytest.mark.parametrize("name, option", VANISHING.items())
 def test_zero_in_the_accumulation_dtype(name, option):
     case = next(c for c in CASES if c.name == name)
@@ -139,6 +148,7 @@ def test_a_list_of_class_weights():
         assert torch.equal(F.weighted_binary_cross_entropy(x, t, given), want)
 
 
+@pytest.mark.promise("What is taken", "`ignore_index=None` ignores nothing, in the softmax losses too.")
 @each_in("classes")
 @pytest.mark.parametrize("module", [F, reference], ids=["fused", "reference"])
 def test_no_index_is_ignored(case, module):
@@ -154,6 +164,7 @@ def test_the_default_index_is_an_error_where_none_is_ignored(case):
         case.function(x, t, ignore_index=None)
 
 
+@pytest.mark.promise("What is refused", "An `ignore_index` is below 2⁵³, so that no class is ignored for another.")
 @each_of(case for case in CASES if {"classes", "overlap"} & {*case.groups})
 def test_an_ignore_index_that_no_double_holds(case):
     """2^62 + 1 is 2^62 as a double: a class of that number must not be ignored for it."""
@@ -175,6 +186,10 @@ def test_a_fraction_is_no_class():
         F.dice_loss(x, t, ignore_index=0.5)
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "`max_order` of `expected_bleu_loss` is at most 1024; the reference takes any, and no time for it.",
+)
 def test_an_order_without_end():
     """Refused by the fused loss; the reference clamps: orders above T have the precision k / k."""
     logits, target = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 4))
@@ -189,6 +204,10 @@ def test_an_order_without_end():
     assert reference.expected_bleu_loss(logits, target, max_order=2**53).isfinite()
 
 
+@pytest.mark.promise(
+    "What is taken",
+    "Masks and regression targets of bool, uint8, int32 and int64 are read as stored.",
+)
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool])
 @each_case
 def test_masks_and_targets_of_integers(case, dtype):
@@ -208,6 +227,7 @@ def test_masks_and_targets_of_integers(case, dtype):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.promise("What is taken", "A mask of one class may have the dimension of the classes or not.")
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool, torch.float16])
 @each_in("overlap")
 def test_one_class_with_and_without_its_dimension(case, dtype):
@@ -218,6 +238,10 @@ def test_one_class_with_and_without_its_dimension(case, dtype):
     assert torch.equal(case.function(x, t.squeeze(1).to(dtype)), want)
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "No classes are left, or none are there, with `include_background=False`: an error that says so.",
+)
 @each_of(case for case in CASES if {"overlap", "compound"} & {*case.groups})
 def test_no_classes_without_the_background(case):
     x = torch.randn(2, 0, 4)
@@ -226,6 +250,7 @@ def test_no_classes_without_the_background(case):
         case.function(x, torch.zeros(2, 0, 4), include_background=False)
 
 
+@pytest.mark.promise("Values and gradients", "The references of losses of no classes are no division by zero.")
 @each_in("classes")
 def test_no_classes(case):
     """Smoothed over no classes: nothing, not a division by zero."""

@@ -36,6 +36,7 @@ def assert_close_at(magnitude, actual, expected, dtype, label):
     )
 
 
+@pytest.mark.promise("Values and gradients", "Of no rows the mean is NaN, the sum 0, and the gradient is empty.")
 @each_case
 def test_empty(case, device):
     """No rows: the mean is NaN, the sum 0, "none" keeps its shape, the gradient is empty."""
@@ -135,6 +136,7 @@ def test_empty_masks(case, dtype, device):
     assert not gradient.any()
 
 
+@pytest.mark.promise("Values and gradients", "At distance 0 the gradient is 0.")
 @each_dtype
 @each_of([BY_NAME["contrastive_loss"]])
 def test_zero_distance_of_embeddings(case, dtype, device):
@@ -164,6 +166,10 @@ def test_zero_distance_of_points(case, dtype, device):
             assert not found[n].any(), n
 
 
+@pytest.mark.promise(
+    "Values and gradients",
+    "Logits of magnitude up to 10⁴ give a finite loss and gradient, for any gamma, in every dtype.",
+)
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 @each_dtype
 @each_of(c for c in CASES if c.logits)
@@ -218,6 +224,7 @@ def test_probabilities_at_the_ends(case, dtype, device):
     torch.testing.assert_close(gradient.cpu().double(), want, rtol=rtol, atol=0)
 
 
+@pytest.mark.promise("Values and gradients", "NaN is never hidden by a sum, and touches no other row.")
 @each_variant
 def test_nan_propagates(case, variant, device):
     """A NaN in what the loss trains is never hidden by a sum, and touches no other row of "none"."""
@@ -258,6 +265,7 @@ INFINITE = [
 ]
 
 
+@pytest.mark.promise("Values and gradients", "An infinite loss is reported as infinite beside finite neighbours.")
 @pytest.mark.parametrize("name, pair, options", INFINITE)
 def test_infinity_propagates(name, pair, options, device):
     """An infinite loss is reported as infinite, beside finite neighbours, in scalar tails and vector bodies."""
@@ -271,6 +279,7 @@ def test_infinity_propagates(name, pair, options, device):
         assert problem.call(None, "sum", **options).item() == INF
 
 
+@pytest.mark.promise("Values and gradients", "A target of probability 0 contributes 0 and gets gradient 0.")
 @pytest.mark.parametrize("log_target", [False, True])
 @each_of([BY_NAME["kl_div"]])
 def test_zero_target_of_a_divergence(case, log_target, device):
@@ -308,6 +317,7 @@ def test_lists_without_relevance(case, dtype, device):
     assert gradient[2:].any()
 
 
+@pytest.mark.promise("Values and gradients", "Masked items of a list may hold anything.")
 @each_in("ranking")
 def test_padding_does_not_matter(case, device):
     """Masked items may hold anything: the loss is that of the list without them."""

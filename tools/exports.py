@@ -1,4 +1,4 @@
-"""Writes what follows from the losses themselves: the public modules, their type stubs and README's table.
+"""Writes what follows from the losses themselves: the public modules, their type stubs, README's table; docs/edges.md.
 
 A loss is what the decorator `loss` made in a module of fused_losses/losses or chunked; its Module is the LossModule
 made from it. `--check` writes nothing and exits with 1 where a file is not what would be written.
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import promises
 import stubs
 
 from fused_losses import _C, chunked, losses
@@ -137,7 +138,8 @@ def files() -> dict[Path, str]:
         "functional.pyi": functional_stub, "reference.pyi": reference_stub, "__init__.pyi": package_stub,
     }  # fmt: skip
     return {ROOT / "fused_losses" / name: formatted(name, write()) for name, write in sources.items()} | {
-        ROOT / "README.md": readme()
+        ROOT / "README.md": readme(),
+        ROOT / "docs" / "edges.md": promises.page(),
     }
 
 
