@@ -54,6 +54,13 @@ def alike(name: str, argument: str, value, first: torch.Tensor, dtypes: frozense
         shaped(name, argument, value, first.shape, first, dtypes)
 
 
+def class_indices(name: str, target: torch.Tensor, ignore_index: float | None) -> None:
+    """A target of class indices, one of which may be ignored."""
+    tensor(name, "target of class indices", target, CLASS_INDEX)
+    if ignore_index is not None and ignore_index != int(ignore_index):
+        raise ValueError(f"{name}: expected ignore_index to be an integer with class indices, got {ignore_index}")
+
+
 def broadcastable(name: str, argument: str, value, input: torch.Tensor) -> None:
     """A tensor that broadcasts to the shape of `input` as in torch."""
     tensor(name, argument, value, DENSE)

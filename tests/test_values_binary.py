@@ -253,3 +253,55 @@ def test_hinge_loss_by_hand(squared, loss, gradient, device):
     found.sum().backward()
     assert found.tolist() == loss
     assert x.grad.tolist() == gradient
+
+
+CLASS_SHAPES = ((2, 3), (3, 1000), (2, 3, 5), (2, 5, 15), (1, 3, 16), (2, 2, 33, 33), (2, 3, 4100), (1, 2, 9001))
+
+
+@pytest.mark.parametrize("shape", CLASS_SHAPES, ids=str)
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64], ids=str)
+def test_sigmoid_focal_loss_of_classes_is_that_of_their_one_hot_target(shape, kind, device):
+    """Bit for bit where nothing is summed; an ignored class drops its positions from every class."""
+    x = torch.randn(shape, device=device)
+    classes = torch.randint(shape[1], (shape[0], *shape[2:]), device=device)
+    one_hot = T.one_hot(classes, shape[1]).movedim(-1, 1).float()
+    weight = torch.rand(shape[1], *(1,) * (len(shape) - 2), device=device)
+    for ignore_index in (None, 1, 200):
+        target, given = one_hot, classes
+        if ignore_index is not None:
+            third = torch.arange(classes.numel(), device=device).view_as(classes) % 3 == 1
+            given = torch.where(third, ignore_index, classes)
+            target = torch.where((given == ignore_index).unsqueeze(1), -7.0, one_hot)
+        of_classes = {"ignore_index": ignore_index, "weight": weight, "gamma": 1.5}
+        dense = of_classes | {"ignore_index": None if ignore_index is None else -7}
+        for reduction in ("none", "mean", "sum"):
+            x1, x2 = (x.clone().requires_grad_() for _ in range(2))
+            found = F.sigmoid_focal_loss(x1, given.to(kind), reduction=reduction, **of_classes)
+            expected = F.sigmoid_focal_loss(x2, target, reduction=reduction, **dense)
+            incoming = torch.rand_like(found)
+            found.backward(incoming)
+            expected.backward(incoming)
+            assert torch.equal(x1.grad, x2.grad)
+            if reduction == "none":
+                assert torch.equal(found, expected)
+            else:
+                assert_agrees(found.detach(), expected.detach().double(), n_terms=x.numel())
+
+
+def test_sigmoid_focal_loss_refuses_a_class_out_of_range():
+    x = torch.randn(2, 3, 5000)
+    for kind in (torch.uint8, torch.int32, torch.int64):
+        classes = torch.randint(3, (2, 5000)).to(kind)
+        classes[1, 4321], classes[1, 4400] = 3, 100
+        with pytest.raises(IndexError, match=r"class index in \[0, 3\), got 3 at flat index 9321"):
+            F.sigmoid_focal_loss(x, classes)
+        with pytest.raises(IndexError, match=r"class index in \[0, 3\) or ignore_index 3, got 100 at flat index 9400"):
+            F.sigmoid_focal_loss(x, classes, ignore_index=3)
+    with pytest.raises(IndexError, match=r"class index in \[0, 1\), got 1 at flat index 2"):
+        F.sigmoid_focal_loss(torch.randn(4, 1), torch.tensor([0, 0, 1, 0]))
+    shapes, kinds = r"shape \(2, 3, 4\) or \(2, 4\)", "class indices of dtype"
+    for wrong, words in ((torch.zeros(2, 5), shapes), (torch.zeros(2, 4), kinds)):
+        with pytest.raises((ValueError, TypeError), match=words):
+            F.sigmoid_focal_loss(torch.randn(2, 3, 4), wrong)
+    with pytest.raises(ValueError, match="ignore_index to be an integer"):
+        F.sigmoid_focal_loss(torch.randn(2, 3, 4), torch.zeros(2, 4, dtype=torch.int64), ignore_index=0.5)

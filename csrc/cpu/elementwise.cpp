@@ -34,6 +34,52 @@ struct Broadcast {
   }
 };
 
+// How many class indices of `task` are not ignored, for all classes.
+double count_classes(const ElementwiseTask& task) {
+  const auto from = [&](const auto* y) {
+    return chunked_sum(task.n / task.classes, [&](int64_t begin, int64_t end) -> double {
+      int64_t count = 0;
+      for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != task.ignored_class;
+      return static_cast<double>(count * task.classes);
+    });
+  };
+  if (task.target.dtype == Dtype::kUInt8) return from(static_cast<const uint8_t*>(task.target.data));
+  if (task.target.dtype == Dtype::kInt32) return from(static_cast<const int32_t*>(task.target.data));
+  return from(static_cast<const int64_t*>(task.target.data));
+}
+
+// Sum over all elements of part(begin, end). With class indices the rows of all classes follow each other for some
+// positions at a time, whose classes then stay in the caches.
+template <class Part>
+double sum_elements(const ElementwiseTask& task, const Part& part) {
+  constexpr int64_t kPositions = 4096;
+  const int64_t S = task.positions, C = task.classes, tiles = (S + kPositions - 1) / kPositions;
+  if (tiles <= 1) return chunked_sum(task.n, part);
+  return chunked_sum(task.n / (C * S) * tiles, C * kPositions, [&](int64_t first, int64_t last) {
+    double sum = 0;
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t begin = i % tiles * kPositions, stop = begin + kPositions, end = stop < S ? stop : S;
+      for (int64_t c = 0; c < C; ++c) {
+        const int64_t row = (i / tiles * C + c) * S;
+        sum += part(row + begin, row + end);
+      }
+    }
+    return sum;
+  });
+}
+
+// Names the first class index that is no class.
+[[noreturn]] void refuse_class(LossId id, const ElementwiseTask& task) {
+  const auto at = [&](int64_t i) { return integer_at(task.target.data, task.target.dtype, i); };
+  const auto allowed = [&](int64_t y) {
+    return (y >= 0 && y < task.classes) || (task.ignoring && y == task.ignored_class);
+  };
+  int64_t i = 0;
+  while (allowed(at(i))) ++i;
+  refuse_class_index(loss_of(id).name, task.target.data, task.target.dtype, i, task.classes,
+                     task.ignoring ? &task.ignored_class : nullptr);
+}
+
 [[noreturn]] void refuse_element(LossId id, const ElementwiseEntry& entry, const ElementwiseTask& task, int64_t at) {
   double input = 0, target = 0;
   read_values(task.input.data, task.input.dtype, at, 1, &input);
@@ -55,10 +101,18 @@ struct CpuElementwise : CpuDevice {
     weight.convert(dtype, &task.weight);
     pos_weight.convert(dtype, &task.pos_weight);
     std::atomic<int64_t> invalid{problem.n};
-    task.options = &options;
+    Options known = options;
+    task.options = &known;
     task.invalid = &invalid;
-    task.mask = entry.mask && !is_floating(task.target.dtype);
-    if (results.counts && (entry.counts_weights ? bool(task.weight) : entry.count[wide] && options.ignores())) {
+    task.mask = entry.mask && !is_floating(task.target.dtype) && !task.classes;
+    if (task.classes) {
+      task.ignoring = options.ignores();
+      task.ignored_class = task.ignoring ? static_cast<int64_t>(options.ignore_index) : 0;
+      known.ignore_index = task.ignoring ? kIgnoredTarget : kNoIndex;
+    }
+    if (results.counts && task.classes) {
+      if (task.ignoring) results.denominator = count_classes(task);
+    } else if (results.counts && (entry.counts_weights ? bool(task.weight) : entry.count[wide] && options.ignores())) {
       results.denominator = chunked_sum(task.n, [&](int64_t b, int64_t e) { return entry.count[wide](task, b, e); });
     }
     if (results.per_item) task.incoming = {results.incoming, dtype};
@@ -66,7 +120,8 @@ struct CpuElementwise : CpuDevice {
     const int64_t input_bytes = element_size(task.input.dtype), target_bytes = element_size(task.target.dtype);
     task.non_temporal =
         exceeds_caches(task.n * (input_bytes * (task.grad_input ? 2 : 1) + target_bytes * (task.grad_target ? 2 : 1)));
-    const double sum = chunked_sum(task.n, [&](int64_t b, int64_t e) { return entry.run[wide](task, b, e); });
+    const double sum = sum_elements(task, [&](int64_t b, int64_t e) { return entry.run[wide](task, b, e); });
+    if (invalid < task.n && task.classes) refuse_class(id, task);
     if (invalid < task.n) refuse_element(id, entry, task, invalid);
     store_total(results, dtype, sum);
   }

@@ -12,11 +12,13 @@ namespace fused_losses {
 // A Problem with what one call adds to it.
 struct ElementwiseTask : ElementwiseProblem {
   const Options* options;
-  Operand incoming;               // gradient of each loss, where they are not reduced
-  double scale = 1;               // of every gradient, beside it
-  bool non_temporal = false;      // gradients may bypass the caches
-  bool mask = false;              // the target holds integers that must be 0, 1 or ignored
-  std::atomic<int64_t>* invalid;  // lowest index of an input or target outside the loss's domain
+  Operand incoming;           // gradient of each loss, where they are not reduced
+  double scale = 1;           // of every gradient, beside it
+  bool non_temporal = false;  // gradients may bypass the caches
+  bool mask = false;          // the target holds integers that must be 0, 1 or ignored
+  bool ignoring = false;      // of class indices
+  int64_t ignored_class = 0;
+  std::atomic<int64_t>* invalid;  // lowest index of a value outside the loss's domain
 };
 
 // Runs elements [begin, end) and returns the sum of their weighted losses.

@@ -15,6 +15,8 @@ namespace fused_losses::FL_ISA {
 #include "formulas/regression.h"
 #include "formulas/custom.h"
 
+#include "cpu/class_targets.h"
+
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kAheadBlock = 256;  // elements of the first of two steps
 
@@ -216,7 +218,11 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
   for (int64_t at = begin; at < end; at += kBlock) {
     const int64_t n = kBlock < end - at ? kBlock : end - at;
     const A* x = values(task.input, at, n, xs);
-    const A* t = values(task.target, at, n, ts);
+    const A* t = task.classes ? ts : values(task.target, at, n, ts);
+    if (task.classes && !class_targets(task, at, n, ts)) {
+      note_lowest(task.invalid, 0);  // of the problem: the driver looks for it
+      return 0;
+    }
     if (F::kChecks || (F::kMask && task.mask)) {
       const int64_t i = first_invalid(f, x, t, task.mask, n);
       if (i < n) {

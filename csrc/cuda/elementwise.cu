@@ -27,8 +27,52 @@ struct ElementwiseOperands : ElementwiseProblem {
   const double* denominator;  // where the data says it, else null
   double* partial;            // workspace of grid_sum
   unsigned* finished;
-  bool packed;  // all pointers allow 16-byte packs
-  bool mask;    // the target holds integers
+  bool packed;    // all pointers allow 16-byte packs
+  bool mask;      // the target holds integers
+  bool ignoring;  // of class indices
+  int64_t ignored_class;
+};
+
+// How the target is read: packs of the input's dtype, element by element, or made of class indices.
+enum class Read { kPacks, kElements, kClasses };
+
+// The targets of neighbours from element `at` on, of class indices: 1 in the row of the class of its position.
+class ClassTargets {
+ public:
+  __device__ __forceinline__ ClassTargets(const Operands& o, int64_t at) : o_(o) {
+    if (o.n <= 0xffffffffLL) {  // 64-bit divisions cost several times as much
+      const auto row = static_cast<unsigned>(at) / static_cast<unsigned>(o.positions);
+      set(at, row, row / static_cast<unsigned>(o.classes));
+    } else {
+      const int64_t row = at / o.positions;
+      set(at, row, row / o.classes);
+    }
+  }
+
+  // The target of the next element.
+  template <class A>
+  __device__ __forceinline__ A next() {
+    const int64_t y = integer_at(o_.target.data, o_.target.dtype, sample_ * o_.positions + position_);
+    const bool ignored = o_.ignoring && y == o_.ignored_class;
+    CUDA_KERNEL_ASSERT((ignored || (y >= 0 && y < o_.classes)) && "class index in [0, C) or ignore_index");
+    const A t = ignored ? A(kIgnoredTarget) : A(y == class_);
+    if (++position_ < o_.positions) return t;
+    position_ = 0;
+    if (++class_ < o_.classes) return t;
+    class_ = 0;
+    ++sample_;
+    return t;
+  }
+
+ private:
+  const Operands& o_;
+  int64_t sample_, class_, position_;
+
+  __device__ __forceinline__ void set(int64_t at, int64_t row, int64_t sample) {
+    sample_ = sample;
+    class_ = row - sample * o_.classes;
+    position_ = at - row * o_.positions;
+  }
 };
 
 template <class A>
@@ -87,29 +131,39 @@ __device__ __forceinline__ T narrow_gradient(A g) {
 }
 
 // One pack of elements from `at`; target values are read as they are stored.
-template <class F, bool kHasGradTarget, class T, class A, bool kSameDtype>
+template <class F, bool kHasGradTarget, class T, class A, Read kRead>
 __device__ __forceinline__ A pack_of(const F& f, const ElementwiseOperands& o, A scale, int64_t at, const Pack<T>& x,
                                      const Pack<T>& t) {
-  Pack<T> grad;
-  A sum = 0;
+  constexpr int kSize = Pack<T>::kSize;
+  A targets[kSize], sum = 0;
+  if constexpr (kRead == Read::kClasses) {
+    ClassTargets from(o, at);
 #pragma unroll
-  for (int k = 0; k < Pack<T>::kSize; ++k) {
-    const A target = kSameDtype ? widen<A>(t.values[k]) : load_any<A>(o.target.data, o.target.dtype, at + k);
+    for (int k = 0; k < kSize; ++k) targets[k] = from.next<A>();
+  } else {
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) {
+      targets[k] = kRead == Read::kPacks ? widen<A>(t.values[k]) : load_any<A>(o.target.data, o.target.dtype, at + k);
+    }
+  }
+  Pack<T> grad;
+#pragma unroll
+  for (int k = 0; k < kSize; ++k) {
     A g;
-    sum += element<F, kHasGradTarget, A>(f, o, scale, at + k, widen<A>(x.values[k]), target, &g);
+    sum += element<F, kHasGradTarget, A>(f, o, scale, at + k, widen<A>(x.values[k]), targets[k], &g);
     grad.values[k] = narrow_gradient<F, T>(g);
   }
   if (o.grad_input) store_pack(static_cast<T*>(o.grad_input) + at, grad);
   return sum;
 }
 
-template <class F, bool kHasGradTarget, class T, bool kSameDtype>
+template <class F, bool kHasGradTarget, class T, Read kRead>
 __global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const ElementwiseOperands o) {
   using A = Accumulation<T>;
   constexpr int kPack = Pack<T>::kSize;
   const A scale = gradient_scale<A>(o.results, o.denominator);
   const T* input = static_cast<const T*>(o.input.data);
-  const T* target = static_cast<const T*>(o.target.data);  // read as T only with kSameDtype
+  const T* target = static_cast<const T*>(o.target.data);  // read as T only in packs
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
   const int64_t packs = o.packed ? o.n / kPack : 0;
   A sum = 0;
@@ -117,18 +171,22 @@ __global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const 
     const int64_t first = p * kPack, second = (p + threads) * kPack;
     const bool both = p + threads < packs;
     Pack<T> x1 = load_pack(input + first), t1, x2, t2;
-    if constexpr (kSameDtype) t1 = load_pack(target + first);
+    if constexpr (kRead == Read::kPacks) t1 = load_pack(target + first);
     if (both) {
       x2 = load_pack(input + second);
-      if constexpr (kSameDtype) t2 = load_pack(target + second);
+      if constexpr (kRead == Read::kPacks) t2 = load_pack(target + second);
     }
-    sum += pack_of<F, kHasGradTarget, T, A, kSameDtype>(f, o, scale, first, x1, t1);
-    if (both) sum += pack_of<F, kHasGradTarget, T, A, kSameDtype>(f, o, scale, second, x2, t2);
+    sum += pack_of<F, kHasGradTarget, T, A, kRead>(f, o, scale, first, x1, t1);
+    if (both) sum += pack_of<F, kHasGradTarget, T, A, kRead>(f, o, scale, second, x2, t2);
   }
   for (int64_t i = packs * kPack + thread; i < o.n; i += threads) {
-    A g;
-    sum += element<F, kHasGradTarget, A>(f, o, scale, i, widen<A>(input[i]),
-                                         load_any<A>(o.target.data, o.target.dtype, i), &g);
+    A target, g;
+    if constexpr (kRead == Read::kClasses) {
+      target = ClassTargets(o, i).next<A>();
+    } else {
+      target = load_any<A>(o.target.data, o.target.dtype, i);
+    }
+    sum += element<F, kHasGradTarget, A>(f, o, scale, i, widen<A>(input[i]), target, &g);
     if (o.grad_input) static_cast<T*>(o.grad_input)[i] = narrow_gradient<F, T>(g);
   }
   if (o.results.total == nullptr) return;
@@ -136,14 +194,17 @@ __global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const 
   if (grid_sum(sum, o.partial, o.finished, &total)) store_total<A>(o.results, o.denominator, total);
 }
 
-// *denominator = the sum of the weights, or the number of targets not ignored.
+// *denominator = the sum of the weights, or the number of targets not ignored, class indices for every class.
 template <class F, class A>
 __global__ void __launch_bounds__(kThreads)
     denominator_kernel(const F f, const ElementwiseOperands o, double* denominator) {
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
   double sum = 0;
-  for (int64_t i = thread; i < o.n; i += threads) {
-    if constexpr (F::kIgnores) {
+  const int64_t n = o.classes ? o.n / o.classes : o.n;
+  for (int64_t i = thread; i < n; i += threads) {
+    if (o.classes) {
+      sum += integer_at(o.target.data, o.target.dtype, i) == o.ignored_class ? 0 : static_cast<double>(o.classes);
+    } else if constexpr (F::kIgnores) {
       sum += f.ignored(load_any<A>(o.target.data, o.target.dtype, i)) ? 0.0 : 1.0;
     } else {
       sum += broadcast_value<A>(o.weight, i);
@@ -153,12 +214,15 @@ __global__ void __launch_bounds__(kThreads)
   if (grid_sum(sum, o.partial, o.finished, &total)) *denominator = total;
 }
 
-template <template <class> class Functor, bool kHasGradTarget>
-void run_loss(const Options& options, const ElementwiseProblem& problem, const Tensor& like) {
+template <template <class> class Functor, bool kHasGradTarget, bool kTakesClasses>
+void run_loss(Options options, const ElementwiseProblem& problem, const Tensor& like) {
   const Launch launch(like);
   ElementwiseOperands o{problem};
   const bool same = o.target.dtype == o.input.dtype;
-  o.mask = !is_floating(o.target.dtype);
+  o.mask = !is_floating(o.target.dtype) && !o.classes;
+  o.ignoring = options.ignores();
+  o.ignored_class = o.classes && o.ignoring ? static_cast<int64_t>(options.ignore_index) : 0;
+  if (o.classes && o.ignoring) options.ignore_index = kIgnoredTarget;
   o.packed = aligned(o.input.data, o.grad_input) && (!same || aligned(o.target.data));
   with_floating(o.input.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -178,11 +242,17 @@ void run_loss(const Options& options, const ElementwiseProblem& problem, const T
           o.denominator = value;
         }
       }
-      constexpr bool kMayBeSame = !std::is_same_v<T, double>;
-      if (same && kMayBeSame) {
-        launch(elementwise_kernel<F, kHasGradTarget, T, kMayBeSame>, grid, kThreads, 0, f, o);
+      if constexpr (kTakesClasses) {
+        if (o.classes) {
+          launch(elementwise_kernel<F, kHasGradTarget, T, Read::kClasses>, grid, kThreads, 0, f, o);
+          return 0;
+        }
+      }
+      constexpr Read kMayBePacks = std::is_same_v<T, double> ? Read::kElements : Read::kPacks;
+      if (same && kMayBePacks == Read::kPacks) {
+        launch(elementwise_kernel<F, kHasGradTarget, T, kMayBePacks>, grid, kThreads, 0, f, o);
       } else {
-        launch(elementwise_kernel<F, kHasGradTarget, T, false>, grid, kThreads, 0, f, o);
+        launch(elementwise_kernel<F, kHasGradTarget, T, Read::kElements>, grid, kThreads, 0, f, o);
       }
       return 0;
     });
@@ -194,7 +264,7 @@ struct CudaElementwise : CudaDevice {
     switch (id) {
 #define FL_RUN(op, Functor, differentiable, ...) \
   case LossId::op:                               \
-    return run_loss<Functor, lists(differentiable, "target")>(options, problem, like);
+    return run_loss<Functor, lists(differentiable, "target"), takes_class_index(LossId::op)>(options, problem, like);
       FL_ELEMENTWISE_LOSSES(FL_RUN)
 #undef FL_RUN
       default:

@@ -60,6 +60,14 @@ inline void check_same_shape(const char* op, const char* name, const Tensor& t, 
   if (!same_shape(t, like)) refuse(op, name, " of shape ", shape_text(like), ", got ", shape_text(t));
 }
 
+// A target (B, ...) for an input (B, C, ...).
+inline void check_shape_without_classes(const char* op, const Tensor& input, const Tensor& target) {
+  bool matches = input.dim() >= 2 && target.dim() == input.dim() - 1 && target.size(0) == input.size(0);
+  for (int64_t d = 1; matches && d < target.dim(); ++d) matches = target.size(d) == input.size(d + 1);
+  if (matches) return;
+  refuse(op, "target of shape ", shape_text(input), ", or that without its second dimension, got ", shape_text(target));
+}
+
 inline void check_floating(const char* op, const char* name, const Tensor& t) {
   if (!is_floating(dtype_of(t))) refuse(op, name, " of a floating dtype, got an integer or bool tensor");
 }

@@ -16,8 +16,12 @@ class ElementwiseCall : Call<Device> {
 
   explicit ElementwiseCall(Arguments arguments) : Call<Device>(std::move(arguments)) {
     const Tensor &input = a.first(), &target = a.tensors[kTarget] ? *a.tensors[kTarget] : input;
-    check_same_shape(a.op(), "target", target, input);
     problem_.n = input.numel();
+    if (takes_class_index(a.id) && target.dim() + 1 == input.dim()) {
+      read_classes(input, target);
+    } else {
+      check_same_shape(a.op(), "target", target, input);
+    }
     problem_.input = {input.const_data_ptr(), dtype_of(input)};
     problem_.target = {target.const_data_ptr(), dtype_of(target)};
     problem_.weight = broadcast("weight", a.tensors[kWeight]);
@@ -54,6 +58,14 @@ class ElementwiseCall : Call<Device> {
     if (!t) return {};
     check_same_shape(a.op(), name, *t, a.first());
     return {t->const_data_ptr(), dtype_of(*t)};
+  }
+
+  void read_classes(const Tensor& input, const Tensor& target) {
+    check_shape_without_classes(a.op(), input, target);
+    if (is_floating(dtype_of(target))) refuse(a.op(), "class indices of an integer dtype, got a floating tensor");
+    problem_.classes = input.size(1);
+    problem_.positions = 1;
+    for (int64_t d = 2; d < input.dim(); ++d) problem_.positions *= input.size(d);
   }
 
   // `t` broadcast to the input from the last dimension: all of it, one element, or one run of equal dimensions.

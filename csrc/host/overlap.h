@@ -101,12 +101,7 @@ class OverlapCall : Call<Device> {
     const Dtype dtype = dtype_of(target);
     problem_.class_index = target.dim() < input.dim();
     if (problem_.class_index) {
-      bool matches = target.dim() == input.dim() - 1 && target.size(0) == input.size(0);
-      for (int64_t d = 1; matches && d < target.dim(); ++d) matches = target.size(d) == input.size(d + 1);
-      if (!matches) {
-        refuse(a.op(), "target of shape ", shape_text(input), ", or that without its second dimension, got ",
-               shape_text(target));
-      }
+      check_shape_without_classes(a.op(), input, target);
       if (is_floating(dtype)) refuse(a.op(), "class indices of an integer dtype, got a floating tensor");
     } else {
       check_same_shape(a.op(), "target", target, input);

@@ -33,9 +33,14 @@ struct Operand {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// The target of what is ignored, where targets are made of class indices.
+constexpr int kIgnoredTarget = -1;
+
 struct ElementwiseProblem {
   int64_t n = 0;
-  Operand input, target;        // [n]
+  Operand input, target;        // [n]; the target may be class indices instead
+  int64_t classes = 0;          // C of class indices [n / (C S), S], to an input [n / (C S), C, S]; else 0
+  int64_t positions = 0;        // S
   Operand weight, pos_weight;   // broadcast to [n], any dtype
   Operand third, fourth;        // [n] of a loss of more than two tensors
   void* grad_input = nullptr;   // [n] dtype of the input; may be the input's own memory

@@ -60,6 +60,19 @@ def without(dropped: torch.Tensor, *tensors):
     return [t if t is None else torch.where(dropped, 0, t) for t in tensors]
 
 
+def one_hot(classes: torch.Tensor, like: torch.Tensor, ignore_index: int | None):
+    """The target of the shape of `like` that class indices (B, ...) stand for, and (B, 1, ...) where they count.
+
+    0 where ignored; without an ignore_index the second is None.
+    """
+    index = classes.long().unsqueeze(1)
+    if ignore_index is None:
+        return torch.zeros_like(like).scatter(1, index, 1.0), None
+    counted = index != ignore_index
+    target = torch.zeros_like(like).scatter(1, torch.where(counted, index, 0), 1.0)
+    return torch.where(counted, target, 0), counted
+
+
 def exp_excess(x: torch.Tensor) -> torch.Tensor:
     """e^x - 1 - x to a few eps, not negative; infinity at infinity (1000 is beyond the overflow of e^x)."""
     small = x.abs() < 0.25

@@ -8,7 +8,7 @@ from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
 from .._options import ClassWeights, Flag, IgnoreIndex, Number
-from ._shared import accumulate, elementwise_shape, readable, reduce, reduce_weighted, softplus, without
+from ._shared import accumulate, elementwise_shape, one_hot, readable, reduce, reduce_weighted, softplus, without
 
 ALPHA = Number(low=0, high=1, also=-1)  # -1: no factor
 PROBABILITY_FLOOR = 1e-12
@@ -64,6 +64,18 @@ def _read(input, target, weight, pos_weight, ignore_index):
     return *without(ignored, x, t, w, p), ignored
 
 
+def _read_focal(input, target, weight, pos_weight, ignore_index):
+    """As `_read`; a target without the classes is made of its class indices."""
+    if target.ndim == input.ndim:
+        return _read(input, target, weight, pos_weight, ignore_index)
+    x, w, p = accumulate(input, weight, pos_weight)
+    t, counted = one_hot(target, x, ignore_index)
+    if counted is None:
+        return x, t, w, p, None
+    ignored = ~counted.expand(x.shape)
+    return *without(ignored, x, t, w, p), ignored
+
+
 def check_pair(name, input, target):
     """A target of the input's shape."""
     check.alike(name, "target", target, input)
@@ -81,6 +93,18 @@ def check_logits(name, input, target, weight, pos_weight):
     check_weighted(name, input, target, weight)
     if pos_weight is not None:
         check.broadcastable(name, "pos_weight", pos_weight, input)
+
+
+def check_focal(name, input, target, weight, pos_weight, ignore_index):
+    """As `check_logits`; the target may be class indices (B, ...) of an input (B, C, ...)."""
+    if input.ndim < 2 or not isinstance(target, torch.Tensor) or target.ndim + 1 != input.ndim:
+        return check_logits(name, input, target, weight, pos_weight)
+    shape, positions = tuple(input.shape), tuple(input.shape[:1] + input.shape[2:])
+    if target.shape != positions:
+        raise ValueError(f"{name}: expected target of shape {shape} or {positions}, got {tuple(target.shape)}")
+    check.class_indices(name, target, ignore_index)
+    check.same_device(name, "target", target, input)
+    check_logits(name, input, input, weight, pos_weight)
 
 
 def weighted_operands(input, target, weight):
@@ -277,7 +301,7 @@ class WeightedBinaryCrossEntropyWithLogitsLoss(LossModule, function=weighted_bin
 
 @loss(
     shape=elementwise_shape,
-    check=check_logits,
+    check=check_focal,
     operands=logits_operands,
     options={"alpha": ALPHA, "gamma": Number(low=0), "ignore_index": IgnoreIndex()},
 )
@@ -292,18 +316,22 @@ def sigmoid_focal_loss(
     Args:
         input: logits x, any shape; float32, float64, float16 or bfloat16.
         target: t in [0, 1], the input's shape; floating, bool, uint8, int32 or int64. Soft targets mix the two cases.
+            Or class indices (B, ...) in [0, C) for an input (B, C, ...), uint8, int32 or int64: t is 1 for the class of
+            each position and 0 for the others, and is never made.
         alpha: weight of t = 1 in [0, 1], t = 0 gets 1 - alpha; -1 for no such weights.
         gamma: focusing exponent, not negative; 0 gives the binary cross-entropy times the alpha factor.
         reduction: "none", "mean" (over the elements not ignored) or "sum".
         weight, pos_weight: w and q, broadcast to the input's shape from the last dimension.
-        ignore_index: elements with this target give loss 0 and gradient 0 and leave the mean.
+        ignore_index: elements with this target, or positions of this class, give loss 0 and gradient 0 and leave the
+            mean.
 
     Returns:
         A scalar, or the input's shape with "none"; float64 for a float64 input, else float32.
 
     Loss and gradient are finite for any finite logit and any gamma, also below 1; NaN propagates; everything ignored
     gives a mean of NaN with gradient 0.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
+    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option; on the CPU IndexError on a
+    class outside [0, C), on CUDA a device assertion.
     Lin et al. (2017), "Focal Loss for Dense Object Detection"; same as torchvision's function.
 
     Example:
@@ -313,7 +341,7 @@ def sigmoid_focal_loss(
         >>> x.grad  # the second, still wrong, pulls far more
         tensor([-3.9359e-05, -9.6029e-02])
     """
-    x, t, w, p, ignored = _read(input, target, weight, pos_weight, ignore_index)
+    x, t, w, p, ignored = _read_focal(input, target, weight, pos_weight, ignore_index)
     return reduce_weighted(focal_of_logits(x, t, alpha, gamma, p), w, reduction, ignored)
 
 

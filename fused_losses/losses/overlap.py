@@ -14,7 +14,7 @@ from .._loss import loss
 from .._module import LossModule
 from .._op import NONE
 from .._options import Choice, Flag, IgnoreIndex, Number
-from ._shared import accumulate, reduce, widened
+from ._shared import accumulate, one_hot, reduce, widened
 
 REGION_OPTIONS = {
     "activation": Choice({None: 0, "sigmoid": 1, "softmax": 2}),
@@ -45,12 +45,8 @@ def read_regions(input, target, activation, ignore_index):
         counted = g != ignore_index
         read = counted.any(1, keepdim=True) if activation == "softmax" else counted
         return torch.where(read, x, 0), torch.where(counted, g, 0), counted
-    classes = target.long().unsqueeze(1)
-    if ignore_index is None:
-        return x, torch.zeros_like(x).scatter(1, classes, 1.0), None
-    counted = classes != ignore_index
-    g = torch.zeros_like(x).scatter(1, torch.where(counted, classes, 0), 1.0)
-    return torch.where(counted, x, 0), torch.where(counted, g, 0), counted.expand(x.shape)
+    g, counted = one_hot(target, x, ignore_index)
+    return (x, g, None) if counted is None else (torch.where(counted, x, 0), g, counted.expand(x.shape))
 
 
 class RegionSums(NamedTuple):
@@ -135,9 +131,7 @@ def _check_one_per_position(name, input, target, ignore_index):
         raise ValueError(f"{name}: expected target of shape {shape} or {positions}, got {tuple(target.shape)}")
     if shape[1] == 1:
         return
-    check.tensor(name, "target of class indices", target, check.CLASS_INDEX)
-    if ignore_index is not None and ignore_index != int(ignore_index):
-        raise ValueError(f"{name}: expected ignore_index to be an integer with class indices, got {ignore_index}")
+    check.class_indices(name, target, ignore_index)
 
 
 def region_operands(input, target, weight):

@@ -18,6 +18,13 @@ def logits_and_targets(m, shape, v):
     return {"input": m.normal(shape, 2.0), "target": binary_target(m, shape, v)}
 
 
+def logits_and_targets_or_classes(m, shape, v):
+    if v.how.get("target") != "index" or len(shape) < 2:
+        return logits_and_targets(m, shape, v)
+    target = m.integers((shape[0], *shape[2:]), 0, shape[1])
+    return {"input": m.normal(shape, 2.0), "target": m.ignoring(target, v.options.get("ignore_index"))}
+
+
 def probabilities(m, shape, v):
     return {"input": m.uniform(shape, 0.02, 0.98), "target": binary_target(m, shape, v)}
 
@@ -96,13 +103,15 @@ CASES = [
     ),
     Case(
         "sigmoid_focal_loss",
-        logits_and_targets,
+        logits_and_targets_or_classes,
         logits=("input",),
         variants=(
             *(variant(f"gamma{g:g}", {"target": "hard"}, gamma=g) for g in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)),
             variant("no_alpha", alpha=-1.0, gamma=1.5),
             variant("ignore", {"target": "hard"}, ignore_index=255),
             variant("weights", weight=per_channel, pos_weight=per_sample, alpha=0.6),
+            variant("index", {"target": "index"}),
+            variant("index_ignore", {"target": "index"}, ignore_index=1, weight=per_channel, gamma=1.5),
         ),
         broadcast=("weight", "pos_weight"),
         bad=(
