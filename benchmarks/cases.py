@@ -145,6 +145,11 @@ def logits_and_classes(shape, dtype, device, generator):
     return {"input": _randn(shape, dtype, device, generator), "target": classes}
 
 
+def logits_classes_and_weight(shape, dtype, device, generator):
+    tensors = logits_and_classes(shape, dtype, device, generator)
+    return tensors | {"class_weight": torch.rand(shape[1], device=device, generator=generator) + 0.5}
+
+
 def log_probabilities(shape, dtype, device, generator):
     like = (torch.float32, device, generator)
     input, target = _randn(shape, *like).log_softmax(-1), _randn(shape, *like).softmax(-1)
@@ -281,6 +286,10 @@ ALL = [
     Case(
         "sigmoid_focal_loss", *_FLAT, logits_and_bits, keywords={"reduction": "mean"}, chains=(chains.sigmoid_focal,)
     ),
+    Case(
+        "sigmoid_focal_loss+classes", *_CLASS_MAPS, logits_and_classes, keywords={"reduction": "mean"},
+        chains=(chains.sigmoid_focal_from_classes,),
+    ),
     Case("mse_loss", *_FLAT, two_normals, chains=(chains.mse,), torch_op=F_torch.mse_loss),
     Case("l1_loss", *_FLAT, two_normals, chains=(chains.l1,), torch_op=F_torch.l1_loss),
     Case("huber_loss", *_FLAT, two_normals, torch_op=F_torch.huber_loss),
@@ -301,13 +310,29 @@ ALL = [
         "dice_loss+indices", *_CLASS_MAPS, logits_and_classes, keywords=_FROM_INDICES,
         chains=(chains.dice_from_indices,), passes=2,
     ),
+    Case(
+        "dice_loss+micro", *_CLASS_MAPS, logits_and_classes, keywords=_FROM_INDICES | {"average": "micro"},
+        chains=(chains.dice_from_indices,), passes=2,
+    ),
+    Case(
+        "dice_loss+skip", *_CLASS_MAPS, logits_and_classes, keywords=_FROM_INDICES | {"absent": "skip"},
+        chains=(chains.dice_from_indices,), passes=2,
+    ),
     Case("jaccard_loss", *_MASKS, logits_and_bits, chains=(chains.jaccard,), passes=2),
     Case(
         "tversky_loss", *_MASKS, logits_and_bits, keywords={"alpha": 0.3, "beta": 0.7}, chains=(chains.tversky,),
         passes=2,
     ),
     Case("dice_cross_entropy_loss", *_CLASS_MAPS, logits_and_classes, chains=(chains.dice_cross_entropy,), passes=2),
+    Case(
+        "dice_cross_entropy_loss+weighted", *_CLASS_MAPS, logits_classes_and_weight, keywords={"label_smoothing": 0.1},
+        chains=(chains.dice_cross_entropy,), passes=2,
+    ),
     Case("dice_focal_loss", *_CLASS_MAPS, logits_and_classes, chains=(chains.dice_focal,), passes=2),
+    Case(
+        "dice_focal_loss+sigmoid", *_CLASS_MAPS, logits_and_classes, keywords={"focal_activation": "sigmoid"},
+        chains=(chains.dice_focal,), passes=2,
+    ),
     Case("contrastive_loss", *_PAIRS, embeddings, leaves=("x1", "x2"), chains=chains.CONTRASTIVE),
     Case(
         "contrastive_loss_from_distance", *_FLAT, distances, leaves=("distance",),

@@ -30,6 +30,14 @@ def sigmoid_focal(input, target, alpha=0.25, gamma=2.0, reduction="mean"):
     return (alpha_t * ce * (1 - p_t) ** gamma).mean()
 
 
+def _one_hot(target, input):
+    return F.one_hot(target, input.shape[1]).movedim(-1, 1).to(input.dtype)
+
+
+def sigmoid_focal_from_classes(input, target, reduction="mean"):
+    return sigmoid_focal(input, _one_hot(target, input))
+
+
 def mse(input, target):
     return (input - target).square().mean()
 
@@ -145,19 +153,27 @@ def tversky(input, target, alpha, beta):
     return (1 - (both + SMOOTH) / (both + alpha * (p - both) + beta * (g - both) + SMOOTH)).mean()
 
 
-def dice_from_indices(input, target, activation="softmax"):
-    p = torch.softmax(input, 1).flatten(2)
-    g = F.one_hot(target, input.shape[1]).movedim(-1, 1).to(input.dtype).flatten(2)
-    both = (p * g).sum(-1)
-    return (1 - (2 * both + SMOOTH) / (p.sum(-1) + g.sum(-1) + SMOOTH)).mean()
+def dice_from_indices(input, target, activation="softmax", average="macro", absent="count"):
+    p, g = torch.softmax(input, 1).flatten(2), _one_hot(target, input).flatten(2)
+    if average == "micro":
+        p, g = p.flatten(1), g.flatten(1)
+    both, true = (p * g).sum(-1), g.sum(-1)
+    losses = 1 - (2 * both + SMOOTH) / (p.sum(-1) + true + SMOOTH)
+    return losses.mean() if absent == "count" else (losses * (true > 0)).sum() / (true > 0).sum()
 
 
-def dice_cross_entropy(input, target):
-    return dice_from_indices(input, target) + F.cross_entropy(input, target)
+def dice_cross_entropy(input, target, class_weight=None, label_smoothing=0.0):
+    second = F.cross_entropy(input, target, weight=class_weight, label_smoothing=label_smoothing)
+    return dice_from_indices(input, target) + second
 
 
-def dice_focal(input, target):
-    return dice_from_indices(input, target) + softmax_focal(input, target)
+def dice_focal(input, target, focal_activation="softmax"):
+    if focal_activation == "softmax":
+        return dice_from_indices(input, target) + softmax_focal(input, target)
+    g = _one_hot(target, input)
+    p_t = torch.sigmoid(input) * (2 * g - 1) + 1 - g
+    ce = F.binary_cross_entropy_with_logits(input, g, reduction="none")
+    return dice_from_indices(input, target) + (ce * (1 - p_t) ** 2).mean()
 
 
 def contrastive(x1, x2, target):

@@ -42,9 +42,11 @@
 
 // Dice and a second term on the same logits: the functor is the second term. Formulas: formulas/compound.h. The overlap
 // driver runs them.
-#define FL_COMPOUND_LOSSES(X)                                                                            \
-  X(dice_cross_entropy_loss, kCrossEntropy, "input", FL_REGION_OPTIONS " squared dice_weight ce_weight") \
-  X(dice_focal_loss, kFocal, "input", FL_REGION_OPTIONS " squared dice_weight focal_weight gamma alpha")
+#define FL_COMPOUND_OPTIONS FL_REGION_OPTIONS " squared dice_weight label_smoothing"
+#define FL_COMPOUND_LOSSES(X)                                                          \
+  X(dice_cross_entropy_loss, kCrossEntropy, "input", FL_COMPOUND_OPTIONS " ce_weight") \
+  X(dice_focal_loss, kFocal, "input", FL_COMPOUND_OPTIONS " focal_weight focal_activation gamma alpha")
+#define FL_COMPOUND_ARGUMENTS FL_OVERLAP_ARGUMENTS ", Tensor? class_weight"
 
 // One loss for each row, a function of the sum of its elements' terms. Formulas: formulas/distance.h, formulas/vae.h.
 // One driver runs all of them; the lists differ in their tensors. VAE terms are no ops of their own: vae_loss adds one
@@ -124,7 +126,7 @@
 #define FL_FAMILIES(F)                                                                                          \
   F(elementwise, FL_ELEMENTWISE_LOSSES, FL_ELEMENTWISE_ARGUMENTS, "Tensor grad_output")                         \
   F(overlap, FL_OVERLAP_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums")                        \
-  F(overlap, FL_COMPOUND_LOSSES, FL_OVERLAP_ARGUMENTS, "Tensor grad_output, Tensor sums, Tensor count")         \
+  F(overlap, FL_COMPOUND_LOSSES, FL_COMPOUND_ARGUMENTS, "Tensor grad_output, Tensor sums, Tensor count")        \
   F(row_sums, FL_CONTRASTIVE_LOSSES, FL_CONTRASTIVE_ARGUMENTS, "Tensor grad_output")                            \
   F(row_sums, FL_GAUSSIAN_LOSSES, FL_GAUSSIAN_ARGUMENTS, "Tensor grad_output")                                  \
   F(whitened, FL_WHITENED_LOSSES, FL_WHITENED_ARGUMENTS, "Tensor grad_output, Tensor whitened")                 \

@@ -42,6 +42,7 @@ constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ign
   X(dim, 0)                 \
   X(epsilon, 0)             \
   X(first, 0)               \
+  X(focal_activation, 0)    \
   X(focal_weight, 0)        \
   X(gamma, 0)               \
   X(ignore_index, kNoIndex) \

@@ -34,6 +34,11 @@ def wire(row, **options):
     return [float((NEUTRAL | options).get(name, 0)) for name in row["options"].split()]
 
 
+def no_weights(row):
+    """The op's weights, none of them given."""
+    return (None,) * row["arguments"].count("weight")
+
+
 def inputs(device="cpu", shape=(2, 3, 37)):
     return torch.randn(shape, device=device), torch.randint(shape[1], (shape[0], *shape[2:]), device=device)
 
@@ -50,9 +55,9 @@ def test_a_gradient_may_overwrite_its_input(row, activation, dtype, device):
     options = wire(row, activation=activation)
     for target in (y, one_hot.to(torch.uint8), one_hot.to(dtype)):
         apart, over = torch.empty_like(x), x.clone()
-        total = op(row, "_into")(apart, x, target, None, options, 0.25)
-        assert torch.equal(op(row, "_into")(over, over, target, None, options, 0.25), total)
-        whole, *_, gradient = op(row)(x, target, None, options, SUM, 1)
+        total = op(row, "_into")(apart, x, target, *no_weights(row), options, 0.25)
+        assert torch.equal(op(row, "_into")(over, over, target, *no_weights(row), options, 0.25), total)
+        whole, *_, gradient = op(row)(x, target, *no_weights(row), options, SUM, 1)
         eps = torch.finfo(dtype).eps
         torch.testing.assert_close(total, whole / 4, rtol=1e-6, atol=0)
         torch.testing.assert_close(apart, gradient / 4, rtol=4 * eps, atol=4 * eps * gradient.abs().max().item())
@@ -72,19 +77,21 @@ def test_an_op_called_directly_refuses_what_it_cannot_run(row):
         with pytest.raises(RuntimeError, match=f"{row['name']}: expected .*{words}"):
             run(*arguments)
 
-    refused("options", x, y, None, options[1:], SUM, 1)
-    refused(r"shape \(2, 3, 37\)", x, y[:, 1:], None, options, SUM, 1)
-    refused(r"shape \(2, 3, 37\)", x, x[:1], None, options, SUM, 1)
-    refused("integer", x, y.float(), None, options, SUM, 1)
-    refused(r"weight of shape \(3,\)", x, y, torch.ones(2), options, SUM, 1)
-    refused("reduction", x, y, None, options, 3, 1)
-    refused("activation", x, y, None, wire(row, activation=3), SUM, 1)
-    refused("average", x, y, None, wire(row, average=2), SUM, 1)
-    refused("absent", x, y, None, wire(row, absent=math.nan), SUM, 1)
-    refused("2 classes", x[:, :1].contiguous(), y, None, wire(row, include_background=0), SUM, 1)
-    loss, *saved, _ = run(x, y, None, options, SUM, 1)
+    refused("options", x, y, *no_weights(row), options[1:], SUM, 1)
+    refused(r"shape \(2, 3, 37\)", x, y[:, 1:], *no_weights(row), options, SUM, 1)
+    refused(r"shape \(2, 3, 37\)", x, x[:1], *no_weights(row), options, SUM, 1)
+    refused("integer", x, y.float(), *no_weights(row), options, SUM, 1)
+    refused(r"weight of shape \(3,\)", x, y, torch.ones(2), *no_weights(row)[1:], options, SUM, 1)
+    refused("reduction", x, y, *no_weights(row), options, 3, 1)
+    refused("activation", x, y, *no_weights(row), wire(row, activation=3), SUM, 1)
+    refused("average", x, y, *no_weights(row), wire(row, average=2), SUM, 1)
+    refused("absent", x, y, *no_weights(row), wire(row, absent=math.nan), SUM, 1)
+    if row not in RATIOS:
+        refused(r"class_weight of shape \(3,\)", x, y, None, torch.ones(2), options, SUM, 1)
+    refused("2 classes", x[:, :1].contiguous(), y, *no_weights(row), wire(row, include_background=0), SUM, 1)
+    loss, *saved, _ = run(x, y, *no_weights(row), options, SUM, 1)
     with pytest.raises(RuntimeError, match="saved"):
-        op(row, "_backward")(loss, saved[0][:1], *saved[1:], x, y, None, options, SUM, 1)
+        op(row, "_backward")(loss, saved[0][:1], *saved[1:], x, y, *no_weights(row), options, SUM, 1)
 
 
 @each_op
@@ -92,8 +99,8 @@ def test_an_op_copies_what_is_not_contiguous(row):
     x, y = inputs(shape=(2, 3, 8, 5))
     options = wire(row)
     for given, target in ((x.transpose(2, 3), y.transpose(1, 2)), (x[:, :, :1].expand_as(x), y[:1].expand_as(y))):
-        found = op(row)(given, target, None, options, SUM, 1)
-        expected = op(row)(given.contiguous(), target.contiguous(), None, options, SUM, 1)
+        found = op(row)(given, target, *no_weights(row), options, SUM, 1)
+        expected = op(row)(given.contiguous(), target.contiguous(), *no_weights(row), options, SUM, 1)
         assert all(map(torch.equal, found, expected))
 
 

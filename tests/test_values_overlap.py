@@ -11,6 +11,7 @@ from scipy.special import expit, log_softmax, softmax
 from tolerances import assert_agrees, tolerance
 
 import fused_losses.functional as F
+from fused_losses import reference
 
 SHAPE = (2, 3, 5, 7)
 LOSSES = [F.dice_loss, F.jaccard_loss, F.tversky_loss]
@@ -285,6 +286,79 @@ def test_dice_and_focal():
     dice = by_hand(F.dice_loss, numbers, t, everything, "sigmoid").mean()
     found = F.dice_focal_loss(x, mask.bool(), activation="sigmoid", alpha=0.25)
     assert_agrees(found, torch.tensor(dice + focal), n_terms=210)
+
+
+def compound_inputs(device, kind):
+    """Logits, a target of class indices or dense, the class that is ignored or None."""
+    x, classes = 3 * torch.randn(SHAPE, device=device), torch.randint(3, (2, 5, 7), device=device)
+    if kind == "ignored":
+        classes[:, 1] = 255
+        return x, classes, 255
+    return x, classes if kind == "index" else torch.rand(SHAPE, device=device).softmax(1), None
+
+
+def assert_is_sum(loss, x, target, terms, **options):
+    """Value and gradient of a compound are those of Dice and of its second term."""
+    x1, x2 = x.clone().requires_grad_(), x.double().requires_grad_()
+    dice_options = {k: v for k, v in options.items() if k in ("activation", "ignore_index")}
+    for reduction in ("mean", "sum"):
+        found = loss(x1, target, reduction=reduction, **options)
+        dense = target.double() if target.is_floating_point() else target
+        expected = F.dice_loss(x2, dense, reduction=reduction, **dice_options) + terms(x2, dense, reduction)
+        (g1,), (g2,) = torch.autograd.grad(found, x1), torch.autograd.grad(expected, x2)
+        assert_agrees(found.detach(), expected.detach(), n_terms=210)
+        assert_agrees(g1, g2, torch.float32, n_terms=210, at_least=1 / 70)
+
+
+@pytest.mark.parametrize("kind", ["index", "soft", "ignored"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_cross_entropy_of_a_compound_is_torchs(kind, label_smoothing, weighted, device):
+    x, target, ignore_index = compound_inputs(device, kind)
+    weight = torch.tensor([0.2, 1.0, 3.0], device=device) if weighted else None
+
+    def cross_entropy(x, target, reduction):
+        given = {"label_smoothing": label_smoothing, "weight": None if weight is None else weight.double()}
+        ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
+        return torch.nn.functional.cross_entropy(x, target, reduction=reduction, **given, **ignored)
+
+    assert_is_sum(
+        F.dice_cross_entropy_loss, x, target, cross_entropy, activation="softmax", class_weight=weight,
+        label_smoothing=label_smoothing, ignore_index=ignore_index,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["index", "soft", "ignored"])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("focal_activation", [None, "sigmoid", "softmax"])
+def test_the_focal_term_of_a_compound_is_the_focal_loss(kind, activation, focal_activation, device):
+    """Of any activation beside that of Dice, weighted by class and smoothed."""
+    x, target, ignore_index = compound_inputs(device, kind)
+    weight, e = torch.tensor([0.2, 1.0, 3.0], device=device), 0.2
+
+    def focal(x, target, reduction):
+        g = target
+        if not target.is_floating_point():
+            g = torch.nn.functional.one_hot(target.clamp(max=2), 3).movedim(-1, 1).double()
+        keep = (
+            (target != 255).unsqueeze(1) if ignore_index else torch.ones(1, 1, 1, 1, device=x.device, dtype=torch.bool)
+        )
+        w = weight.double().view(-1, 1, 1)
+        if (focal_activation or activation) == "sigmoid":
+            t = g * (1 - e) + e / 2
+            each = reference.sigmoid_focal_loss(x, t, 0.3, 1.5, reduction="none") * w
+            count = keep.expand(x.shape).sum()
+        else:
+            p = x.softmax(1)
+            each = -(g * (1 - e) + e / 3) * w * 0.3 * (1 - p) ** 1.5 * x.log_softmax(1)
+            count = keep.expand(2, 1, 5, 7).sum()
+        total = torch.where(keep, each, 0).sum()
+        return total / count if reduction == "mean" else total
+
+    assert_is_sum(
+        F.dice_focal_loss, x, target, focal, activation=activation, focal_activation=focal_activation, gamma=1.5,
+        alpha=0.3, class_weight=weight, label_smoothing=e, ignore_index=ignore_index,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", [F.dice_cross_entropy_loss, F.dice_focal_loss])

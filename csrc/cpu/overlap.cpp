@@ -29,7 +29,7 @@ struct OverlapGroups {
   OverlapGroups(const OverlapProblem& problem, const OverlapOptions& options)
       : of_problem(problem.classes), positions(problem.positions) {
     constexpr int64_t kElements = 64 * 1024, kFewestPositions = 1024;  // of a chunk
-    const bool apart = !options.softmax() && !problem.class_index && !options.micro;
+    const bool apart = !options.joint() && !problem.class_index && !options.micro;
     classes = apart ? 1 : of_problem;
     count = apart ? problem.samples * of_problem : problem.samples;
     chunk = kElements / (classes > 0 ? classes : 1);
@@ -58,6 +58,11 @@ class OverlapRun {
         wide_(groups_.count, dtype_ == Dtype::kFloat64),
         ratios_(id, options, task_),
         parts_(groups_.count * groups_.chunks * part_size()) {
+    if (task_.class_weight) {
+      class_weights_.resize(task_.classes);
+      read_values(task_.class_weight, task_.class_weight_dtype, 0, task_.classes, class_weights_.data());
+      task_.class_weights = class_weights_.data();
+    }
     set_second_scale(countable());
   }
 
@@ -96,8 +101,9 @@ class OverlapRun {
   OverlapTask task_;
   const OverlapGroups groups_;
   const OverlapLoops& loops_;
-  const Dtype dtype_;                         // of sums and losses
-  bool keeps_ = false;                        // the sums leave the probabilities in the gradient
+  const Dtype dtype_;   // of sums and losses
+  bool keeps_ = false;  // the sums leave the probabilities in the gradient
+  std::vector<double> class_weights_;
   std::vector<char> wide_;                    // [groups]: computed in float64
   OverlapRatios ratios_;                      // of the sums of all parts
   std::vector<double> parts_;                 // [groups, chunks, part_size()]: sums, then the two of the second term
@@ -112,28 +118,28 @@ class OverlapRun {
 
   // What the second term's mean divides by where nothing is ignored.
   double countable() const {
-    return static_cast<double>(task_.samples * (task_.options.softmax() ? 1 : task_.classes) * task_.positions);
+    return static_cast<double>(task_.samples * (task_.options.second_softmax() ? 1 : task_.classes) * task_.positions);
   }
 
   // They are kept where there is a gradient of their dtype to keep them in; a second term after softmax needs more, but
-  // for the cross-entropy of class indices, whose slope is 1 whatever the logits.
+  // for the cross-entropy, whose slope is 1 whatever the logits.
   bool keeps_probabilities() const {
     const OverlapOptions& options = task_.options;
     return task_.gradient && task_.gradient != task_.input && options.activation != Activation::kNone &&
            task_.input_dtype == dtype_ &&
-           (!options.softmax() || !options.has_second() ||
-            (options.second == SecondTerm::kCrossEntropy && task_.class_index));
+           (!options.joint() || !options.has_second() || options.second == SecondTerm::kCrossEntropy);
   }
 
   // Whether a group's gradient follows its sums: nothing but them is needed, and there are groups for all threads.
   bool works_on_groups_at_once() const {
-    const bool counted = !task_.options.has_second() || !task_.options.ignoring;  // before any sum
+    // Whether what the means divide by is known before any sum.
+    const bool counted = !task_.options.has_second() || !(task_.options.ignoring || task_.counts_weights);
     return !task_.options.batch && task_.gradient && counted && !ratios_.skips() &&
            (groups_.chunks == 1 || groups_.count >= 2 * torch::stable::get_num_threads());
   }
 
   void set_second_scale(double count) {
-    second_count_ = count > 1 ? count : 1;
+    second_count_ = count != 0 ? count : 1;
     const Results& results = task_.results;
     const double incoming = results.incoming && !results.per_item ? load_scalar(results.incoming, dtype_) : 1;
     task_.second_scale = task_.options.second_weight * results.factor * incoming / second_denominator();

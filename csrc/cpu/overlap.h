@@ -11,7 +11,8 @@ namespace fused_losses {
 // A Problem with what one call adds to it.
 struct OverlapTask : OverlapProblem {
   OverlapOptions options;
-  double second_scale = 0;  // factor of the second term's gradient
+  double second_scale = 0;                // factor of the second term's gradient
+  const double* class_weights = nullptr;  // [C], of the second term; null: not given
 };
 
 // Positions [begin, end) of one sample, of which the classes [first, last). keeps: the sums leave the probabilities in
@@ -22,7 +23,8 @@ struct OverlapPart {
 };
 
 // Sums of each class of a part, [last - first, kRegionSums]; second[2]: the second terms, and the number of elements
-// (softmax: positions) that count for their mean. False, and no sums, where a class index or a mask's value is none.
+// (softmax: positions, or their weights) that count for their mean. False, and no sums, where a class index or a mask's
+// value is none.
 using OverlapSums = bool (*)(const OverlapTask&, OverlapPart, double* sums, double* second);
 // Writes the gradient of a part: with p the activated input, by_I[c] g + by_P[c] (2 p with `squared`) pulled back
 // through the activation, and second_scale times the second term's. by_I, by_P [last - first].

@@ -29,8 +29,8 @@ void smaller_probability_row(const A* __restrict x, A* __restrict kept, const in
 
 // kept: exp_minus_abs(x), which becomes the smaller probability; not used without a sigmoid.
 template <class A, bool kSigmoid, bool kSquared, class Target, class Term>
-void element_sums_row(const Target target, const Term term, const A* __restrict x, A* __restrict kept,
-                      const A* __restrict t, const int64_t n, double* sums, double* second) {
+void element_sums_row(const Target target, const Term term, const SecondTarget<A> share, const A* __restrict x,
+                      A* __restrict kept, const A* __restrict t, const int64_t n, double* sums, double* second) {
   A I = 0, P = 0, G = 0, loss = 0, count = 0;
 #pragma omp simd reduction(+ : I, P, G, loss, count)
   for (int64_t i = 0; i < n; ++i) {
@@ -38,7 +38,7 @@ void element_sums_row(const Target target, const Term term, const A* __restrict 
     const bool counts = target.counts(t[i]);
     A p = x[i];
     if constexpr (!std::is_same_v<Term, NoTerm<A>>) {
-      const A value = term.terms(x[i], kept[i], g, A(1)).loss;
+      const A value = term.terms(x[i], kept[i], share(g), A(1)).loss;
       loss += counts ? value : A(0);
       count += counts ? A(1) : A(0);
     }
@@ -54,15 +54,17 @@ void element_sums_row(const Target target, const Term term, const A* __restrict 
   sums[0] += I;
   sums[1] += P;
   sums[2] += G;
-  second[0] += loss;
+  second[0] += share.weight * loss;
   second[1] += count;
 }
 
 // d = gradient with respect to x: of the overlap through p, and scale times the term's. kept: as element_sums_row left
 // it, d itself or other memory; x is read only without a sigmoid or with a term.
 template <class A, bool kSigmoid, bool kSquared, class Target, class Term>
-void element_gradient_row(const Target target, const Term term, const A* __restrict x, const A* kept,
-                          const A* __restrict t, const A by_I, const A by_P, const A scale, A* d, const int64_t n) {
+void element_gradient_row(const Target target, const Term term, const SecondTarget<A> share, const A* __restrict x,
+                          const A* kept, const A* __restrict t, const A by_I, const A by_P, const A scale, A* d,
+                          const int64_t n) {
+  const A factor = scale * share.weight;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A g = target.target(t[i]);
@@ -73,7 +75,7 @@ void element_gradient_row(const Target target, const Term term, const A* __restr
     } else {
       value = by_I * g + (kSquared ? 2 * by_P * x[i] : by_P);
     }
-    if constexpr (!std::is_same_v<Term, NoTerm<A>>) value += scale * term(x[i], g, A(1)).grad_input;
+    if constexpr (!std::is_same_v<Term, NoTerm<A>>) value += factor * term(x[i], share(g), A(1)).grad_input;
     d[i] = target.counts(t[i]) ? value : A(0);
   }
 }
@@ -98,7 +100,7 @@ struct OverlapElementTile {
     with_element_term<A>(task, [&](auto sigmoid, auto term) {
       if (sigmoid()) exp_minus_abs_row(x, kept, span.n);
       with_target<A>(task, span.first, [&](auto target, auto squared) {
-        element_sums_row<A, sigmoid(), squared()>(target, term, x, kept, t, span.n, sums, second);
+        element_sums_row<A, sigmoid(), squared()>(target, term, {task, span.first}, x, kept, t, span.n, sums, second);
         sums[3] += any_counts(task, target, t, span.n);
       });
     });
@@ -111,7 +113,7 @@ struct OverlapElementTile {
     with_element_term<A>(task, [&](auto sigmoid, auto term) {
       if (sigmoid() && !span.keeps) smaller_probability_row(x, kept, span.n);
       with_target<A>(task, span.first, [&](auto target, auto squared) {
-        element_gradient_row<A, sigmoid(), squared()>(target, term, x, kept, t, by_I, by_P,
+        element_gradient_row<A, sigmoid(), squared()>(target, term, {task, span.first}, x, kept, t, by_I, by_P,
                                                       static_cast<A>(task.second_scale), d, span.n);
       });
     });

@@ -15,12 +15,13 @@ namespace fused_losses::FL_ISA {
 #include "cpu/overlap_targets.h"
 #include "cpu/overlap_second.h"
 #include "cpu/overlap_elements.h"
+#include "cpu/overlap_softmax_rows.h"
 #include "cpu/overlap_softmax.h"
 
 // Calls run(span, tile) for each tile of positions [begin, end).
 template <class A, class Run>
 void each_tile(const OverlapTask& task, OverlapPart part, const Run& run) {
-  OverlapTile<A> tile(task.options.softmax() ? task.classes : 1, part.end - part.begin);
+  OverlapTile<A> tile(task.options.joint() ? task.classes : 1, part.end - part.begin);
   for (int64_t at = part.begin; at < part.end; at += tile.width) {
     const int64_t n = tile.width < part.end - at ? tile.width : part.end - at;
     run(OverlapSpan{task, part.sample, part.first, part.last, at, n, part.keeps}, &tile);
@@ -35,7 +36,7 @@ bool overlap_sums(const OverlapTask& task, OverlapPart part, double* sums, doubl
   each_tile<A>(task, part, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
     valid = valid && (task.class_index ? load_classes(span, tile->class_index) : is_target(span));
     if (!valid) return;
-    if (task.options.softmax()) {
+    if (task.options.joint()) {
       const OverlapSoftmaxTile<A> all(span, false, tile);
       all.add_sums(sums);
       if (task.options.has_second()) all.add_terms(second);
@@ -52,7 +53,7 @@ template <class A>
 void overlap_gradient(const OverlapTask& task, OverlapPart part, const double* by_I, const double* by_P) {
   each_tile<A>(task, part, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
     if (task.class_index) load_classes(span, tile->class_index);
-    if (task.options.softmax()) return OverlapSoftmaxTile<A>(span, span.keeps, tile).write_gradient(by_I, by_P);
+    if (task.options.joint()) return OverlapSoftmaxTile<A>(span, span.keeps, tile).write_gradient(by_I, by_P);
     for (int64_t c = part.first; c < part.last; ++c) {
       const int64_t k = c - part.first;
       OverlapElementTile<A>(span, c, tile).write_gradient(static_cast<A>(by_I[k]), static_cast<A>(by_P[k]));

@@ -7,6 +7,19 @@ struct NoTerm {
   FL_HD Terms<A> operator()(A, A, A) const { return {A(0), A(0), A(0)}; }
 };
 
+// What the second term sees of the target of one class: g smoothed, and the weight of the class.
+template <class A>
+struct SecondTarget {
+  A keep, shift, weight;
+
+  SecondTarget(const OverlapTask& task, int64_t c)
+      : keep(static_cast<A>(1 - task.options.label_smoothing)),
+        shift(static_cast<A>(task.options.label_smoothing / (task.options.second_softmax() ? task.classes : 2))),
+        weight(task.class_weights ? static_cast<A>(task.class_weights[c]) : A(1)) {}
+
+  FL_HD A operator()(A g) const { return g * keep + shift; }
+};
+
 // Calls run(sigmoid as a constant, second term of an element).
 template <class A, class Run>
 void with_element_term(const OverlapTask& task, const Run& run) {
@@ -39,12 +52,18 @@ void pick_row(const A* __restrict x, const int64_t step, const A* __restrict cla
   }
 }
 
-// u = x - row_max + log(inverse)
 template <class A>
-void log_row(const A* __restrict x, const A* __restrict row_max, const A* __restrict inverse, A* __restrict u,
+void log_of_row(const A* __restrict v, A* __restrict to, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = log_(v[i]);
+}
+
+// u = x - row_max + log_inverse
+template <class A>
+void log_row(const A* __restrict x, const A* __restrict row_max, const A* __restrict log_inverse, A* __restrict u,
              const int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) u[i] = (x[i] - row_max[i]) + log_(inverse[i]);
+  for (int64_t i = 0; i < n; ++i) u[i] = (x[i] - row_max[i]) + log_inverse[i];
 }
 
 // Sums of the term of one class, times its share of the target, over the positions to keep.
@@ -71,10 +90,56 @@ void term_slope_row(const Term term, const A* __restrict u, const A* __restrict 
   }
 }
 
-template <class A>
-void share_row(const A ignore, const A* __restrict t, A* __restrict share, const int64_t n) {
+// The share of a class in the second term of each position, 0 where it does not count.
+template <class A, class Target>
+void share_row(const Target target, const SecondTarget<A> second, const A* __restrict t, A* __restrict share,
+               const int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) share[i] = t[i] == ignore ? A(0) : t[i];
+  for (int64_t i = 0; i < n; ++i) share[i] = target.counts(t[i]) ? second.weight * second(target.target(t[i])) : A(0);
+}
+
+// The weight of each position's class; classes: -1 where ignored.
+template <class A>
+void weight_row(const double* weights, const A* __restrict classes, A* __restrict to, const int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t c = static_cast<int64_t>(classes[i]);
+    to[i] = c < 0 ? A(0) : static_cast<A>(weights[c]);
+  }
+}
+
+template <class A>
+double sum_row(const A* __restrict v, const int64_t n) {
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += v[i];
+  return sum;
+}
+
+// Sums of the term of an element of one class, and the number of those that count.
+template <class A, class Target, class Term>
+void element_term_row(const Target target, const SecondTarget<A> share, const Term term, const A* __restrict x,
+                      const A* __restrict t, const int64_t n, double* second) {
+  A loss = 0, count = 0;
+#pragma omp simd reduction(+ : loss, count)
+  for (int64_t i = 0; i < n; ++i) {
+    const A value = term(x[i], share(target.target(t[i])), A(1)).loss;
+    loss += target.counts(t[i]) ? value : A(0);
+    count += target.counts(t[i]) ? A(1) : A(0);
+  }
+  second[0] += share.weight * loss;
+  second[1] += count;
+}
+
+// by_logit = scale times its derivative.
+template <class A, class Target, class Term>
+void element_slope_row(const Target target, const SecondTarget<A> share, const Term term, const A* __restrict x,
+                       const A* __restrict t, const A scale, A* __restrict by_logit, const int64_t n) {
+  const A factor = scale * share.weight;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const A value = factor * term(x[i], share(target.target(t[i])), A(1)).grad_input;
+    by_logit[i] = target.counts(t[i]) ? value : A(0);
+  }
 }
 
 template <class A>

@@ -12,26 +12,27 @@ constexpr Dtype kTileDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype
 template <class A>
 struct OverlapTile {
   int64_t rows, width;
-  A *memory, *values, *probabilities, *targets;               // [rows, width]; values and targets where converted
-  A* class_index;                                             // [width] of each position, -1 where ignored
-  A *row_max, *inverse, *inner, *keep, *log, *share, *slope;  // [width], of a softmax
-  int32_t* counts;                                            // as count_classes wants it
+  A *memory, *values, *probabilities, *targets;  // [rows, width]; values and targets where converted
+  A* sigmoids;                                   // [rows, width] beside a softmax
+  A* class_index;                                // [width] of each position, -1 where ignored
+  A *row_max, *inverse, *log_inverse, *inner, *keep, *log, *share, *slope;  // [width], of a softmax
+  int32_t* counts;                                                          // as count_classes wants it
 
   OverlapTile(int64_t rows, int64_t positions) : rows(rows) {
     width = kTileValues / (rows > 0 ? rows : 1) / kNarrowestTile * kNarrowestTile;
     const int64_t needed = (positions + kNarrowestTile - 1) / kNarrowestTile * kNarrowestTile;
     for (const int64_t limit : {kWidestTile, needed}) width = width > limit ? limit : width;
     width = width < kNarrowestTile ? kNarrowestTile : width;
-    const int64_t size = (3 * rows + 8) * width, counters = kCounters * (rows + 1);
+    const int64_t size = (4 * rows + 9) * width, counters = kCounters * (rows + 1);
     memory = static_cast<A*>(::operator new(size * sizeof(A) + counters * sizeof(int32_t), std::align_val_t(64)));
     counts = reinterpret_cast<int32_t*>(memory + size);
     std::memset(counts, 0, counters * sizeof(int32_t));
     A* next = memory;
-    for (A** part : {&values, &probabilities, &targets}) {
+    for (A** part : {&values, &probabilities, &targets, &sigmoids}) {
       *part = next;
       next += rows * width;
     }
-    for (A** part : {&class_index, &row_max, &inverse, &inner, &keep, &log, &share, &slope}) {
+    for (A** part : {&class_index, &row_max, &inverse, &log_inverse, &inner, &keep, &log, &share, &slope}) {
       *part = next;
       next += width;
     }

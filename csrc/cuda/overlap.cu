@@ -58,6 +58,7 @@ class OverlapLaunches {
     o_.ignoring = options_.ignoring;
     o_.activation = options_.activation;
     o_.micro = options_.micro;
+    o_.second_softmax = options_.second_softmax();
     o_.absent = options_.absent;
     o_.ignored_value = options_.ignore_index;
     o_.ignored_class = options_.ignoring ? static_cast<int64_t>(options_.ignore_index) : 0;
@@ -65,7 +66,8 @@ class OverlapLaunches {
     o_.second_weight = options_.second_weight;
     in_registers_ =
         options_.softmax() && o_.class_index && o_.classes <= kMostClasses && o_.input_dtype != Dtype::kFloat64;
-    swept_ = options_.softmax() && !in_registers_;
+    swept_ = options_.joint() && !in_registers_;
+    of_all_classes_ = kSecond && (!options_.second_softmax() || options_.label_smoothing != 0);
     choose_chunks();
   }
 
@@ -74,7 +76,7 @@ class OverlapLaunches {
       using T = decltype(tag);
       if (!o_.backward) {
         sums<T>();
-      } else if (swept_) {
+      } else if (sweeps_gradient()) {
         softmax_rows<T>(SecondTerm::kNone, nullptr);
       }
       finish<T>();
@@ -91,11 +93,15 @@ class OverlapLaunches {
   const Ratio ratio_;
   OverlapOperands o_;
   bool in_registers_, swept_;
+  bool of_all_classes_;  // the second term of a position reads all its classes
   // Workspaces, in use until the last launch.
   Tensor partial_, softmax_rows_, coefficients_, second_partial_, second_, class_sums_, present_;
 
   Tensor workspace(int64_t elements, Dtype dtype) const { return new_tensor(like_, {elements}, dtype); }
   Dtype accumulation() const { return accumulation_dtype(o_.input_dtype); }
+
+  // Whether the gradient reads the classes of a position one after the other.
+  bool sweeps_gradient() const { return swept_ || (in_registers_ && of_all_classes_); }
 
   // Chunks of a row such that the items fill the device a few times, no smaller than what repays adding them up.
   void choose_chunks() {
@@ -121,7 +127,8 @@ class OverlapLaunches {
 
   template <class A>
   AnySecondTerm<A> second(SecondTerm kind) const {
-    return {kind, options_.gamma, options_.alpha};
+    const double spread = options_.second_softmax() ? static_cast<double>(o_.classes) : 2;
+    return {kind, options_.gamma, options_.alpha, options_.label_smoothing, spread};
   }
 
   // Whether the element kernels may read the target in packs of the input's dtype; sets `packed`.
@@ -132,10 +139,14 @@ class OverlapLaunches {
     return same && o_.packed;
   }
 
-  template <class T>
-  void softmax_rows(SecondTerm kind, double* second_partial) {
+  void make_softmax_rows() {
     softmax_rows_ = workspace(o_.samples * o_.positions * 2, accumulation());
     o_.softmax_rows = softmax_rows_.mutable_data_ptr();
+  }
+
+  template <class T>
+  void softmax_rows(SecondTerm kind, double* second_partial) {
+    make_softmax_rows();
     o_.second_partial = second_partial;
     launch_(softmax_rows_kernel<T>, position_blocks(), kThreads, 0, o_, second<Accumulation<T>>(kind));
   }
@@ -153,6 +164,7 @@ class OverlapLaunches {
     }
     if (swept_) softmax_rows<T>(kSecondTerm, o_.second_partial);
     if (in_registers_) {
+      if (of_all_classes_) make_softmax_rows();
       with_register_kernels<T>(o_.classes, [&](auto sums_kernel, auto) {
         launch_(sums_kernel, grid, kSoftmaxThreads, 0, o_, second<A>(kSecondTerm));
       });
@@ -216,10 +228,10 @@ class OverlapLaunches {
     const auto run = [&](auto kernel, int grid, int threads) {
       launch_(kernel, grid, threads, 0, o_, second<Accumulation<T>>(kSecondTerm));
     };
-    if (in_registers_) {
-      with_register_kernels<T>(o_.classes, [&](auto, auto kernel) { run(kernel, register_blocks(), kSoftmaxThreads); });
-    } else if (swept_) {
+    if (sweeps_gradient()) {
       run(softmax_gradient_kernel<T>, position_blocks(), kThreads);
+    } else if (in_registers_) {
+      with_register_kernels<T>(o_.classes, [&](auto, auto kernel) { run(kernel, register_blocks(), kSoftmaxThreads); });
     } else {
       with_element_kernels<T, kSecond>(packs<T>(o_.gradient),
                                        [&](auto, auto kernel) { run(kernel, element_blocks(), kThreads); });

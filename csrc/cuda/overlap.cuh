@@ -29,6 +29,7 @@ struct alignas(4 * sizeof(A)) Coefficients {
 // A Problem with what its launches add to it. A row is one class of one sample; an item is one chunk of its positions.
 struct OverlapOperands : OverlapProblem {
   bool squared, batch, ignoring, micro;
+  bool second_softmax;  // of the second term
   Absent absent;
   Activation activation;
   double ignored_value;  // of a dense target, NaN: none
@@ -73,6 +74,12 @@ template <class A>
 __device__ __forceinline__ TargetValue<A> target_of(const OverlapOperands& o, int64_t at, int64_t c, int64_t y) {
   if (o.class_index) return {A(c == y), y >= 0};
   return dense_target(o, load_any<A>(o.target, o.target_dtype, at));
+}
+
+// The weight of class c in the second term.
+template <class A>
+__device__ __forceinline__ A class_weight(const OverlapOperands& o, int64_t c) {
+  return o.class_weight ? load_any<A>(o.class_weight, o.class_weight_dtype, c) : A(1);
 }
 
 // The factor of the second term's gradient.
@@ -156,12 +163,13 @@ struct ElementSums {
   using Policy = std::conditional_t<kSecond, Precise, ExpPolicy<T>>;  // the second term's, so that both share one exp
   const OverlapOperands& o;
   const AnySecondTerm<A>& second;
+  A weight;  // of the second term
   mutable A I = 0, P = 0, G = 0, second_sum = 0;
   mutable int64_t count = 0;
   mutable bool any = false;
 
-  __device__ __forceinline__ ElementSums(const OverlapOperands& o, const AnySecondTerm<A>& second)
-      : o(o), second(second) {}
+  __device__ __forceinline__ ElementSums(const OverlapOperands& o, const AnySecondTerm<A>& second, int64_t c)
+      : o(o), second(second), weight(kSecond ? class_weight<A>(o, c) : A(1)) {}
 
   // at: index in [B, S]
   __device__ __forceinline__ A element(int64_t at, A x, const TargetValue<A>& r) const {
@@ -177,7 +185,7 @@ struct ElementSums {
     P += o.squared ? q * q : q;
     G += o.squared ? r.g * r.g : r.g;
     if constexpr (kSecond) {
-      second_sum += r.counts ? second.of_element(x, r.g).loss : A(0);
+      second_sum += r.counts ? weight * second.of_element(x, r.g).loss : A(0);
       count += r.counts;
     }
     return A(0);
@@ -201,7 +209,7 @@ __global__ void __launch_bounds__(kThreads)
   double second_sum = 0, count = 0;
   for (int64_t item = int64_t{blockIdx.x} * teams + threadIdx.x / o.team; item < items;
        item += int64_t{gridDim.x} * teams) {
-    const ElementSums<T, kSecond> sums(o, second);
+    const ElementSums<T, kSecond> sums(o, second, item / o.chunks % o.classes);
     each_element<T, kSame>(o, item, sums);
     const A I = team_sum(sums.I, o.team, shared), P = team_sum(sums.P, o.team, shared);
     const A G = team_sum(sums.G, o.team, shared);
@@ -263,6 +271,7 @@ __global__ void __launch_bounds__(kThreads)
        item += int64_t{gridDim.x} * teams) {
     const int64_t row = item / o.chunks;
     const auto k = static_cast<const Coefficients<A>*>(o.coefficients)[o.batch ? row % o.classes : row];
-    each_element<T, kSame>(o, item, ElementGradient<T, kSecond>{o, second, k, scale});
+    const A weighted = kSecond ? scale * class_weight<A>(o, row % o.classes) : A(0);
+    each_element<T, kSame>(o, item, ElementGradient<T, kSecond>{o, second, k, weighted});
   }
 }

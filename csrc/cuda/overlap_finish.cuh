@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kThreads)
   *static_cast<A*>(results.total) = static_cast<A>(results.factor * total);
 }
 
-// The second terms of all blocks and the number they are averaged over, at least 1. One block.
+// The second terms of all blocks and the number or weight they are averaged over, 1 for 0. One block.
 template <class A>
 __global__ void __launch_bounds__(kThreads) second_kernel(const double* partial, int blocks, double* second, A* count) {
   FL_SHARED(double, shared, [32]);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kThreads) second_kernel(const double* partial,
   sum = block_sum(sum, shared);
   counted = block_sum(counted, shared);
   if (threadIdx.x != 0) return;
-  counted = counted > 1 ? counted : 1;
+  counted = counted != 0 ? counted : 1;
   second[0] = sum;
   second[1] = counted;
   *count = static_cast<A>(counted);

@@ -3,6 +3,49 @@
 
 // ---- Softmax, any number of classes and any target: a thread per position. ----
 
+template <class A>
+__device__ __forceinline__ void store_row(const OverlapOperands& o, int64_t at, const SoftmaxRow<A>& row) {
+  static_cast<SoftmaxRow<A>*>(o.softmax_rows)[at] = row;
+}
+
+// The second term of a position, and what it adds to the number or the weights that its mean divides by.
+template <class A>
+struct PositionTerm {
+  A loss;
+  double count;
+};
+
+// The class of position `at`, where there are class indices.
+__device__ __forceinline__ int64_t class_of(const OverlapOperands& o, int64_t at) {
+  return o.class_index ? class_at(o, at) : int64_t{-1};
+}
+
+// x: the first logit of a position, whose class is y with class indices; base: its index in the target's classes.
+template <class T, class A>
+__device__ __forceinline__ PositionTerm<A> second_of_position(const OverlapOperands& o, const AnySecondTerm<A>& second,
+                                                              const T* x, int64_t base, int64_t y,
+                                                              const SoftmaxRow<A>& s) {
+  const int64_t S = o.positions;
+  const A log_inverse = o.second_softmax ? log_(s.inverse) : A(0);
+  PositionTerm<A> sum = {A(0), 0};
+#pragma unroll 1
+  for (int64_t c = 0; c < o.classes; ++c) {
+    const TargetValue<A> r = target_of<A>(o, base + c * S, c, y);
+    if (!r.counts) continue;
+    const A value = widen<A>(x[c * S]), weight = class_weight<A>(o, c);
+    if (o.second_softmax) {
+      const A share = weight * second.smoothed(r.g), u = (value - s.row_max) + log_inverse;
+      sum.loss += share == A(0) ? A(0) : share * second.of_class(u, exp_(u)).loss;
+      sum.count = 1;
+    } else {
+      sum.loss += weight * second.of_element(value, r.g).loss;
+      sum.count += 1;
+    }
+  }
+  if (o.counts_weights && y >= 0) sum.count = class_weight<A>(o, y);
+  return sum;
+}
+
 // The SoftmaxRow of each position; with a compound also its second term, which reads the position again.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -25,28 +68,11 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (sum == A(0)) sum = nan_<A>();  // every logit is -inf: NaN, as torch
     const SoftmaxRow<A> s = {row_max, A(1) / sum};
-    static_cast<SoftmaxRow<A>*>(o.softmax_rows)[at] = s;
+    store_row(o, at, s);
     if (second.kind == SecondTerm::kNone) continue;
-    const A log_inverse = log_(s.inverse);
-    A loss = 0;
-    bool any = false;
-    if (o.class_index) {
-      const int64_t y = class_at(o, at);
-      any = y >= 0;
-      if (any) {
-        const A u = (widen<A>(x[y * S]) - row_max) + log_inverse;
-        loss = second.of_class(u, exp_(u)).loss;
-      }
-    } else {
-      for (int64_t c = 0; c < C; ++c) {
-        const TargetValue<A> r = target_of<A>(o, base + c * S, c, -1);
-        const A u = (widen<A>(x[c * S]) - row_max) + log_inverse;
-        loss += r.g == A(0) ? A(0) : r.g * second.of_class(u, exp_(u)).loss;
-        any = any || r.counts;
-      }
-    }
-    second_sum += any ? loss : A(0);
-    count += any;
+    const PositionTerm<A> term = second_of_position(o, second, x, base, class_of(o, at), s);
+    second_sum += term.loss;
+    count += term.count;
   }
   if (second.kind != SecondTerm::kNone) write_second(o, second_sum, count);
 }
@@ -65,30 +91,49 @@ __global__ void __launch_bounds__(kThreads)
     const T* x = static_cast<const T*>(o.input) + base;
     T* to = static_cast<T*>(o.gradient) + base;
     const auto* k = static_cast<const Coefficients<A>*>(o.coefficients) + (o.batch ? 0 : sample * C);
-    const int64_t y = o.class_index ? class_at(o, at) : int64_t{-1};
+    const int64_t y = class_of(o, at);
     const SoftmaxRow<A> s = static_cast<const SoftmaxRow<A>*>(o.softmax_rows)[at];
     const A log_inverse = both ? log_(s.inverse) : A(0);
-    // p d loss / d p and d loss / d log p of one class.
-    const auto slopes = [&](int64_t c, A* p, A* by_log, bool* counts) {
-      const A shifted = widen<A>(x[c * S]) - s.row_max;
-      *p = exp_<Policy>(shifted) * s.inverse;
-      const TargetValue<A> r = target_of<A>(o, base + c * S, c, y);
-      *by_log = both && r.g != A(0) ? scale * r.g * second.of_class(shifted + log_inverse, *p).slope : A(0);
-      *counts = r.counts;
-      return times_by_p(o, k[c], r, *p, *p);
+    // What one class of the position adds to its gradient: p times `from_all`, of all classes, is taken from it.
+    struct Slope {
+      A p, own, from_all;
+      bool counts;
     };
-    A inner = 0, p, by_log;
-    bool any = false, counts;
+    const auto slope_of = [&](int64_t c) {
+      const A value = widen<A>(x[c * S]), shifted = value - s.row_max;
+      Slope slope = {exp_<Policy>(shifted) * s.inverse, A(0), A(0), false};
+      const TargetValue<A> r = target_of<A>(o, base + c * S, c, y);
+      slope.counts = r.counts;
+      if (o.activation == Activation::kSoftmax) {
+        slope.own = slope.from_all = times_by_p(o, k[c], r, slope.p, slope.p);
+      } else {
+        const Sigmoid<A> sigmoid = sigmoid_terms<Policy>(value);
+        slope.own = times_by_p(o, k[c], r, sigmoid.p, sigmoid.p * sigmoid.q);
+      }
+      if (!both || !r.counts) return slope;
+      const A factor = scale * class_weight<A>(o, c);
+      if (!o.second_softmax) {
+        slope.own += factor * second.of_element(value, r.g).grad_input;
+        return slope;
+      }
+      const A share = factor * second.smoothed(r.g);
+      const A by_log = share != A(0) ? share * second.of_class(shifted + log_inverse, slope.p).slope : A(0);
+      slope.own += by_log;
+      slope.from_all += by_log;
+      return slope;
+    };
+    A inner = 0;
+    bool any = false;
 #pragma unroll 2
     for (int64_t c = 0; c < C; ++c) {
-      const A d = slopes(c, &p, &by_log, &counts);
-      inner += d + by_log;
-      any = any || counts;
+      const Slope slope = slope_of(c);
+      inner += slope.from_all;
+      any = any || slope.counts;
     }
 #pragma unroll 2
     for (int64_t c = 0; c < C; ++c) {
-      const A d = slopes(c, &p, &by_log, &counts);
-      to[c * S] = narrow<T>(any ? d - p * inner + by_log : A(0));
+      const Slope slope = slope_of(c);
+      to[c * S] = narrow<T>(any ? slope.own - slope.p * inner : A(0));
     }
   }
 }
@@ -101,6 +146,7 @@ struct Position {
   using A = Accumulation<T>;
   A p[kClasses];  // 0 beyond the classes there are
   A log_p;        // of class y, where that is a class and `with_log`
+  SoftmaxRow<A> row;
 
   // x: its first logit, the next S further on.
   __device__ __forceinline__ Position(const T* x, int64_t S, int classes, int y, bool with_log) {
@@ -120,9 +166,9 @@ struct Position {
       sum += p[c];
     }
     if (with_log) log_p = (log_p - row_max) - log_(sum);
-    const A inverse = A(1) / sum;
+    row = {row_max, A(1) / sum};
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) p[c] *= inverse;
+    for (int c = 0; c < kClasses; ++c) p[c] *= row.inverse;
   }
 };
 
@@ -162,8 +208,21 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
       const unsigned one = 1u << (8 * (y & 3));
 #pragma unroll
       for (int c = 0; c < kClasses / 4; ++c) G[c] += c == y >> 2 ? one : 0u;
-      if (both && y >= 0) loss += second.of_class(at.log_p, exp_(at.log_p)).loss;
       counted += y >= 0;
+      if (!both || y < 0) {
+        if (o.softmax_rows) store_row(o, sample * S + s, at.row);
+        continue;
+      }
+      if (o.softmax_rows) {  // the second term is of all classes
+        store_row(o, sample * S + s, at.row);
+        const PositionTerm<A> term = second_of_position(o, second, x + s, 0, y, at.row);
+        loss += term.loss;
+        count += term.count;
+      } else {
+        const A weight = class_weight<A>(o, y);
+        loss += weight * second.of_class(at.log_p, exp_(at.log_p)).loss;
+        count += o.counts_weights ? weight : A(1);
+      }
     }
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) {
@@ -186,7 +245,6 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
     }
     __syncthreads();
     second_sum += loss;
-    count += counted;
   }
   if (both) write_second(o, second_sum, count);
 }
@@ -214,7 +272,8 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
     for (int64_t s = begin + threadIdx.x; s < end; s += kSoftmaxThreads) {
       const int y = static_cast<int>(class_at(o, sample * S + s));
       const Position<T, kClasses> at(x + s, S, classes, y, both);
-      const A by_log = both && y >= 0 ? scale * second.of_class(at.log_p, exp_(at.log_p)).slope : A(0);
+      A by_log = 0;
+      if (both && y >= 0) by_log = scale * class_weight<A>(o, y) * second.of_class(at.log_p, exp_(at.log_p)).slope;
       A inner = by_log;
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {

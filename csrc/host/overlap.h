@@ -11,7 +11,7 @@ namespace fused_losses {
 template <class Device>
 class OverlapCall : Call<Device> {
   using Call<Device>::a;
-  enum : size_t { kInput, kTarget, kWeight };
+  enum : size_t { kInput, kTarget, kWeight, kClassWeight };
   enum : size_t { kGradOutput, kSavedSums, kSavedCount };  // of `a.incoming`
 
  public:
@@ -21,7 +21,7 @@ class OverlapCall : Call<Device> {
     check_options();
     read_input();
     read_target();
-    read_weight();
+    read_weights();
     Results& results = problem_.results;
     this->set_factors(&results, problem_.rows * problem_.per_row);
     results.counts = a.reduction == Reduction::kMean;
@@ -66,6 +66,7 @@ class OverlapCall : Call<Device> {
     check_choice("activation", a.options.activation, options_.has_second() ? 1 : 0, 2);
     check_choice("average", a.options.average, 0, 1);
     check_choice("absent", a.options.absent, 0, 2);
+    check_choice("focal_activation", a.options.focal_activation, 0, 2);
     const bool reduces = a.reduction == Reduction::kMean || a.reduction == Reduction::kSum;
     if (!reduces && (options_.has_second() || a.reduction != Reduction::kNone)) {
       refuse(a.op(), options_.has_second() ? "reduction 1 or 2" : "reduction in [0, 2]", ", got ",
@@ -110,14 +111,21 @@ class OverlapCall : Call<Device> {
     problem_.target_dtype = dtype;
   }
 
-  void read_weight() {
-    const OptionalTensor& weight = a.tensors[kWeight];
+  void read_weights() {
+    read_weight("weight", kWeight, problem_.kept, &problem_.weight, &problem_.weight_dtype);
+    read_weight("class_weight", kClassWeight, problem_.classes, &problem_.class_weight, &problem_.class_weight_dtype);
+    problem_.counts_weights = problem_.class_weight && problem_.class_index && options_.second_softmax() &&
+                              options_.second == SecondTerm::kCrossEntropy;
+  }
+
+  void read_weight(const char* name, size_t position, int64_t classes, const void** data, Dtype* dtype) const {
+    const OptionalTensor& weight = a.tensors[position];
     if (!weight) return;
-    if (weight->dim() != 1 || weight->size(0) != problem_.kept) {
-      refuse(a.op(), "weight of shape (", problem_.kept, ",), got ", shape_text(*weight));
+    if (weight->dim() != 1 || weight->size(0) != classes) {
+      refuse(a.op(), name, " of shape (", classes, ",), got ", shape_text(*weight));
     }
-    problem_.weight = weight->const_data_ptr();
-    problem_.weight_dtype = dtype_of(*weight);
+    *data = weight->const_data_ptr();
+    *dtype = dtype_of(*weight);
   }
 
   const void* saved(const char* what, size_t position, int64_t elements) const {

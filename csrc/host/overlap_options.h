@@ -35,7 +35,9 @@ struct OverlapOptions {
   double ignore_index;  // NaN without `ignoring`
   SecondTerm second;
   double overlap_weight, second_weight;  // of the two terms
-  double gamma, alpha;                   // of kFocal
+  Activation second_activation;
+  double label_smoothing;  // of the second term's target
+  double gamma, alpha;     // of kFocal
 
   OverlapOptions(LossId id, const Options& options)
       : activation(static_cast<Activation>(static_cast<int>(options.activation))),
@@ -49,11 +51,18 @@ struct OverlapOptions {
         second(second_term(id)),
         overlap_weight(options.dice_weight),
         second_weight(second == SecondTerm::kCrossEntropy ? options.ce_weight : options.focal_weight),
+        second_activation(options.focal_activation == 0
+                              ? activation
+                              : static_cast<Activation>(static_cast<int>(options.focal_activation))),
+        label_smoothing(options.label_smoothing),
         gamma(options.gamma),
         alpha(options.alpha) {}
 
   bool has_second() const { return second != SecondTerm::kNone; }
   bool softmax() const { return activation == Activation::kSoftmax; }
+  bool second_softmax() const { return has_second() && second_activation == Activation::kSoftmax; }
+  // Whether a softmax ties the classes of a position together.
+  bool joint() const { return softmax() || second_softmax(); }
 };
 
 }  // namespace fused_losses

@@ -59,8 +59,11 @@ struct OverlapProblem {
   const void* input = nullptr;                      // [B, C, S]
   const void* target = nullptr;                     // [B, C, S] of any dtype, or [B, S] with `class_index`
   const void* weight = nullptr;                     // [kept] of any dtype; null: not given
+  const void* class_weight = nullptr;               // [C] of any dtype, of a second term; null: not given
   Dtype input_dtype = Dtype::kFloat32, target_dtype = Dtype::kFloat32, weight_dtype = Dtype::kFloat32;
+  Dtype class_weight_dtype = Dtype::kFloat32;
   bool class_index = false;           // the target holds the class of each position
+  bool counts_weights = false;        // the mean of the second term divides by the weights of the positions' classes
   bool backward = false;              // writes no results: reads the saved sums and count, and writes the gradient
   void* sums = nullptr;               // [rows, C, 3] accumulation dtype: I, P, G
   void* count = nullptr;              // [1] accumulation dtype: what the mean of a second term divides by

@@ -22,7 +22,7 @@ COMPOUND = REGIONS | dict(
     groups=("compound",),
     one=(1, 2, 1, 1),
     reductions=("mean", "sum"),
-    bad=OVERLAP_BAD,
+    bad=(*OVERLAP_BAD, ({"label_smoothing": 1.5}, "label_smoothing")),
 )
 COMPOUND_OPTIONS = (
     variant("soft", {"target": "soft"}),
@@ -33,20 +33,36 @@ COMPOUND_OPTIONS = (
     variant("micro_skip", ABSENT, average="micro", absent="skip", weight=per_class),
 )
 
+SECOND = (
+    variant("class_weight", class_weight=per_class, ignore_index=255),
+    variant("smooth", {"target": "soft"}, label_smoothing=0.2, class_weight=per_class),
+    variant("smooth_index", label_smoothing=0.1, class_weight=per_class),
+    variant("smooth_sigmoid", {"target": "hard"}, activation="sigmoid", label_smoothing=0.1, class_weight=per_class),
+)
+
 CASES = [
     Case(
         "dice_cross_entropy_loss",
         variants=(
             *COMPOUND_OPTIONS,
+            *SECOND,
             variant("weights", dice_weight=0.3, ce_weight=2.0),
         ),
-        ranges={"smooth_dr": (0.0, 2.0), "dice_weight": (0.0, 2.0), "ce_weight": (0.0, 2.0)},
+        ranges={
+            "smooth_dr": (0.0, 2.0),
+            "dice_weight": (0.0, 2.0),
+            "ce_weight": (0.0, 2.0),
+            "label_smoothing": (0.0, 1.0),
+        },
         **COMPOUND,
     ),
     Case(
         "dice_focal_loss",
         variants=(
             *COMPOUND_OPTIONS,
+            *SECOND,
+            variant("softmax_sigmoid", focal_activation="sigmoid", ignore_index=255, class_weight=per_class),
+            variant("sigmoid_softmax", activation="sigmoid", focal_activation="softmax", gamma=1.5),
             variant("weights", dice_weight=0.3, focal_weight=2.0, gamma=0.5, alpha=0.3),
             variant(
                 "gamma0",
