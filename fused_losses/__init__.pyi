@@ -91,6 +91,8 @@ class DiceCrossEntropyLoss(LossModule):
     weight: Tensor | None
     average: Literal["macro", "micro"]
     absent: Literal["count", "zero", "skip"]
+    class_weight: Tensor | None
+    label_smoothing: float
     reduction: Literal["mean", "sum"]
     def __init__(
         self,
@@ -107,6 +109,8 @@ class DiceCrossEntropyLoss(LossModule):
         weight: Tensor | None = None,
         average: Literal["macro", "micro"] = "macro",
         absent: Literal["count", "zero", "skip"] = "count",
+        class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...
@@ -127,6 +131,9 @@ class DiceFocalLoss(LossModule):
     weight: Tensor | None
     average: Literal["macro", "micro"]
     absent: Literal["count", "zero", "skip"]
+    class_weight: Tensor | None
+    label_smoothing: float
+    focal_activation: Literal[None, "sigmoid", "softmax"]
     reduction: Literal["mean", "sum"]
     def __init__(
         self,
@@ -145,6 +152,9 @@ class DiceFocalLoss(LossModule):
         weight: Tensor | None = None,
         average: Literal["macro", "micro"] = "macro",
         absent: Literal["count", "zero", "skip"] = "count",
+        class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        focal_activation: Literal[None, "sigmoid", "softmax"] = None,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None: ...
     def forward(self, input: Tensor, target: Tensor) -> Tensor: ...

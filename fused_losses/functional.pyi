@@ -60,6 +60,8 @@ def dice_cross_entropy_loss(
     weight: Tensor | None = None,
     average: Literal["macro", "micro"] = "macro",
     absent: Literal["count", "zero", "skip"] = "count",
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor: ...
 def dice_focal_loss(
@@ -80,6 +82,9 @@ def dice_focal_loss(
     weight: Tensor | None = None,
     average: Literal["macro", "micro"] = "macro",
     absent: Literal["count", "zero", "skip"] = "count",
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    focal_activation: Literal[None, "sigmoid", "softmax"] = None,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor: ...
 def dice_loss(

@@ -39,7 +39,7 @@ enum class Read { kPacks, kElements, kClasses };
 // The targets of neighbours from element `at` on, of class indices: 1 in the row of the class of its position.
 class ClassTargets {
  public:
-  __device__ __forceinline__ ClassTargets(const Operands& o, int64_t at) : o_(o) {
+  __device__ __forceinline__ ClassTargets(const ElementwiseOperands& o, int64_t at) : o_(o) {
     if (o.n <= 0xffffffffLL) {  // 64-bit divisions cost several times as much
       const auto row = static_cast<unsigned>(at) / static_cast<unsigned>(o.positions);
       set(at, row, row / static_cast<unsigned>(o.classes));
@@ -65,7 +65,7 @@ class ClassTargets {
   }
 
  private:
-  const Operands& o_;
+  const ElementwiseOperands& o_;
   int64_t sample_, class_, position_;
 
   __device__ __forceinline__ void set(int64_t at, int64_t row, int64_t sample) {
