@@ -209,6 +209,6 @@ constexpr const Loss& loss_of(LossId id) { return kLosses[static_cast<size_t>(id
 
 // Whether an elementwise loss also takes class indices (B, ...) for an input (B, C, ...): a target of 1 for the class
 // of a position and of 0 for every other.
-constexpr bool takes_class_index(LossId id) { return id == LossId::sigmoid_focal_loss; }
+constexpr bool takes_class_index(LossId id) { return std::string_view(loss_of(id).name) == "sigmoid_focal_loss"; }
 
 }  // namespace fused_losses

@@ -263,7 +263,7 @@ CLASS_SHAPES = ((2, 3), (3, 1000), (2, 3, 5), (2, 5, 15), (1, 3, 16), (2, 2, 33,
 def test_sigmoid_focal_loss_of_classes_is_that_of_their_one_hot_target(shape, kind, device):
     """Bit for bit where nothing is summed; an ignored class drops its positions from every class."""
     x = torch.randn(shape, device=device)
-    classes = torch.randint(shape[1], (shape[0], *shape[2:]), device=device)
+    classes = torch.randint(min(shape[1], 200), (shape[0], *shape[2:]), device=device)  # as uint8, too
     one_hot = T.one_hot(classes, shape[1]).movedim(-1, 1).float()
     weight = torch.rand(shape[1], *(1,) * (len(shape) - 2), device=device)
     for ignore_index in (None, 1, 200):
