@@ -16,6 +16,7 @@ EXTRAS_cuda-race := test demos bench
 EXTRAS_cuda-coverage := test demos bench
 EXTRAS_bench := bench
 EXTRAS_compare := bench
+EXTRAS_wheel := wheel
 EXTRAS_docs := docs bench
 EXTRAS_lint := dev
 EXTRAS_format := dev
@@ -28,7 +29,7 @@ CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda-compile/%.o,$(wildcard csrc
 CUDA_HEADERS := $(shell find csrc -name '*.h' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz bench compare sanitize cuda-check cuda-compile cuda-race cuda-coverage emulator docs lint format clean FORCE
+.PHONY: help demo test fuzz bench compare sanitize cuda-check cuda-compile cuda-race cuda-coverage emulator docs wheel lint format clean FORCE
 FORCE:
 
 help:  ## this list
@@ -92,6 +93,9 @@ build/cuda-compile/%.o: csrc/cuda/%.cu $(CUDA_HEADERS)
 docs: $(LIBRARY)  ## the site, in build/docs/index.html
 	PYTHONPATH=. $(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 	$(PY) docs/links.py build/docs
+
+wheel: build/environment  ## wheel and sdist, in dist/: make wheel TORCH_VERSIONS="2.11 2.13" tests them, AGAIN=1 builds twice
+	$(PY) tools/wheel.py $(if $(AGAIN),--again) $(if $(TORCH_VERSIONS),--test $(TORCH_VERSIONS))
 
 CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 

@@ -72,6 +72,7 @@ except ModuleNotFoundError as error:
 if numbers(torch.__version__) < (2, 11):
     stop(f"it needs torch 2.11 or newer and found {torch.__version__}: run `pip install 'torch>=2.11'` first.")
 
+PYTHON_ABI = "cp310"  # the limited API: one binary for every CPython from 3.10 on
 RELEASE_ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 SANITIZE = os.environ.get("FUSED_LOSSES_SANITIZE") == "1"
 
@@ -114,6 +115,7 @@ def cpu_extension():
         ["csrc/ops.cpp", *files("csrc/cpu/*.cpp"), *loop_sources()],
         include_dirs=[str(Path("csrc").resolve())],
         extra_compile_args={"cxx": options},
+        py_limited_api=True,
         extra_link_args=SANITIZER_FLAGS if SANITIZE else [],
         depends=DEPENDS,
     )
@@ -181,6 +183,7 @@ def cuda_extension():
             "cxx": [*CXX_FLAGS, "-DUSE_CUDA", *(f"-idirafter{path}" for path in gaps)],
             "nvcc": [*NVCC_FLAGS, *(f"-Xcompiler=-idirafter,{path}" for path in gaps)],
         },
+        py_limited_api=True,
         depends=DEPENDS,
     )
 
@@ -249,7 +252,17 @@ class Build(cpp_extension.BuildExtension):
             stop(f"Python.h is not in {headers}: install the headers of this Python (python3-dev).")
         with brief_output():
             super().run()
+        if self.inplace:
+            self.remove_older_builds()
         print(self.summary(), flush=True)
+
+    def remove_older_builds(self):
+        """A library of another name for the same module would be imported in place of the new one."""
+        new = {Path(self.get_ext_fullpath(extension.name)).name for extension in self.extensions}
+        for name in sorted(new):
+            for path in Path("fused_losses").glob(f"{name.split('.')[0]}.*.so"):
+                if path.name not in new:
+                    path.unlink()
 
     def summary(self):
         cpu = f"_C for the CPU{' with sanitizers' if SANITIZE else ''}"
@@ -265,4 +278,9 @@ if __name__ == "__main__":
     # The ninja of the environment, also when its python is called by path.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
-    setup(license="Apache-2.0", ext_modules=EXTENSIONS, cmdclass={"build_ext": Build.with_options(use_ninja=True)})
+    setup(
+        license="Apache-2.0",
+        ext_modules=EXTENSIONS,
+        cmdclass={"build_ext": Build.with_options(use_ninja=True)},
+        options={"bdist_wheel": {"py_limited_api": PYTHON_ABI}},
+    )

@@ -1,10 +1,6 @@
-// Schemas of all ops, generated from the table of losses, and the pybind11 module `_C`: build facts, instruction set.
-// pybind11 as torch 2.11 ships it refuses to be included under a stable-ABI target; it includes nothing of torch.
-#pragma push_macro("TORCH_TARGET_VERSION")
-#undef TORCH_TARGET_VERSION
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-#pragma pop_macro("TORCH_TARGET_VERSION")
+// Schemas of all ops, generated from the table of losses, and the Python module `_C`: build facts, instruction set.
+#include "host/python.h"
+
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,8 +9,6 @@
 #include "cpu/memory.h"
 #include "host/schemas.h"
 #include "host/tile.h"
-
-namespace py = pybind11;
 
 namespace fused_losses {
 
@@ -26,49 +20,60 @@ STABLE_TORCH_LIBRARY(fused_losses, m) {
 
 namespace {
 
-py::list losses() {
-  py::list all;
-  for (const Loss& loss : kLosses) {
-    py::dict facts;
-    facts["name"] = loss.name;
-    facts["family"] = loss.family;
-    facts["arguments"] = loss.arguments;
-    facts["incoming"] = loss.incoming;
-    facts["differentiable"] = loss.differentiable;
-    facts["options"] = std::string(loss.options.text());
-    all.append(facts);
-  }
+using python::Facts;
+
+std::vector<Facts> losses() {
+  std::vector<Facts> all;
+  for (const Loss& loss : kLosses)
+    all.push_back({{"name", loss.name},
+                   {"family", loss.family},
+                   {"arguments", loss.arguments},
+                   {"incoming", loss.incoming},
+                   {"differentiable", loss.differentiable},
+                   {"options", std::string(loss.options.text())}});
   return all;
 }
 
-py::dict build_info() {
-  py::dict info;
-  info["compiler"] = "gcc " __VERSION__;
-  info["cxx_standard"] = static_cast<int64_t>(__cplusplus);
-  info["torch"] = std::to_string(TORCH_VERSION_MAJOR) + "." + std::to_string(TORCH_VERSION_MINOR) + "." +
-                  std::to_string(TORCH_VERSION_PATCH);
-  info["stable_abi_target"] =
-      std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string(TORCH_TARGET_VERSION >> 48 & 0xff);
-  return info;
+Facts build_info() {
+  const auto version = [](auto... numbers) {
+    std::string text;
+    ((text += (text.empty() ? "" : ".") + std::to_string(numbers)), ...);
+    return text;
+  };
+  return {{"compiler", "gcc " __VERSION__},
+          {"cxx_standard", static_cast<int64_t>(__cplusplus)},
+          {"torch", version(TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR, TORCH_VERSION_PATCH)},
+          {"stable_abi_target", version(TORCH_TARGET_VERSION >> 56, TORCH_TARGET_VERSION >> 48 & 0xff)}};
 }
+
+std::string cpu_isa() { return isa_name(active_isa()); }
+std::string set_cpu_isa(const std::string& name) { return isa_name(set_isa(name)); }
+int64_t set_tile_bytes(int64_t bytes) { return chosen_tile_bytes.exchange(bytes); }
+
+PyMethodDef methods[] = {
+    python::method<build_info>("build_info", "How this library was built."),
+    python::method<losses>("losses", "The rows of the table of losses, in its order."),
+    python::method<cpu_isa>("cpu_isa", "The instruction set the CPU loops use."),
+    python::method<supported_isas>("cpu_isas", "The instruction sets this CPU supports."),
+    python::method<set_cpu_isa>(
+        "set_cpu_isa",
+        "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it."),
+    python::method<set_non_temporal_above>(
+        "set_non_temporal_above",
+        "CPU calls that touch more bytes write their gradients by non-temporal stores; negative for automatic. Returns "
+        "the former."),
+    python::method<set_tile_bytes>(
+        "set_tile_bytes",
+        "Losses with a product in them keep this much of it on the CPU; 0 for automatic. Returns the former."),
+    {}};
+PyModuleDef definition;
 
 }  // namespace
 }  // namespace fused_losses
 
-PYBIND11_MODULE(_C, m) {
+PyMODINIT_FUNC PyInit__C() {
   using namespace fused_losses;
-  m.doc() = "Build facts and the instruction-set override of fused_losses; the ops are in torch.ops.fused_losses.";
-  m.def("build_info", &build_info, "How this library was built.");
-  m.def("losses", &losses, "The rows of the table of losses, in its order.");
-  m.def("cpu_isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set the CPU loops use.");
-  m.def(
-      "set_cpu_isa", [](const std::string& name) { return std::string(isa_name(set_isa(name))); }, py::arg("name"),
-      "Use \"default\", \"avx2\" or \"avx512\" (or the best this CPU has below it), \"\" for automatic; returns it.");
-  m.def("set_non_temporal_above", &set_non_temporal_above, py::arg("bytes"),
-        "CPU calls that touch more write their gradients by non-temporal stores; negative for automatic. Returns the "
-        "former.");
-  m.def(
-      "set_tile_bytes", [](int64_t bytes) { return chosen_tile_bytes.exchange(bytes); }, py::arg("bytes"),
-      "Losses with a product in them keep this much of it on the CPU; 0 for automatic. Returns the former.");
-  m.def("cpu_isas", &supported_isas, "The instruction sets this CPU supports.");
+  return python::module(
+      definition, "_C",
+      "Build facts and the instruction-set override of fused_losses; the ops are in torch.ops.fused_losses.", methods);
 }

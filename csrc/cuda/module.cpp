@@ -1,15 +1,8 @@
-// The pybind11 module `_C_cuda`: build facts; loading it registers the CUDA kernels of torch.ops.fused_losses.
-// pybind11 as torch 2.11 ships it refuses to be included under a stable-ABI target; it includes nothing of torch.
-#pragma push_macro("TORCH_TARGET_VERSION")
-#undef TORCH_TARGET_VERSION
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-#pragma pop_macro("TORCH_TARGET_VERSION")
+// The Python module `_C_cuda`: build facts; loading it registers the CUDA kernels of torch.ops.fused_losses.
+#include "host/python.h"
 
 #include <string>
 #include <vector>
-
-namespace py = pybind11;
 
 namespace fused_losses {
 
@@ -20,19 +13,21 @@ namespace {
 
 std::string version(int major, int minor) { return std::to_string(major) + "." + std::to_string(minor); }
 
-py::dict build_info() {
+python::Facts build_info() {
   std::vector<std::string> architectures;
   for (const int a : cuda_architectures()) architectures.push_back(version(a / 100, a / 10 % 10));
-  py::dict info;
-  info["toolkit"] = version(cuda_toolkit() / 1000, cuda_toolkit() / 10 % 100);
-  info["architectures"] = architectures;
-  return info;
+  return {{"toolkit", version(cuda_toolkit() / 1000, cuda_toolkit() / 10 % 100)}, {"architectures", architectures}};
 }
+
+PyMethodDef methods[] = {python::method<build_info>("build_info", "How this library was built."), {}};
+PyModuleDef definition;
 
 }  // namespace
 }  // namespace fused_losses
 
-PYBIND11_MODULE(_C_cuda, m) {
-  m.doc() = "Build facts of the CUDA kernels of fused_losses; the ops are in torch.ops.fused_losses.";
-  m.def("build_info", &fused_losses::build_info, "How this library was built.");
+PyMODINIT_FUNC PyInit__C_cuda() {
+  using namespace fused_losses;
+  return python::module(definition, "_C_cuda",
+                        "Build facts of the CUDA kernels of fused_losses; the ops are in torch.ops.fused_losses.",
+                        methods);
 }
