@@ -5,6 +5,8 @@
 from typing import Literal
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
 
 from . import functional, reference
 from ._module import LossModule
@@ -44,8 +46,8 @@ class BCEWithLogitsLoss(LossModule):
 
 class ClipLoss(LossModule):
     normalize: bool
-    group: None
-    def __init__(self, *, normalize: bool = False, group: None = None) -> None: ...
+    group: ProcessGroup | DeviceMesh | None
+    def __init__(self, *, normalize: bool = False, group: ProcessGroup | DeviceMesh | None = None) -> None: ...
     def forward(self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None) -> Tensor: ...
     def __call__(self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None) -> Tensor: ...
 
@@ -443,17 +445,21 @@ class MultiSimilarityLoss(LossModule):
 class NTXentLoss(LossModule):
     temperature: Tensor | float | None
     normalize: bool
-    group: None
+    group: ProcessGroup | DeviceMesh | None
     def __init__(
-        self, *, temperature: Tensor | float | None = 0.5, normalize: bool = True, group: None = None
+        self,
+        *,
+        temperature: Tensor | float | None = 0.5,
+        normalize: bool = True,
+        group: ProcessGroup | DeviceMesh | None = None,
     ) -> None: ...
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor: ...
     def __call__(self, z1: Tensor, z2: Tensor) -> Tensor: ...
 
 class SigLipLoss(LossModule):
     normalize: bool
-    group: None
-    def __init__(self, *, normalize: bool = False, group: None = None) -> None: ...
+    group: ProcessGroup | DeviceMesh | None
+    def __init__(self, *, normalize: bool = False, group: ProcessGroup | DeviceMesh | None = None) -> None: ...
     def forward(
         self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None, logit_bias: Tensor | float | None
     ) -> Tensor: ...
@@ -512,9 +518,13 @@ class SoftmaxFocalLoss(LossModule):
 class SupConLoss(LossModule):
     temperature: Tensor | float | None
     normalize: bool
-    group: None
+    group: ProcessGroup | DeviceMesh | None
     def __init__(
-        self, *, temperature: Tensor | float | None = 0.07, normalize: bool = True, group: None = None
+        self,
+        *,
+        temperature: Tensor | float | None = 0.07,
+        normalize: bool = True,
+        group: ProcessGroup | DeviceMesh | None = None,
     ) -> None: ...
     def forward(self, features: Tensor, labels: Tensor) -> Tensor: ...
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor: ...

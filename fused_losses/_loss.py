@@ -41,6 +41,7 @@ def loss(
     *, shape: Callable, check: Callable | None = None, options: dict[str, Option] | None = None,
     reductions: Choice = REDUCTIONS, operands: Callable | None = None, kernel: Callable | None = None,
     tensors: tuple[str | None, ...] | None = None, saved_shapes: Callable | None = None, unreduced: int = NONE,
+    across: Callable | None = None,
 ) -> Callable[[Callable[P, Any]], Loss[P]]:  # fmt: skip
     """Decorates the plain-PyTorch loss of the same name as its op.
 
@@ -51,13 +52,14 @@ def loss(
     operands(...): the op's tensors; without it they are the arguments of the names that the op knows.
     kernel: plain PyTorch of what the op computes from `operands`, where that is not the loss itself.
     unreduced: what travels as the reduction of a loss without that argument; MEAN: it is a mean of its own.
+    across(op, group): the op among the processes of `group`, an argument that the loss then has.
     """
 
     def decorate(function: Callable[P, Any]) -> Loss[P]:
         name, known = function.__name__, options or {}
         op = compiled_op(name, kernel or function, shape, tensors=tensors, saved_shapes=saved_shapes)
         reduced = reductions if "reduction" in inspect.signature(function).parameters else None
-        parts = function, op, known, check, operands, settings_reader(op, known, reduced, unreduced)
+        parts = function, op, known, check, operands, across, settings_reader(op, known, reduced, unreduced)
         public = _fused_function(fused, *parts)
         public.with_last_step = lambda run: _fused_function(run, *parts)
         public.op, public.reference = op, function
@@ -69,19 +71,19 @@ def loss(
     return decorate
 
 
-def _fused_function(run, function, op, options, check, operands, read_settings) -> Any:
+def _fused_function(run, function, op, options, check, operands, across, read_settings) -> Any:
     """The public function: `function`'s signature with a body that ends in `run`, which runs the kernel.
 
     The body is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call
     would take longer than a small loss.
     """
     name, filename = function.__name__, f"<fused {function.__module__}.{function.__name__}>"
-    source = _source(function, op, options, check, operands)
+    source = _source(function, op, options, check, operands, across)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for tracebacks
     namespace = {
         "Tensor": torch.Tensor, "has_torch_function": has_torch_function, "run": run, "op": op, "check": check,
         "handle_torch_function": handle_torch_function, "check_first": _checks.tensor, "operands": operands,
-        "read_settings": read_settings, "is_compiling": torch.compiler.is_compiling,
+        "read_settings": read_settings, "is_compiling": torch.compiler.is_compiling, "across": across,
     }  # fmt: skip
     exec(compile(source, filename, "exec"), namespace)
     public = namespace[name]
@@ -91,7 +93,7 @@ def _fused_function(run, function, op, options, check, operands, read_settings) 
     return public
 
 
-def _source(function, op, options, check, operands) -> str:
+def _source(function, op, options, check, operands, across) -> str:
     """The text of the public function; its defaults are put in afterwards.
 
     While compiling, a tensor subclass sees the operations of the reference instead of the loss: Dynamo would dispatch
@@ -106,12 +108,14 @@ def _source(function, op, options, check, operands) -> str:
     passed_on = [f"{p}={p}" if p in keyword_only else p for p in parameters]
     tensors = [p for p in parameters if p != "reduction" and (p not in options or options[p].or_tensor)]
     values = [f"None if isinstance({o}, Tensor) else {o}" if options[o].or_tensor else o for o in options]
+    values = ["None" if across and o == "group" else o for o in values]
     values += ["reduction"] * ("reduction" in parameters)
 
     def arguments(part: Callable, *before: str) -> str:
         """Those that `part` names, after those that stand for its first ones."""
         return ", ".join([*before, *list(inspect.signature(part).parameters)[len(before) :]])
 
+    op_of_call = "op if group is None else across(op, group)" if across else "op"
     ready = f"operands({arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
     lines = [
         f"def {name}({', '.join(signature)}):",
@@ -121,6 +125,6 @@ def _source(function, op, options, check, operands) -> str:
         f"    check_first({name!r}, {first!r}, {first})",
         f"    settings = read_settings(compiling, {first}.dtype, {first}.dim(), {', '.join(values)})",
         f"    check({arguments(check, repr(name))})" if check else "",
-        f"    return run(op, {ready}, settings, compiling)",
+        f"    return run({op_of_call}, {ready}, settings, compiling)",
     ]
     return "\n".join(line for line in lines if line) + "\n"

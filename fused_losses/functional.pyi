@@ -5,6 +5,8 @@
 from typing import Literal
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
 
 from ._explain import explain as explain
 
@@ -28,7 +30,12 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
 ) -> Tensor: ...
 def clip_loss(
-    x: Tensor, y: Tensor, logit_scale: Tensor | float | None, *, normalize: bool = False, group: None = None
+    x: Tensor,
+    y: Tensor,
+    logit_scale: Tensor | float | None,
+    *,
+    normalize: bool = False,
+    group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...
 def contrastive_loss(
     x1: Tensor, x2: Tensor, target: Tensor, margin: float = 1.0, reduction: Literal["none", "mean", "sum"] = "mean"
@@ -253,7 +260,12 @@ def multi_similarity_loss(
     normalize: bool = True,
 ) -> Tensor: ...
 def nt_xent_loss(
-    z1: Tensor, z2: Tensor, *, temperature: Tensor | float | None = 0.5, normalize: bool = True, group: None = None
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    temperature: Tensor | float | None = 0.5,
+    normalize: bool = True,
+    group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...
 def siglip_loss(
     x: Tensor,
@@ -262,7 +274,7 @@ def siglip_loss(
     logit_bias: Tensor | float | None,
     *,
     normalize: bool = False,
-    group: None = None,
+    group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...
 def sigmoid_focal_loss(
     input: Tensor,
@@ -299,7 +311,7 @@ def sup_con_loss(
     *,
     temperature: Tensor | float | None = 0.07,
     normalize: bool = True,
-    group: None = None,
+    group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...
 def tversky_loss(
     input: Tensor,

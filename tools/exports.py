@@ -66,7 +66,13 @@ PACKAGE = (
     "\n\n"
 )
 EXPLAIN = "from ._explain import explain as explain\n"  # beside the losses, so not in __all__
-TYPES = "from typing import Literal\n\nfrom torch import Tensor\n\n"
+TYPES = """from typing import Literal
+
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+
+"""
 
 
 def public_functions() -> dict:

@@ -33,10 +33,10 @@ class OperandNumber(ForOperands, Number):
 
 
 class Group(Option):
-    """The processes that a batch is spread over; None: this one alone, whose rows are the columns from the first on."""
+    """The processes that a batch is spread over: an argument of `across`, never read as an option."""
 
     for_operands = True
-    annotation = "None"
+    annotation = "ProcessGroup | DeviceMesh | None"
 
     def wire_names(self, argument):
         return ("first",)

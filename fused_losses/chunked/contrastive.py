@@ -4,10 +4,7 @@ The fused functions make the similarities a tile at a time and never hold them a
 formulas below, which also serve second derivatives and torch.func, do.
 
 Rows spread over processes: the compiled ops take the rows of this process and the columns of all, and the option
-`first`, the column of the first row. `torch.ops.fused_losses.<op>` gives [loss, statistics of its rows (and, for CLIP,
-log sums of the columns over its rows)]; merged (csrc/host/all_pairs.h), they go into `<op>_backward`, in this order,
-which gives the gradient of the rows and this process's part of the columns'. The options' `Group` is where the public
-functions would branch off.
+`first`, the column of the first row (csrc/host/all_pairs.h); `_processes.py` merges what they find.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from .._module import LossModule
 from .._op import MEAN
 from .._options import Number
 from ..losses._shared import accumulate, softplus
+from ._processes import across_one_set, across_two_sets, processes, whole_batch
 from ._shared import (
     Group,
     OperandFlag,
@@ -68,6 +66,7 @@ TWO_SETS = {"logit_scale": OperandNumber(), "normalize": OperandFlag(), "group":
 
 @loss(
     shape=scalar_shape,
+    across=across_two_sets,
     check=check_two_sets,
     operands=two_sets,
     kernel=clip_of,
@@ -86,10 +85,15 @@ def clip_loss(x, y, logit_scale, *, normalize=False, group=None):
         y: (N, D), of the dtype of x.
         logit_scale: a, a number or a tensor without dimensions (the scale itself, not its logarithm).
         normalize: divide each row of both by its norm (at least 1e-12) first, in float32 at least.
-        group: None, this process alone.
+        group: processes that have as many rows each, a ProcessGroup or a DeviceMesh of one dimension; None: this one.
 
     Returns:
         A scalar; float64 for float64 embeddings, else float32.
+
+    With a group it is the loss of the rows of all, the same number in every process, and the mean of the processes'
+    gradients, which DDP and FSDP take, is its gradient. Each process makes the products of its N rows with those of
+    all; y is gathered, what the rows say of each column is merged, and the gradient of y goes back to its process.
+    Second derivatives and torch.func gather x too and make all products in every process.
 
     Four products of N x N x D forward and backward; three where all similarities fit into 64 MiB on the CPU (24 on
     CUDA), N = 4096 in float32; one without gradients. Memory beyond the gradients: those similarities, else a tile of
@@ -106,6 +110,7 @@ def clip_loss(x, y, logit_scale, *, normalize=False, group=None):
         >>> F.clip_loss(x, y, 2.0)
         tensor(0.8026)
     """
+    x, y = whole_batch("clip_loss", group, x, y)
     x, y, logit_scale, _ = two_sets(x, y, logit_scale, normalize)
     return clip_of(x, y, logit_scale)
 
@@ -142,6 +147,7 @@ def siglip_of(x, y, logit_scale, logit_bias):
 
 @loss(
     shape=scalar_shape,
+    across=across_two_sets,
     check=check_signed,
     operands=two_sets_and_bias,
     kernel=siglip_of,
@@ -159,7 +165,7 @@ def siglip_loss(x, y, logit_scale, logit_bias, *, normalize=False, group=None):
         y: (N, D), of the dtype of x.
         logit_scale, logit_bias: a and b, numbers or tensors without dimensions.
         normalize: divide each row of both by its norm (at least 1e-12) first, in float32 at least.
-        group: None, this process alone.
+        group: as :func:`clip_loss`.
 
     Returns:
         A scalar; float64 for float64 embeddings, else float32.
@@ -177,6 +183,7 @@ def siglip_loss(x, y, logit_scale, logit_bias, *, normalize=False, group=None):
         >>> F.siglip_loss(torch.eye(3), torch.eye(3), 10.0, -5.0)
         tensor(0.0201)
     """
+    x, y = whole_batch("siglip_loss", group, x, y)
     return siglip_of(*two_sets_and_bias(x, y, logit_scale, logit_bias, normalize))
 
 
@@ -226,11 +233,12 @@ def check_views(name, z1, z2, temperature):
     check_scalar(name, "temperature", temperature, z1)
 
 
-def views(z1, z2, temperature, normalize):
-    """The op's tensors: both views as one set, in which a row and its other view have one label."""
+def views(z1, z2, temperature, normalize, group):
+    """The op's tensors: both views as one set, in which a row and its other view have a label of their own."""
     z1, z2 = (unit_rows(z1), unit_rows(z2)) if normalize else (z1, z2)
     features = at_temperature(torch.cat([z1, z2]), temperature)
-    return features, torch.arange(z1.shape[0], device=z1.device).repeat(2), None, None
+    first = 0 if group is None else processes("nt_xent_loss", group).first(z1.shape[0])
+    return features, torch.arange(first, first + z1.shape[0], device=z1.device).repeat(2), None, None
 
 
 ONE_SET = {
@@ -240,7 +248,7 @@ ONE_SET = {
 
 @loss(
     shape=scalar_shape, check=check_views, operands=views, kernel=sup_con_of, options=ONE_SET, saved_shapes=anchors,
-    unreduced=MEAN,
+    unreduced=MEAN, across=across_one_set,
 )  # fmt: skip
 def nt_xent_loss(z1, z2, *, temperature=0.5, normalize=True, group=None):
     """SimCLR's NT-Xent: each view of a sample is to find the other view among all other rows of both.
@@ -252,7 +260,7 @@ def nt_xent_loss(z1, z2, *, temperature=0.5, normalize=True, group=None):
         z1, z2: two views (N, D) of one dtype; float32, float64, float16 or bfloat16.
         temperature: τ > 0, a number or a tensor without dimensions, to which a gradient flows.
         normalize: divide each row by its norm (at least 1e-12) first, in float32 at least.
-        group: None, this process alone.
+        group: as :func:`clip_loss`.
 
     Returns:
         A scalar; float64 for float64 views, else float32.
@@ -266,7 +274,8 @@ def nt_xent_loss(z1, z2, *, temperature=0.5, normalize=True, group=None):
         >>> F.nt_xent_loss(z, z)
         tensor(0.9697)
     """
-    features, labels, _, _ = views(z1, z2, temperature, normalize)
+    z1, z2 = whole_batch("nt_xent_loss", group, z1, z2)
+    features, labels, _, _ = views(z1, z2, temperature, normalize, None)
     return sup_con_of(features, labels, None if isinstance(temperature, torch.Tensor) else temperature)
 
 
@@ -301,7 +310,7 @@ def labelled_set(features, labels, temperature, normalize):
 
 @loss(
     shape=scalar_shape, check=check_labelled_anchors, operands=labelled_set, kernel=sup_con_of, options=ONE_SET,
-    saved_shapes=anchors, unreduced=MEAN,
+    saved_shapes=anchors, unreduced=MEAN, across=across_one_set,
 )  # fmt: skip
 def sup_con_loss(features, labels, *, temperature=0.07, normalize=True, group=None):
     """Supervised contrastive loss, the sum over the positives outside of the logarithm.
@@ -316,7 +325,7 @@ def sup_con_loss(features, labels, *, temperature=0.07, normalize=True, group=No
         labels: (N,), uint8, int32 or int64; any numbers.
         temperature: τ > 0, a number or a tensor without dimensions, to which a gradient flows.
         normalize: divide each row by its norm (at least 1e-12) first, in float32 at least.
-        group: None, this process alone.
+        group: as :func:`clip_loss`.
 
     Returns:
         A scalar; float64 for float64 features, else float32.
@@ -338,6 +347,7 @@ def sup_con_loss(features, labels, *, temperature=0.07, normalize=True, group=No
         >>> F.sup_con_loss(z, torch.tensor([0, 0, 1]), temperature=0.5)  # the third has no positive
         tensor(0.1269)
     """
+    features, labels = whole_batch("sup_con_loss", group, features, labels)
     features, labels, _, _ = labelled_set(features, labels, temperature, normalize)
     return sup_con_of(features, labels, None if isinstance(temperature, torch.Tensor) else temperature)
 
