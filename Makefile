@@ -94,6 +94,8 @@ docs: $(LIBRARY)  ## the site, in build/docs/index.html
 	PYTHONPATH=. $(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 	$(PY) docs/links.py build/docs
 
+# What cannot run here can still be built: nvcc is enough, and a torch with CUDA.
+wheel: FUSED_LOSSES_CUDA := $(if $(filter file,$(origin FUSED_LOSSES_CUDA)),$(if $(shell command -v nvcc),,0),$(FUSED_LOSSES_CUDA))
 wheel: build/environment  ## wheel and sdist, in dist/: make wheel TORCH_VERSIONS="2.11 2.13" tests them, AGAIN=1 builds twice
 	$(PY) tools/wheel.py $(if $(AGAIN),--again) $(if $(TORCH_VERSIONS),--test $(TORCH_VERSIONS))
 

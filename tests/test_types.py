@@ -6,6 +6,7 @@ ignores the error there, and an error that does not come is one for the comment.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import subprocess
@@ -18,6 +19,7 @@ from cases import CASES
 from problems import Case, Variant
 
 import fused_losses
+from fused_losses import custom
 
 PACKAGE = Path(fused_losses.__file__).parent
 HEAD = """
@@ -27,7 +29,7 @@ from typing_extensions import assert_type
 
 import fused_losses
 import fused_losses.functional as F
-from fused_losses import reference
+from fused_losses import compat, custom, reference
 from fused_losses.info import build_info
 
 
@@ -41,6 +43,29 @@ assert_type(fused_losses.__version__, str)
 fused_losses.fit_gaussian(Wrong())  # type: ignore[arg-type]
 fused_losses.no_such_name  # type: ignore[attr-defined]
 print(build_info()["cpu"])
+
+
+@custom.elementwise
+def relative(input: Tensor, target: Tensor, *, scale: float = 1.0) -> Tensor:
+    return (input - target).abs() / scale
+
+
+@custom.softmax(name="poly")
+def poly(log_p: Tensor, p: Tensor) -> Tensor:
+    return 1 - p - log_p
+
+
+assert_type(relative(tensor, tensor, scale=2.0, reduction="sum"), Tensor)
+assert_type(poly(tensor, tensor), Tensor)
+print(relative.Module(scale=2.0), relative.reference, relative.source, custom.cache_info(), custom.build("losses.py"))
+custom.elementwise(Wrong())  # type: ignore[arg-type]
+custom.overlap(relative, no_option=1)  # type: ignore[call-arg]
+custom.row_sums(relative)  # type: ignore[call-arg]
+assert_type(compat.torchvision.sigmoid_focal_loss(tensor, tensor), Tensor)
+assert_type(compat.kornia.tversky_loss(tensor, tensor, 0.5, 0.5), Tensor)
+print(compat.monai.DiceCELoss(softmax=True)(tensor, tensor), compat.smp.DiceLoss("binary")(tensor, tensor))
+with compat.patch("monai"):
+    compat.unpatch()
 """
 WRONG = "  # type: ignore[arg-type]"
 
@@ -118,3 +143,12 @@ def test_types_hold_in_strict_mode(tmp_path):
     found = [f"{lines[d['range']['start']['line']]}\n    {d['message']}" for d in report["generalDiagnostics"]]
     assert report["summary"]["filesAnalyzed"] == 1
     assert not found, "\n".join(found[:20])
+
+
+def test_stub_of_custom_losses_has_the_arguments_of_the_functions():
+    stub = ast.parse((PACKAGE / "custom" / "__init__.pyi").read_text())
+    functions = [node for node in stub.body if isinstance(node, ast.FunctionDef)]
+    assert {node.name for node in functions} == set(custom.__all__)
+    for node in functions:
+        written = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+        assert written == list(inspect.signature(getattr(custom, node.name)).parameters), node.name

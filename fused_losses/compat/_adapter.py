@@ -77,7 +77,7 @@ def _refused(error: Exception) -> Exception:
     return error
 
 
-def adapts(path: str) -> Callable[[Callable], Callable]:
+def adapts(path: str) -> Callable[[Callable], Callable[..., torch.Tensor]]:
     """Makes a function the adapter of the one at `path`."""
     peer = Peer(path)
 

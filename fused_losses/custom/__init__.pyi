@@ -1,0 +1,51 @@
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, Protocol, overload
+
+from torch import Tensor
+
+from .._module import LossModule
+
+__all__ = ["build", "cache_info", "elementwise", "overlap", "row_sums", "softmax"]
+
+class CustomLoss(Protocol):
+    reference: Callable[..., Tensor]
+    Module: type[LossModule]
+    source: str
+    __name__: str
+    def __call__(self, *tensors: Tensor, **options: Any) -> Tensor: ...
+
+Decorator = Callable[[Callable[..., Tensor]], CustomLoss]
+
+@overload
+def elementwise(
+    function: Callable[..., Tensor],
+    *,
+    name: str | None = None,
+    differentiable: Sequence[str] | None = None,
+    ignores: bool = False,
+) -> CustomLoss: ...
+@overload
+def elementwise(
+    function: None = None,
+    *,
+    name: str | None = None,
+    differentiable: Sequence[str] | None = None,
+    ignores: bool = False,
+) -> Decorator: ...
+@overload
+def softmax(function: Callable[..., Tensor], *, name: str | None = None) -> CustomLoss: ...
+@overload
+def softmax(function: None = None, *, name: str | None = None) -> Decorator: ...
+@overload
+def overlap(function: Callable[..., Tensor], *, name: str | None = None) -> CustomLoss: ...
+@overload
+def overlap(function: None = None, *, name: str | None = None) -> Decorator: ...
+@overload
+def row_sums(
+    function: Callable[..., Tensor], *, term: Callable[..., Tensor], name: str | None = None
+) -> CustomLoss: ...
+@overload
+def row_sums(function: None = None, *, term: Callable[..., Tensor], name: str | None = None) -> Decorator: ...
+def build(path: str | PathLike[str]) -> list[str]: ...
+def cache_info() -> dict[str, str | int]: ...
