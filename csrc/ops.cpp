@@ -15,6 +15,10 @@ namespace fused_losses {
 STABLE_TORCH_LIBRARY(fused_losses, m) {
   // Multiplies a gradient in place by the incoming scalar; does nothing where that is 1.
   m.def("scale_(Tensor(a!) gradient, Tensor grad_output) -> ()");
+  // Of each row of logits, a tile of them at a time: the logarithm of the sum of exponentials, and one logit. [N, 2]
+  m.def(
+      "linear_log_sums(Tensor input, Tensor linear_weight, Tensor class_index, Tensor? linear_bias, float softcap) -> "
+      "Tensor");
   define_losses(m);
 }
 

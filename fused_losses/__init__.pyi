@@ -337,6 +337,7 @@ class LinearCrossEntropyLoss(LossModule):
     label_smoothing: float
     softcap: float | None
     z_loss: float
+    group: ProcessGroup | DeviceMesh | None
     def __init__(
         self,
         *,
@@ -346,6 +347,7 @@ class LinearCrossEntropyLoss(LossModule):
         label_smoothing: float = 0.0,
         softcap: float | None = None,
         z_loss: float = 0.0,
+        group: ProcessGroup | DeviceMesh | None = None,
     ) -> None: ...
     def forward(
         self, input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None = None

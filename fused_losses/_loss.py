@@ -59,7 +59,7 @@ def loss(
         name, known = function.__name__, options or {}
         op = compiled_op(name, kernel or function, shape, tensors=tensors, saved_shapes=saved_shapes)
         reduced = reductions if "reduction" in inspect.signature(function).parameters else None
-        parts = function, op, known, check, operands, across, settings_reader(op, known, reduced, unreduced)
+        parts = function, op, known, check, operands, settings_reader(op, known, reduced, unreduced), across
         public = _fused_function(fused, *parts)
         public.with_last_step = lambda run: _fused_function(run, *parts)
         public.op, public.reference = op, function
@@ -71,7 +71,7 @@ def loss(
     return decorate
 
 
-def _fused_function(run, function, op, options, check, operands, across, read_settings) -> Any:
+def _fused_function(run, function, op, options, check, operands, read_settings, across=None) -> Any:
     """The public function: `function`'s signature with a body that ends in `run`, which runs the kernel.
 
     The body is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call

@@ -30,6 +30,11 @@ _TABLE = {loss["name"]: loss for loss in _C.losses()}
 
 scale_ = direct_call(_NAMESPACE.scale_.default)
 torch.library.register_fake("fused_losses::scale_", lambda gradient, grad_output: None)
+linear_log_sums = _NAMESPACE.linear_log_sums.default
+torch.library.register_fake(
+    "fused_losses::linear_log_sums",
+    lambda input, *others: input.new_empty((input.shape[0], 2), dtype=accumulation_dtype(input.dtype)),
+)
 
 
 class Settings(NamedTuple):

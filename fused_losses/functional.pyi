@@ -214,6 +214,7 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     softcap: float | None = None,
     z_loss: float = 0.0,
+    group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...
 def linear_js_div(
     input: Tensor,

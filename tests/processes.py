@@ -40,10 +40,22 @@ def sup_con(losses, t, group):
     return losses.sup_con_loss(t["x"], t["labels"], temperature=0.2, group=group)
 
 
-LOSSES = {f.__name__: f for f in (clip, siglip, nt_xent, nt_xent_plain, sup_con)}
+def linear(losses, t, group):
+    """The classes are spread."""
+    return losses.linear_cross_entropy(t["hidden"], t["weight"], t["classes"], linear_bias=t["offset"], group=group)
+
+
+def linear_capped(losses, t, group):
+    """The same, without a bias and with a loss for each row."""
+    options = {"softcap": 2.0, "z_loss": 0.1, "ignore_index": 1, "reduction": "none"}
+    return losses.linear_cross_entropy(t["hidden"], t["weight"], t["classes"], group=group, **options)
+
+
+LOSSES = {f.__name__: f for f in (clip, siglip, nt_xent, nt_xent_plain, sup_con, linear, linear_capped)}
 CASES = [(name, dtype) for name in LOSSES for dtype in ("float32", "float64", "bfloat16", "float16")]
-COMPILED = ("clip", "sup_con")
-SPREAD, SHARED = ("x", "y", "labels"), ("scale", "bias")
+COMPILED = ("clip", "sup_con", "linear")
+SPREAD, SHARED = ("x", "y", "labels"), ("scale", "bias")  # of a batch whose rows are spread
+CLASSES, WHOLE = ("weight", "offset"), ("hidden", "classes")  # of a layer whose classes are
 
 
 def tensors(dtype, size=SIZE, rows=ROWS, seed=0):
@@ -53,12 +65,15 @@ def tensors(dtype, size=SIZE, rows=ROWS, seed=0):
     made = {name: t.to(getattr(torch, dtype)) for name, t in made.items()}
     wide = torch.float64 if dtype == "float64" else torch.float32
     made["labels"] = torch.randint(0, 4, (size * rows,), generator=generator, dtype=torch.int32)
-    return made | {"scale": torch.tensor(2.5, dtype=wide), "bias": torch.tensor(-1.5, dtype=wide)}
+    made |= {"scale": torch.tensor(2.5, dtype=wide), "bias": torch.tensor(-1.5, dtype=wide)}
+    layer = {"hidden": (2, 3, FEATURES), "weight": (size * rows, FEATURES), "offset": (size * rows,)}
+    layer = {name: torch.randn(shape, generator=generator).to(made["x"].dtype) for name, shape in layer.items()}
+    return made | layer | {"classes": torch.tensor([[0, 1, 3], [4, size * rows - 1, 2]])}
 
 
 def leaves(batch, rank=0, size=1):
     """Of the batch a process's rows, and what all share, as leaves."""
-    parts = {name: t.chunk(size)[rank] if name in SPREAD else t for name, t in batch.items()}
+    parts = {name: t.chunk(size)[rank] if name in SPREAD + CLASSES else t for name, t in batch.items()}
     return {name: t.clone().requires_grad_(t.is_floating_point()) for name, t in parts.items()}
 
 
@@ -66,21 +81,24 @@ def first_order(call, losses, t, group=None):
     """The loss and its gradients, by name; None where there is none."""
     loss = call(losses, t, group)
     floating = [name for name in t if t[name].requires_grad]
-    found = torch.autograd.grad(3 * loss, [t[name] for name in floating], allow_unused=True)
+    found = torch.autograd.grad((3 * loss).sum(), [t[name] for name in floating], allow_unused=True)
     return {"loss": loss.detach(), **dict(zip(floating, found))}
 
 
 def second_order(call, losses, t, group=None):
-    """The gradient of a product of the gradients of x and y."""
-    first = torch.autograd.grad(call(losses, t, group), (t["x"], t["y"]), create_graph=True, allow_unused=True)
-    product = sum((g * t["x"].detach().cos()).sum() for g in first if g is not None)
-    return {"x": torch.autograd.grad(product, t["x"])[0]}
+    """The gradient of a product of the gradients of what is spread."""
+    names = [name for name in ("x", "y", *CLASSES) if t[name].requires_grad]
+    leaves = [t[name] for name in names]
+    first = torch.autograd.grad(call(losses, t, group).sum(), leaves, create_graph=True, allow_unused=True)
+    product = sum((g * leaf.detach().cos()).sum() for g, leaf in zip(first, leaves) if g is not None)
+    return dict(zip(names, torch.autograd.grad(product, leaves, allow_unused=True)))
 
 
 def transformed(call, losses, t, group=None):
-    """torch.func's gradient of x."""
+    """torch.func's gradient of what is spread."""
     fixed = {name: v.detach() for name, v in t.items()}
-    return {"x": torch.func.grad(lambda x: call(losses, {**fixed, "x": x}, group))(fixed["x"])}
+    name = "weight" if call in (linear, linear_capped) else "x"
+    return {name: torch.func.grad(lambda value: call(losses, {**fixed, name: value}, group).sum())(fixed[name])}
 
 
 def compiled(call, losses, t, group=None):
@@ -133,6 +151,9 @@ def refusals(rank, whole, halves):
         "outside": refusal(F.clip_loss, x, x, 1.0, group=outside),
         "outside reference": refusal(reference.clip_loss, x, x, 1.0, group=outside),
         "mesh of two dimensions": refusal(F.clip_loss, x, x, 1.0, group=mesh),
+        "uneven classes": refusal(F.linear_cross_entropy, x, uneven, labels[:1].repeat(3), group=whole),
+        "a class of nobody": refusal(F.linear_cross_entropy, x, x, torch.tensor([0, 12, 1]), group=whole),
+        "smoothed": refusal(F.linear_cross_entropy, x, x, labels[:1].repeat(3), label_smoothing=0.1, group=whole),
         "no group": refusal(F.clip_loss, x, x, 1.0, group="everyone"),
         "good mesh": str(F.clip_loss(x, x, 1.0, group=mesh["b"]).isfinite().item()),
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from processes import CASES, COMPILED, LOSSES, SHARED, SIZE
+from processes import CASES, COMPILED, LOSSES, SHARED, SIZE, SPREAD, WHOLE
 
 import fused_losses.functional as F
 
@@ -31,7 +31,9 @@ def together(ranks, size, *key):
     for name in found[0].keys() - {"loss"}:
         parts = [f[name] for f in found]
         if parts[0] is not None:
-            gradients[name] = torch.stack(parts).mean(0) if name in SHARED else torch.cat(parts) / size
+            mean = name in SHARED + WHOLE
+            gradients[name] = torch.stack(parts).mean(0) if mean else torch.cat(parts) / (size if name in SPREAD else 1)
+            assert name not in WHOLE or all(torch.equal(part, parts[0]) for part in parts)
     return [f.get("loss") for f in found], gradients
 
 
@@ -106,6 +108,18 @@ def test_uneven_batches_are_one_sentence_in_every_process(loss, ranks):
                                          ("dtype", "(3, 5) float32, (3, 5) float64")])  # fmt: skip
 def test_rows_of_another_width_or_dtype_are_one_sentence_in_every_process(kind, given, ranks):
     assert all(found["refusals"][kind].endswith(f"in every process of group, got {given}") for found in ranks)
+
+
+def test_what_spread_classes_do_not_take_is_one_sentence_in_every_process(ranks):
+    expected = {
+        "uneven classes": "ValueError: linear_cross_entropy: expected linear_weight of one shape and dtype in every "
+        "process of group, got (3, 5) float32, (2, 5) float32",
+        "a class of nobody": "IndexError: linear_cross_entropy: expected class index in [0, 12) or ignore_index -100, "
+        "got 12 at flat index 1",
+        "smoothed": "ValueError: linear_cross_entropy: expected label_smoothing to be 0 with a group, got another",
+    }
+    for found in ranks:
+        assert {kind: found["refusals"][kind] for kind in expected} == expected
 
 
 def test_a_group_is_one_that_this_process_is_in(ranks):

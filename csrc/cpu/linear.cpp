@@ -3,7 +3,7 @@
 
 #include "cpu/product.h"
 #include "cpu/softmax.h"
-#include "host/linear.h"
+#include "host/log_sums.h"
 
 namespace fused_losses {
 namespace {
@@ -47,6 +47,7 @@ FL_CPU_LIBRARY(m) {
   FL_RETRIEVAL_LOSSES(FL_REGISTER)
   FL_DISTILLATION_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
+  m.impl("linear_log_sums", TORCH_BOX(&linear_log_sums<CpuLinear>));
 }
 
 }  // namespace fused_losses

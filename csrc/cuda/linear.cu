@@ -4,7 +4,7 @@
 #include "cuda/reduce.cuh"
 #include "cuda/results.cuh"
 #include "cuda/softmax.h"
-#include "host/linear.h"
+#include "host/log_sums.h"
 
 namespace fused_losses::cuda {
 namespace {
@@ -67,6 +67,7 @@ FL_CUDA_LIBRARY(m) {
   FL_RETRIEVAL_LOSSES(FL_REGISTER)
   FL_DISTILLATION_LOSSES(FL_REGISTER)
 #undef FL_REGISTER
+  m.impl("linear_log_sums", TORCH_BOX(&linear_log_sums<CudaLinear>));
 }
 
 }  // namespace fused_losses::cuda

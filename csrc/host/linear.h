@@ -3,7 +3,9 @@
 // place on the tile.
 //
 // A process that holds a part of the rows runs this as it is: the rows are independent, and a gradient of the shared
-// tensors is the sum of the processes'.
+// tensors is the sum of the processes'. One that holds a part of the classes gives `elsewhere`, [rows]: for each row the
+// logarithm of the sum of the exponentials of the other processes' logits, which is the logit of one more class, the
+// last, of which no gradient is given.
 #pragma once
 
 #include "host/product.h"
@@ -15,20 +17,20 @@ namespace fused_losses {
 struct LinearLayout {
   static constexpr size_t kNowhere = kMostTensors;
   LossId kernel;  // of the softmax family
-  size_t target, bias, weight, teacher_input, teacher_weight, teacher_bias;
+  size_t target, bias, weight, teacher_input, teacher_weight, teacher_bias, elsewhere;
 };
 
 consteval LinearLayout linear_layout(LossId id) {
   constexpr size_t none = LinearLayout::kNowhere;
   switch (id) {
     case LossId::linear_cross_entropy:
-      return {LossId::cross_entropy, 2, 3, 4, none, none, none};
+      return {LossId::cross_entropy, 2, 3, 4, none, none, none, 5};
     case LossId::linear_kl_div:
-      return {LossId::kl_div_with_logits, none, 4, none, 2, 3, 5};
+      return {LossId::kl_div_with_logits, none, 4, none, 2, 3, 5, none};
     case LossId::linear_js_div:
-      return {LossId::js_div_with_logits, none, 4, none, 2, 3, 5};
+      return {LossId::js_div_with_logits, none, 4, none, 2, 3, 5, none};
     default:
-      return {LossId::cross_entropy, 2, none, none, none, none, none};
+      return {LossId::cross_entropy, 2, none, none, none, none, none, none};
   }
 }
 
@@ -49,9 +51,10 @@ class LinearLogits {
     has_bias_ = true;
   }
 
+  // tile: its first columns are the logits.
   void write(int64_t begin, int64_t n, const Matrix& tile) {
     const Matrix x = x_.block(begin, n);
-    if (has_bias_) copy(strided_view(bias_, n, tile.columns, 0, 1), view(tile));
+    if (has_bias_) copy(strided_view(bias_, n, w_.rows(), 0, 1), view(tile.part(0, n, 0, w_.rows())));
     each_panel([&](int64_t at, int64_t m) {
       Device::multiply(view(x), transposed(w_.block(at, m)), factor_, has_bias_, view(tile.part(0, n, at, m)));
     });
@@ -66,7 +69,8 @@ class LinearLogits {
       if (*grad_x) grad_x->add(view(part), view(w_.block(at, m)), factor_, begin, n, at == 0);
       if (*grad_w) grad_w->add(transposed(part), view(x), factor_, at, m, first);
     });
-    if (*grad_bias) grad_bias->add(transposed(tile), view(ones(n, tile)), 1, 0, tile.columns, first);
+    const Matrix all = tile.part(0, n, 0, w_.rows());
+    if (*grad_bias) grad_bias->add(transposed(all), view(ones(n, tile)), 1, 0, w_.rows(), first);
   }
 
  private:
@@ -121,7 +125,7 @@ class LinearCall : Call<Device> {
     for (int64_t d = 0; d + 1 < x.dim(); ++d) shape_.push_back(x.size(d));
     for (const int64_t size : shape_) rows_ *= size;
     check_factors(x, *a.tensors[kWeight], tensor(kLayout.bias), "linear_weight");
-    problem_.classes = a.tensors[kWeight]->size(0);
+    problem_.classes = a.tensors[kWeight]->size(0) + (tensor(kLayout.elsewhere) ? 1 : 0);
     problem_.outer = rows_;
     problem_.input_dtype = problem_.target_dtype = accumulation_dtype(dtype_of(x));
     if constexpr (kPair) {
@@ -174,7 +178,7 @@ class LinearCall : Call<Device> {
                  tiles.most,
                  1};
     }
-    const int64_t classes = problem_.classes;
+    const int64_t classes = a.tensors[kWeight]->size(0);
     GradientSum<Device> grad_x = sum_of(kInput, rows_, a.first().size(-1), tiles.most, scale),
                         grad_w = sum_of(kWeight, classes, a.first().size(-1), classes, scale),
                         grad_bias = sum_of(kLayout.bias, classes, 1, classes, scale);
@@ -273,6 +277,12 @@ class LinearCall : Call<Device> {
     }
     read_classes(a.op(), a.options, target, tensor(kLayout.weight), &problem_);
     problem_.z_loss = a.options.z_loss;
+    const OptionalTensor elsewhere = tensor(kLayout.elsewhere);
+    if (!elsewhere) return;
+    if (!problem_.class_index || elsewhere->numel() != rows_ || dtype_of(*elsewhere) != problem_.input_dtype) {
+      refuse(a.op(), "class indices, and elsewhere of ", rows_, " elements in the accumulation dtype, got ",
+             shape_text(*elsewhere));
+    }
   }
 
   // Looks at the class indices of all rows, and leaves the denominator of their mean where the problem needs it.
@@ -302,6 +312,10 @@ class LinearCall : Call<Device> {
     const Matrix logits = tiles.logits.part(0, n), gradient = tiles.gradient.part(0, n);
     const double softcap = a.options.softcap;
     if (tiles.capped) Device::cap(logits, softcap);
+    if (const OptionalTensor elsewhere = tensor(kLayout.elsewhere)) {
+      const Matrix column = matrix_of(*elsewhere, rows_, 1).part(begin, n);
+      copy(view(column), view(logits.part(0, n, problem_.classes - 1, 1)));
+    }
     Device::run(kLayout.kernel, a.options, chunk(begin, n, tiles), a.first());
     if (!tiles.writes) return;
     if (tiles.capped) Device::cap_gradient(logits, softcap, gradient);

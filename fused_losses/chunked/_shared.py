@@ -33,13 +33,19 @@ class OperandNumber(ForOperands, Number):
 
 
 class Group(Option):
-    """The processes that a batch is spread over: an argument of `across`, never read as an option."""
+    """The processes that a loss is spread over: an argument of `across`, never read as an option.
+
+    names: of the numbers that travel with it and are 0 without.
+    """
 
     for_operands = True
     annotation = "ProcessGroup | DeviceMesh | None"
 
+    def __init__(self, *names: str):
+        self.names = names
+
     def wire_names(self, argument):
-        return ("first",)
+        return self.names
 
     def read(self, what, value, dtype, dims):
         if value is not None:
@@ -47,7 +53,7 @@ class Group(Option):
         return None
 
     def encode(self, value):
-        return (0.0,)
+        return (0.0,) * len(self.names)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

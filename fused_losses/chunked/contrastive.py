@@ -61,7 +61,7 @@ def clip_statistics(tensors, options, reduction):
     return [(tensors[0].shape[0], 2), (tensors[1].shape[0],)]
 
 
-TWO_SETS = {"logit_scale": OperandNumber(), "normalize": OperandFlag(), "group": Group()}
+TWO_SETS = {"logit_scale": OperandNumber(), "normalize": OperandFlag(), "group": Group("first")}
 
 
 @loss(
@@ -242,7 +242,8 @@ def views(z1, z2, temperature, normalize, group):
 
 
 ONE_SET = {
-    "temperature": Number(low=0, open=True, none=1, or_tensor=True), "normalize": OperandFlag(), "group": Group(),
+    "temperature": Number(low=0, open=True, none=1, or_tensor=True), "normalize": OperandFlag(),
+    "group": Group("first"),
 }  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from .._options import DIVERGENCE_REDUCTIONS, IgnoreIndex, Number
 from ..losses._shared import accumulate, reduce
 from ..losses.classification import class_losses
 from ..losses.divergence import js_div_with_logits, kl_div_with_logits
-from ._shared import check_same_dtype, leading_shape, product
+from ._classes import across_classes, check_classes_of_all, whole_layer
+from ._shared import Group, check_same_dtype, leading_shape, product
 
 
 def rows_of(x):
@@ -45,7 +46,9 @@ def check_linear(name, input, linear_weight, linear_bias, argument="linear_weigh
         check.shaped(name, named, linear_bias, linear_weight.shape[:1], input, check.FLOATING)
 
 
-def check_linear_classes(name, input, linear_weight, target, linear_bias, weight, ignore_index):
+def check_linear_classes(
+    name, input, linear_weight, target, linear_bias, weight, ignore_index, label_smoothing, group
+):  # fmt: skip
     """As `check_linear`, with class indices (...) or probabilities (..., V)."""
     check_linear(name, input, linear_weight, linear_bias)
     classes, rows = linear_weight.shape[0], input.shape[:-1]
@@ -61,21 +64,24 @@ def check_linear_classes(name, input, linear_weight, target, linear_bias, weight
         raise ValueError(f"{name}: expected target of shape {shapes}, got {tuple(target.shape)}")
     if weight is not None:
         check.shaped(name, "weight", weight, (classes,), input)
+    check_classes_of_all(name, group, target.shape != rows, weight, label_smoothing)
 
 
 @loss(
     shape=leading_shape,
     check=check_linear_classes,
+    across=across_classes,
     options={
         "ignore_index": IgnoreIndex(classes=True),
         "label_smoothing": Number(low=0, high=1),
         "softcap": Number(low=0, open=True, none=0),
         "z_loss": Number(low=0),
+        "group": Group(),
     },
 )
 def linear_cross_entropy(
     input, linear_weight, target, *, linear_bias=None, weight=None, reduction="mean", ignore_index=-100,
-    label_smoothing=0.0, softcap=None, z_loss=0.0,
+    label_smoothing=0.0, softcap=None, z_loss=0.0, group=None,
 ):  # fmt: skip
     """Cross-entropy between the logits of a linear layer and classes, without the matrix of logits.
 
@@ -95,6 +101,7 @@ def linear_cross_entropy(
         label_smoothing: e in [0, 1]; y becomes y (1-e) + e/V.
         softcap: κ > 0, a bound of the logits; None: s = W x + b.
         z_loss: ζ >= 0, the weight of the square of the logits' normaliser, in rows that are not ignored.
+        group: processes that the classes are spread over, a ProcessGroup or a DeviceMesh of one dimension; None: this.
 
     Returns:
         A scalar, or the input's shape without D with "none"; float64 for a float64 input, else float32.
@@ -102,7 +109,10 @@ def linear_cross_entropy(
     Three products of N x V x D forward and backward, in one pass; one product without gradients; a fourth where the
     gradient is computed in the backward ("none", float16). Memory beyond the gradients: a tile of some rows of logits,
     16 MiB on the CPU and 24 on CUDA or, where V is large, 64 rows; float32 sums of the gradients of half-precision
-    weights. Logits are float32 at least, sums too. Second derivatives, torch.func and the gradients of `weight` and of
+    weights. With a group every process has the same input and targets, which count all classes, and V of them, in the
+    processes' order: its part of linear_weight and linear_bias. Each gets the loss and the whole gradients of what it
+    holds, in four products; weight, label_smoothing and probabilities are refused.
+    Logits are float32 at least, sums too. Second derivatives, torch.func and the gradients of `weight` and of
     class probabilities come from plain PyTorch, which holds all N x V logits.
     Gradients flow to input, linear_weight and linear_bias. NaN propagates; everything ignored gives a mean of NaN with
     gradient 0, as does the mean of nothing. Matrix products are PyTorch's, and with them their rounding for a given
@@ -117,6 +127,7 @@ def linear_cross_entropy(
         >>> F.linear_cross_entropy(x, head, torch.tensor([0, 1]))
         tensor(0.3955)
     """
+    linear_weight, linear_bias = whole_layer("linear_cross_entropy", group, linear_weight, linear_bias)
     logits, rows = linear(input, linear_weight, linear_bias), input.shape[:-1]
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
