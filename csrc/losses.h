@@ -87,7 +87,7 @@
 #define FL_LINEAR_LOSSES(X)                                                \
   X(linear_cross_entropy, CrossEntropy, "input linear_weight linear_bias", \
     "ignore_index label_smoothing softcap z_loss")
-#define FL_LINEAR_ARGUMENTS                                                                             \
+#define FL_LINEAR_ARGUMENTS \
   "Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, Tensor? weight, Tensor? elsewhere"
 #define FL_RETRIEVAL_LOSSES(X) X(info_nce_loss, CrossEntropy, "query key", "temperature")
 #define FL_RETRIEVAL_ARGUMENTS "Tensor query, Tensor key, Tensor target"

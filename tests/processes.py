@@ -189,11 +189,12 @@ def main(rank, folder):
         for name, dtype in CASES:
             t = leaves(tensors(dtype, size), place, size)
             found[size, name, dtype] = first_order(LOSSES[name], F, t, group)
-        for name in LOSSES:
-            t = leaves(tensors("float64", size), place, size)
-            found[size, name, "reference"] = first_order(LOSSES[name], reference, t, group)
-            found[size, name, "second"] = second_order(LOSSES[name], F, t, group)
-            found[size, name, "transformed"] = transformed(LOSSES[name], F, t, group)
+    group, place = groups[2]
+    for name in LOSSES:
+        t = leaves(tensors("float64", 2), place, 2)
+        found[2, name, "reference"] = first_order(LOSSES[name], reference, t, group)
+        found[2, name, "second"] = second_order(LOSSES[name], F, t, group)
+        found[2, name, "transformed"] = transformed(LOSSES[name], F, t, group)
     if rank < 2:  # Dynamo takes its time
         for name in COMPILED:
             found[2, name, "compiled"] = compiled(LOSSES[name], F, leaves(tensors("float64", 2), rank, 2), halves[0])

@@ -3,9 +3,9 @@
 // place on the tile.
 //
 // A process that holds a part of the rows runs this as it is: the rows are independent, and a gradient of the shared
-// tensors is the sum of the processes'. One that holds a part of the classes gives `elsewhere`, [rows]: for each row the
-// logarithm of the sum of the exponentials of the other processes' logits, which is the logit of one more class, the
-// last, of which no gradient is given.
+// tensors is the sum of the processes'. One that holds a part of the classes gives `elsewhere`, [rows]: for each row
+// the logarithm of the sum of the exponentials of the other processes' logits, which is the logit of one more class,
+// the last, of which no gradient is given.
 #pragma once
 
 #include "host/product.h"
