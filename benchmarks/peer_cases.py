@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 import torch
@@ -53,6 +54,7 @@ def imported(module: str):
 
 
 MAPS, MASKS, ROWS = (4, 16, 256, 256), (16, 1, 512, 512), (4096, 1024)
+EMBEDDINGS, FEW_EMBEDDINGS = (2048, 512), (256, 128)
 
 
 def with_labels(shape, generator):
@@ -69,6 +71,21 @@ def with_bits(shape, generator):
     return torch.randn(shape, generator=generator), torch.randint(0, 2, shape, generator=generator).float()
 
 
+def with_features(shape, generator):
+    unit = torch.nn.functional.normalize
+    return unit(torch.randn(shape, generator=generator)), unit(torch.randn(shape, generator=generator))
+
+
+def with_pairs(shape, generator):
+    """Two rows of each label."""
+    return torch.randn(shape, generator=generator), torch.arange(shape[0] // 2).repeat(2)
+
+
+def with_kinds(shape, generator):
+    """About eight rows of each label."""
+    return torch.randn(shape, generator=generator), torch.randint(0, shape[0] // 8, shape[:1], generator=generator)
+
+
 def _family(library, losses, adapters):
     def of(written, make, tensors, bare, shape=MAPS):
         small = (2, 8, 32, 32) if shape is MAPS else (2, 1, 64, 64) if shape is MASKS else (64, 128)
@@ -80,7 +97,16 @@ def _family(library, losses, adapters):
 _monai = _family("monai", "monai.losses", compat.monai)
 _smp = _family("segmentation_models_pytorch", "segmentation_models_pytorch.losses", compat.smp)
 _kornia = _family("kornia", "kornia.losses", compat.kornia)
+_open_clip = _family("open_clip", "open_clip.loss", compat.open_clip)
+_pml = _family("pytorch_metric_learning", "pytorch_metric_learning.losses", compat.pml)
 _torchvision = _family("torchvision", "torchvision.ops", compat.torchvision)
+
+SCALE = 10.0
+
+
+def _at_scale(loss, x, y, bias=None):
+    return loss(x, y, SCALE, bias)
+
 
 SOFTMAX = {"softmax": True, "to_onehot_y": True}
 CLASS_WEIGHT = torch.linspace(0.5, 2.0, 16)
@@ -96,6 +122,9 @@ CASES = [
            with_labels_of_one_channel, lambda x, y: F.tversky_loss(x, y[:, 0], activation="softmax", **TVERSKY)),
     _monai("DiceCELoss(softmax=True, to_onehot_y=True)", lambda m: m.DiceCELoss(**SOFTMAX), with_labels_of_one_channel,
            lambda x, y: F.dice_cross_entropy_loss(x, y[:, 0])),
+    _monai("DiceCELoss(softmax=True, to_onehot_y=True, weight=weight)",
+           lambda m: m.DiceCELoss(**SOFTMAX, weight=CLASS_WEIGHT), with_labels_of_one_channel,
+           lambda x, y: F.dice_cross_entropy_loss(x, y[:, 0], weight=CLASS_WEIGHT, class_weight=CLASS_WEIGHT)),
     _monai("DiceFocalLoss(softmax=True, to_onehot_y=True)", lambda m: m.DiceFocalLoss(**SOFTMAX),
            with_labels_of_one_channel, lambda x, y: F.dice_focal_loss(x, y[:, 0], focal_activation="sigmoid")),
     _monai("FocalLoss(to_onehot_y=True)", lambda m: m.FocalLoss(to_onehot_y=True), with_labels_of_one_channel,
@@ -134,4 +163,12 @@ CASES = [
     _torchvision('sigmoid_focal_loss(reduction="mean")',
                  lambda m: lambda x, y: m.sigmoid_focal_loss(x, y, reduction="mean"), with_bits,
                  lambda x, y: F.sigmoid_focal_loss(x, y, reduction="mean"), ROWS),
+    _open_clip("ClipLoss()", lambda m: partial(_at_scale, m.ClipLoss()), with_features,
+               lambda x, y: F.clip_loss(x, y, SCALE), EMBEDDINGS),
+    _open_clip("SigLipLoss()", lambda m: partial(_at_scale, m.SigLipLoss(), bias=-SCALE), with_features,
+               lambda x, y: F.siglip_loss(x, y, SCALE, -SCALE), EMBEDDINGS),
+    _pml("NTXentLoss()", lambda m: m.NTXentLoss(), with_pairs,
+         lambda x, y: F.sup_con_loss(x, y, temperature=0.07), FEW_EMBEDDINGS),
+    _pml("SupConLoss()", lambda m: m.SupConLoss(), with_kinds, lambda x, y: F.sup_con_loss(x, y, temperature=0.1),
+         EMBEDDINGS),
 ]  # fmt: skip

@@ -61,8 +61,16 @@ def answer(function, *tensors):
     return loss, [leaf.grad for leaf in leaves]
 
 
-def assert_same(ours, theirs, *tensors, label="", at_least=0.0):
-    """The same loss, gradients, shape and dtype, or the same exception."""
+def modules_of(ours, theirs):
+    """A function (name, *arguments, **options) that gives both instances of a class."""
+    return lambda name, *arguments, **options: [getattr(m, name)(*arguments, **options) for m in (ours, theirs)]
+
+
+def assert_same(ours, theirs, *tensors, label="", at_least=0.0, computed_in=torch.float64):
+    """The same loss, gradients, shape and dtype, or the same exception.
+
+    computed_in: the coarsest dtype that the library computes a part in, whatever the tensors.
+    """
     expected, expected_gradients = answer(theirs, *tensors)
     found, gradients = answer(ours, *tensors)
     if isinstance(expected, Exception):
@@ -71,7 +79,7 @@ def assert_same(ours, theirs, *tensors, label="", at_least=0.0):
     assert not isinstance(found, Exception), f"{label}: {found!r}"
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape), label
     terms = max(t.numel() for t in tensors)
-    coarsest = max((t.dtype for t in [found, *gradients]), key=lambda d: torch.finfo(d).eps)
+    coarsest = max((computed_in, *(t.dtype for t in [found, *gradients])), key=lambda d: torch.finfo(d).eps)
     assert_agrees(found, expected, coarsest, terms, label, at_least=at_least)
     for i, (got, wanted) in enumerate(zip(gradients, expected_gradients)):
         assert (got is None) == (wanted is None), f"{label}: gradient {i}"

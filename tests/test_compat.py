@@ -64,6 +64,12 @@ SIGNATURES = {
     "smp.SoftBCEWithLogitsLoss":
         "(self, weight=None, ignore_index=-100, reduction='mean', smooth_factor=None, pos_weight=None)",
     "smp.SoftCrossEntropyLoss": "(self, reduction='mean', smooth_factor=None, ignore_index=-100, dim=1)",
+    "open_clip.ClipLoss":
+        "(self, local_loss=False, gather_with_grad=False, cache_labels=False, rank=0, world_size=1, use_horovod=False)",
+    "open_clip.SigLipLoss": "(self, cache_labels=False, rank=0, world_size=1, dist_impl=None)",
+    "pml.ContrastiveLoss": "(self, pos_margin=0, neg_margin=1, **kwargs)",
+    "pml.NTXentLoss": "(self, temperature=0.07, **kwargs)",
+    "pml.SupConLoss": "(self, temperature=0.1, **kwargs)",
     "torchvision.sigmoid_focal_loss": "(inputs, targets, alpha=0.25, gamma=2, reduction='none')",
 }  # fmt: skip
 
@@ -167,6 +173,29 @@ def test_torchvision_focal(alone):
     assert loss.tolist() == pytest.approx([0.25 * expected, 0.5 * expected])
 
 
+def test_open_clip(alone):
+    """Logits a I: log(1 + 2 e^-a) for each row, and softplus(-a) + 2 softplus(0)."""
+    x, a = torch.eye(3), 2.0
+    assert compat.open_clip.ClipLoss()(x, x, a).item() == pytest.approx(math.log1p(2 * math.exp(-a)))
+    found = compat.open_clip.SigLipLoss()(x, x, torch.tensor([a]), None, output_dict=True)["contrastive_loss"]
+    assert found.item() == pytest.approx(math.log1p(math.exp(-a)) + 2 * math.log(2))
+
+
+def test_pml_contrastive_of_batch(alone):
+    """Distances 0 of the positive pair, sqrt(2) and 2 of the negative ones; hinges above 0 alone count."""
+    z, labels = torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([5, 5, 6, 7])
+    loss = compat.pml.ContrastiveLoss(pos_margin=-0.5, neg_margin=1.5)
+    assert loss(z, labels).item() == pytest.approx(0.5 + 1.5 - math.sqrt(2))
+
+
+def test_pml_of_two_views(alone):
+    """Four rows e1, e2, e1, e2: the positive at e^(1/T), the other two at 1."""
+    z, labels = torch.eye(2).repeat(2, 1), torch.tensor([0, 1, 0, 1])
+    for loss in (compat.pml.NTXentLoss(temperature=0.5), compat.pml.SupConLoss(temperature=0.5)):
+        assert loss(z, labels).item() == pytest.approx(math.log1p(2 * math.exp(-2)))
+        assert loss(z, torch.arange(4)).item() == loss(z[:2], torch.zeros(2).long()).item() == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_results_have_the_librarys_dtype(dtype, alone):
     x, t = torch.zeros(1, 2, 1, 2, dtype=dtype), torch.zeros(1, 1, 2).long()
@@ -189,6 +218,9 @@ def test_results_have_the_librarys_dtype(dtype, alone):
     (lambda x: compat.smp.FocalLoss("binary", normalized=True)(x, x), "normalized=True"),
     (lambda x: compat.smp.SoftCrossEntropyLoss(smooth_factor=0.1, dim=-1)(x, x), "dim=-1"),
     (lambda x: compat.torchvision.sigmoid_focal_loss(x, x.long()), "targets of torch.int64"),
+    (lambda x: compat.open_clip.ClipLoss(world_size=2)(x[0], x[0], 1.0), "world_size=2"),
+    (lambda x: compat.pml.NTXentLoss()(x[0], torch.zeros(3).long()), "more than two of a label"),
+    (lambda x: compat.pml.SupConLoss(distance=None)(x[0], torch.zeros(3).long()), "distance"),
 ])  # fmt: skip
 def test_one_sentence_names_what_cannot_be_expressed(call, option, alone):
     message = rf"\w+\.\w+(\.\w+)*: expected \w+ installed for {option}, got none"

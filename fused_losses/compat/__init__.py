@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import kornia, monai, smp, torchvision
+from . import kornia, monai, open_clip, pml, smp, torchvision
 from ._patch import Patch, give_back, put_in_place
 
-__all__ = ["kornia", "monai", "patch", "smp", "torchvision", "unpatch"]
+__all__ = ["kornia", "monai", "open_clip", "patch", "pml", "smp", "torchvision", "unpatch"]
 
-LIBRARIES = {"kornia": kornia, "monai": monai, "segmentation_models_pytorch": smp, "torchvision": torchvision}
-_SHORT = {"smp": "segmentation_models_pytorch"}
+LIBRARIES = {
+    "kornia": kornia, "monai": monai, "open_clip": open_clip, "pytorch_metric_learning": pml,
+    "segmentation_models_pytorch": smp, "torchvision": torchvision,
+}  # fmt: skip
+_SHORT = {"pml": "pytorch_metric_learning", "smp": "segmentation_models_pytorch"}
 
 
 def patch(*libraries: str) -> Patch:
@@ -25,7 +28,8 @@ def patch(*libraries: str) -> Patch:
         print(compat.patch("monai"))
 
     Args:
-        libraries: names among "kornia", "monai", "segmentation_models_pytorch" (or "smp") and "torchvision".
+        libraries: names among "kornia", "monai", "open_clip", "pytorch_metric_learning" (or "pml"),
+            "segmentation_models_pytorch" (or "smp") and "torchvision".
 
     Returns:
         What was replaced: prints a line for each class and function, and as a context manager gives the library back
