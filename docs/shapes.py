@@ -56,6 +56,29 @@ def zeros(x):
     return x, torch.zeros_like(x)
 
 
+def in_batches(loss: Callable) -> Curve:
+    """A loss of two batches of two embeddings, of which the pairs have the similarity x and all others 0."""
+    return lambda x: torch.stack([loss(torch.eye(2), s * torch.eye(2)) for s in x])
+
+
+def labelled(a, b):
+    return torch.cat([a, b]), torch.tensor([0, 1, 0, 1])
+
+
+def queries(x):
+    return torch.stack([x, 0 * x], 1), torch.eye(2)
+
+
+def projected(x):
+    """The logits x and 0 of a linear layer."""
+    return x[:, None], torch.tensor([[1.0], [0.0]]), torch.zeros(len(x), dtype=torch.long)
+
+
+def distilled(x):
+    weight = torch.tensor([[1.0], [0.0]])
+    return x[:, None], weight, torch.full_like(x, 2.0)[:, None], weight
+
+
 def targets(loss) -> dict[str, Curve]:
     return {f"t = {t}": lambda x, t=t: loss(x, torch.full_like(x, t), reduction="none") for t in (1, 0.5, 0)}
 
@@ -126,6 +149,7 @@ ERROR = ("x - t", -3.0, 3.0)
 TRUE_LOGIT = ("logit of the true class, the two others at 0", -6.0, 6.0)
 REGION = ("logit inside the region, that outside at -2", -6.0, 6.0)
 WEIGHTS = {"weight = 1": {}, "weight = 2": {"weight": torch.tensor(2.0)}}
+PAIR = "similarity of a pair, those of the others 0", -1.0, 1.0
 SHAPES = {
     "binary_cross_entropy": Shape("probability p", 0.05, 0.95, targets(F.binary_cross_entropy)),
     "binary_cross_entropy_with_logits": Shape(*LOGIT, {
@@ -183,6 +207,32 @@ SHAPES = {
     "mahalanobis_loss": Shape("x, mean 0, deviation 1", -3, 3, {
         "normal": lambda x: F.mahalanobis_loss(x[:, None], torch.ones(len(x)), *gaussian(x)[1:], reduction="none"),
         **{f"anomaly, {label}": c for label, c in each(F.mahalanobis_loss, anomalies, margin=(1, 2)).items()}}),
+    "info_nce_loss": Shape(*PAIR, both(F.info_nce_loss, queries, **{
+        f"temperature = {t}": {"temperature": t, "target": torch.zeros(COUNT, dtype=torch.long)}
+        for t in (0.1, 0.3, 1)})),
+    "clip_loss": Shape(*PAIR, {
+        f"logit_scale = {k}": in_batches(lambda a, b, k=k: F.clip_loss(a, b, torch.tensor(float(k))))
+        for k in (1, 3, 10)}),
+    "siglip_loss": Shape(*PAIR, {
+        f"logit_scale = 10, logit_bias = {b}": in_batches(
+            lambda x, y, b=b: F.siglip_loss(x, y, torch.tensor(10.0), torch.tensor(float(b)))) for b in (-10, -5, 0)}),
+    "nt_xent_loss": Shape(*PAIR, {
+        f"temperature = {t}": in_batches(lambda a, b, t=t: F.nt_xent_loss(a, b, temperature=t, normalize=False))
+        for t in (0.1, 0.5, 1)}),
+    "sup_con_loss": Shape(*PAIR, {
+        f"temperature = {t}": in_batches(lambda a, b, t=t: F.sup_con_loss(
+            *labelled(a, b), temperature=t, normalize=False)) for t in (0.1, 0.3, 1)}),
+    "multi_similarity_loss": Shape(*PAIR, {
+        f"alpha = {k}, base = {base}": in_batches(lambda a, b, k=k, base=base: F.multi_similarity_loss(
+            *labelled(a, b), alpha=k, base=base, epsilon=3.0, normalize=False))
+        for k, base in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.0))}),
+    "linear_cross_entropy": Shape(*TRUE_LOGIT[:1], -6, 6, both(F.linear_cross_entropy, projected, **{
+        "plain": {}, "label_smoothing = 0.1": {"label_smoothing": 0.1}, "softcap = 3": {"softcap": 3.0},
+        "z_loss = 0.1": {"z_loss": 0.1}})),
+    "linear_kl_div": Shape("student's logit, the teacher's at 2, those of the other class at 0", -6, 8, each(
+        F.linear_kl_div, distilled, temperature=(1, 2, 4))),
+    "linear_js_div": Shape("logit x, the teacher's at 2, those of the other class at 0", -6, 8, each(
+        F.linear_js_div, distilled, beta=(0.1, 0.5, 0.9))),
     "approx_ndcg_loss": Shape("score of the one relevant item, the others at -1, 0 and 1", -4, 4, each(
         F.approx_ndcg_loss, lists, temperature=(0.1, 0.5, 1))),
     "lambda_ndcg_loss": Shape("score of the one relevant item, the others at -1, 0 and 1", -4, 4, each(
