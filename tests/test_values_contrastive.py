@@ -121,6 +121,34 @@ def test_multi_similarity(dtype, device):
     assert_same(ours, theirs, pair()[0], dtype=dtype, device=device)
 
 
+@each_dtype
+def test_rows_whose_pairs_the_mining_leaves_out(dtype, device):
+    """log(1 + 0) = 0 exactly, however large the exponent of the pairs left out: here e^400 and e^360."""
+    x = torch.tensor([[10.0, 0.0], [10.0, 0.0], [-9.0, 0.0]], dtype=dtype, device=device, requires_grad=True)
+    labels = torch.tensor([0, 0, 1], device=device)
+    loss = F.multi_similarity_loss(x, labels, alpha=4.0, beta=4.0, base=100.0 + 90.0, epsilon=0.1, normalize=False)
+    loss.backward()
+    assert loss.item() == 0
+    assert (x.grad == 0).all()
+
+
+def test_the_scale_of_an_empty_batch_has_no_gradient(device):
+    x, y = torch.empty(2, 0, 5, device=device).unbind()
+    for name in ("clip_loss", "siglip_loss"):
+        scalars = [torch.tensor(2.0, device=device, requires_grad=True) for _ in range(1 + (name == "siglip_loss"))]
+        found = torch.autograd.grad(getattr(F, name)(x, y, *scalars), scalars)
+        assert all(gradient.item() == 0 for gradient in found), name
+
+
+@pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16], ids=str)
+@each_dtype
+def test_two_views_under_autocast(dtype, cast, device):
+    z1, z2 = (z.to(dtype).to(device) for z in pair())
+    want = F.nt_xent_loss(z1, z2, normalize=False)
+    with torch.autocast(torch.device(device).type, cast):
+        assert torch.equal(F.nt_xent_loss(z1, z2, normalize=False), want)
+
+
 def test_near_duplicates_at_a_scale_of_100(device):
     """Each row has its own maximum: the best pair of the third is worth e^-200 of the first's, and is not lost."""
     x = torch.tensor([[1.0, 0.0], [0.999999, 0.0], [-1.0, 0.0]], device=device)

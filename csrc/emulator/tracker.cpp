@@ -270,6 +270,9 @@ FL_UNTRACKED char __tsan_atomic8_load(const volatile char* data, int) {
   return __atomic_load_n(data, __ATOMIC_SEQ_CST);
 }
 FL_UNTRACKED int __tsan_atomic32_load(const volatile int* data, int) { return __atomic_load_n(data, __ATOMIC_SEQ_CST); }
+FL_UNTRACKED long __tsan_atomic64_load(const volatile long* data, int) {
+  return __atomic_load_n(data, __ATOMIC_SEQ_CST);
+}
 FL_UNTRACKED int __tsan_atomic32_fetch_add(volatile int* data, int by, int) {
   return __atomic_fetch_add(data, by, __ATOMIC_SEQ_CST);
 }

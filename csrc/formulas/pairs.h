@@ -126,17 +126,19 @@ struct MultiSimilarity : PairsBase<A> {
   FL_HD bool keeps_negative(A s, bool same, A low) const { return !same && !(s + epsilon <= low); }
   FL_HD A shift(A exponent) const { return exponent > A(0) ? finite_shift(exponent) : A(0); }
 
+  // log(1 + e^shift sum): 0 where the mining keeps no pair, whose logit the shift was made of.
+  FL_HD A log_one_plus(A sum, A shift) const { return sum == A(0) ? A(0) : shift + log_(exp_(-shift) + sum); }
+
   FL_HD PairSums3<A> terms(A s, bool own, bool same, A low, A high) const {
     const A positive = exp_(of_positive(s) - shift(of_positive(low)));
     const A negative = exp_(of_negative(s) - shift(of_negative(high)));
     return {keeps_positive(s, own, same, high) ? positive : A(0), keeps_negative(s, same, low) ? negative : A(0), A(0)};
   }
   FL_HD A finish(A low, A high, const PairSums3<A>& sums, A* statistics) const {
-    const A up = shift(of_positive(low)), down = shift(of_negative(high));
     statistics[0] = low;
     statistics[1] = high;
-    statistics[2] = up + log_(exp_(-up) + sums.a);
-    statistics[3] = down + log_(exp_(-down) + sums.b);
+    statistics[2] = log_one_plus(sums.a, shift(of_positive(low)));
+    statistics[3] = log_one_plus(sums.b, shift(of_negative(high)));
     return statistics[2] / alpha + statistics[3] / beta;
   }
   FL_HD A of_anchor(A s, bool own, bool same, const A* anchor) const {

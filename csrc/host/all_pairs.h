@@ -294,7 +294,9 @@ class AllPairsCall : Call<Device> {
     if (grad_y) grad_y.finish_all(problem_.rows == 0);
     problem_.results = whole;
     if (!kTwoSets || (!gradients_[kScale] && !gradients_[kBias])) return;
-    Device::reduce_scalars(scalars, whole, at(gradients_[kScale], 0), at(gradients_[kBias], 0));
+    Results of_scalars = whole;
+    if (problem_.columns == 0) of_scalars.denominator = 1;  // the gradient of no pair is 0, not 0 / 0
+    Device::reduce_scalars(scalars, of_scalars, at(gradients_[kScale], 0), at(gradients_[kBias], 0));
   }
 
   GradientSum<Device> sum_of(size_t position, int64_t window, const Results* scale) {

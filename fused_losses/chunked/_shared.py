@@ -62,6 +62,12 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a @ b
 
 
+def joined(*parts: torch.Tensor) -> torch.Tensor:
+    """One below the other; under autocast on the CPU torch refuses it for float16."""
+    with torch.autocast(parts[0].device.type, enabled=False):
+        return torch.cat(parts)
+
+
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """The rows over their norms, in the accumulation dtype; a norm counts as 1e-12 at least."""
     with torch.autocast(x.device.type, enabled=False):

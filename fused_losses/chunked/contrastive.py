@@ -24,6 +24,7 @@ from ._shared import (
     OperandNumber,
     check_same_dtype,
     check_scalar,
+    joined,
     product,
     scalar,
     unit_rows,
@@ -236,7 +237,7 @@ def check_views(name, z1, z2, temperature):
 def views(z1, z2, temperature, normalize, group):
     """The op's tensors: both views as one set, in which a row and its other view have a label of their own."""
     z1, z2 = (unit_rows(z1), unit_rows(z2)) if normalize else (z1, z2)
-    features = at_temperature(torch.cat([z1, z2]), temperature)
+    features = at_temperature(joined(z1, z2), temperature)
     first = 0 if group is None else processes("nt_xent_loss", group).first(z1.shape[0])
     return features, torch.arange(first, first + z1.shape[0], device=z1.device).repeat(2), None, None
 
