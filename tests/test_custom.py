@@ -131,6 +131,33 @@ def test_common_pieces_are_computed_once():
     )  # of the logits as they are and divided; the teacher's
 
 
+# ---- What check finds. ----
+
+
+def test_check_of_a_good_loss(gallery_built, capsys):
+    report = custom.check(gallery.log_cosh, *torch.randn(2, 5), scale=0.5)
+    assert report.good, report
+    assert {f.what for f in report.findings} >= {"differences", "extremes", "float32 beside float64"}
+    assert capsys.readouterr().out.startswith("log_cosh: nothing wrong\ncheck ")
+
+
+def test_check_says_what_is_wrong_and_where(gallery_built):
+    """Log(0) + |d| / 0 is NaN; at a kink the gradient jumps."""
+    x, t = torch.randn(2, 5)
+    report = custom.check(gallery.laplace_nll, x, t, torch.rand(5) + 1)
+    wrong = {(f.where, f.found) for f in report.findings if not f.good}
+    assert ("scale = 0", "loss is NaN") in wrong
+    assert all(where.startswith("scale") for where, _ in wrong)
+    assert any(line.split() == "extremes scale = 0 loss is NaN WRONG".split() for line in str(report).splitlines())
+    at_kink = custom.check(gallery.quantile, t, t)
+    assert [f.where for f in at_kink.findings if not f.good] == ["second derivative"]
+
+
+def test_check_refuses_what_is_no_custom_loss():
+    with pytest.raises(TypeError, match=r"check: expected a loss of fused_losses\.custom, got function mse_loss"):
+        custom.check(F.mse_loss, torch.ones(2), torch.ones(2))
+
+
 # ---- In use. ----
 
 

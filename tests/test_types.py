@@ -150,5 +150,6 @@ def test_stub_of_custom_losses_has_the_arguments_of_the_functions():
     functions = [node for node in stub.body if isinstance(node, ast.FunctionDef)]
     assert {node.name for node in functions} == set(custom.__all__)
     for node in functions:
-        written = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+        every = (*node.args.args, node.args.vararg, *node.args.kwonlyargs, node.args.kwarg)
+        written = [argument.arg for argument in every if argument]
         assert written == list(inspect.signature(getattr(custom, node.name)).parameters), node.name

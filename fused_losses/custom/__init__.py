@@ -2,9 +2,10 @@
 
 from .ahead import build
 from .builder import cache_info
+from .checking import check
 from .elementwise import elementwise
 from .overlap import overlap
 from .row_sums import row_sums
 from .softmax import softmax
 
-__all__ = ["build", "cache_info", "elementwise", "overlap", "row_sums", "softmax"]
+__all__ = ["build", "cache_info", "check", "elementwise", "overlap", "row_sums", "softmax"]

@@ -5,13 +5,15 @@ from typing import Any, Protocol, overload
 from torch import Tensor
 
 from .._module import LossModule
+from .checking import Report
 
-__all__ = ["build", "cache_info", "elementwise", "overlap", "row_sums", "softmax"]
+__all__ = ["build", "cache_info", "check", "elementwise", "overlap", "row_sums", "softmax"]
 
 class CustomLoss(Protocol):
     reference: Callable[..., Tensor]
     Module: type[LossModule]
     source: str
+    tensors: tuple[str, ...]
     __name__: str
     def __call__(self, *tensors: Tensor, **options: Any) -> Tensor: ...
 
@@ -49,3 +51,4 @@ def row_sums(
 def row_sums(function: None = None, *, term: Callable[..., Tensor], name: str | None = None) -> Decorator: ...
 def build(path: str | PathLike[str]) -> list[str]: ...
 def cache_info() -> dict[str, str | int]: ...
+def check(loss: CustomLoss, *example: Tensor, **options: Any) -> Report: ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import builder
@@ -36,11 +35,7 @@ def build(path: str | os.PathLike) -> list[str]:
 
 
 def build_losses(losses: list[CustomLoss]) -> None:
-    """In as few libraries as keep all cores busy."""
+    """In one library: its host code is compiled once, its families at the same time."""
     missing = {loss.op_name: loss.functor for loss in losses if builder.find(loss.op_name) is None}
-    if not missing:
-        return
-    builder.announce(f"{len(missing)} losses")
-    groups = [dict(list(missing.items())[i :: builder.jobs()]) for i in range(min(builder.jobs(), len(missing)))]
-    with ThreadPoolExecutor(len(groups)) as workers:
-        list(workers.map(builder.build, groups))
+    if missing:
+        builder.build(missing, say=lambda: builder.announce(f"{len(missing)} losses"))

@@ -179,7 +179,7 @@ def publish(
     custom: CustomLoss, function: Callable, parameters: Sequence[inspect.Parameter], kinds: dict, check: Callable,
     operands: Callable, tensors: Sequence[str],
 ) -> Callable:  # fmt: skip
-    """The public function with its attributes: reference, Module, source, op, custom.
+    """The public function with its attributes: reference, Module, source, tensors, op, custom.
 
     parameters: of the public function, `reduction` among them; kinds: of its options; tensors: of Module's forward.
     """
@@ -194,6 +194,7 @@ def publish(
     public.__defaults__ = None
     public.__qualname__ = function.__qualname__
     public.op, public.reference, public.custom = custom.op, function, custom
+    public.tensors = tuple(tensors)
     public.source = custom.functor.named(custom.op_name)
     function.__qualname__ = f"{public.__qualname__}.reference"  # where pickle finds it
     public.Module = _module(public, tensors)
