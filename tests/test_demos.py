@@ -31,6 +31,7 @@ LEARNING = {
     "ranking": lambda m: min(m["lambdandcg_ndcg10"], m["approxndcg_ndcg10"]) > m["untrained_ndcg10"] + 0.2,
     "sequence": lambda m: m["bleu_bleu4"] > m["start_bleu4"] > m["before_bleu4"] + 0.2,
     "anomaly": lambda m: m["trained_auc"] > m["euclidean_auc"] and m["trained_auc"] > 0.97,
+    "language": lambda m: m["bits"] < m["before_bits"] - 1.5,
 }
 
 
@@ -130,6 +131,7 @@ def test_the_book_s_network_and_operations():
         (["siamese", "--pairs", "1000000000"], "at most 100000"),
         (["sequence", "--samples", "1"], "--samples"),
         (["sequence", "--length", "1000000"], "--length"),
+        (["language", "--length", "4"], "--length"),
     ],
 )
 def test_a_bad_option_is_one_sentence(arguments, word, tmp_path, capsys):

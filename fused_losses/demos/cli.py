@@ -25,6 +25,7 @@ DEMOS = {
     "ranking": "search digits by number: LambdaNDCG and ApproxNDCG against a pointwise loss",
     "sequence": "restore erased vowels in text: the expected BLEU against the cross-entropy",
     "anomaly": "tell unusual samples from normal ones with the Mahalanobis distance, learned",
+    "language": "write, character by character: linear layer and cross-entropy in one",
     "all": "run every demo at a small size and write one page, report.html",
 }
 PACKAGES = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm", "numpy": "numpy", "PIL": "pillow"}

@@ -38,6 +38,8 @@ HEADLINES = {
     "then {bleu_bleu4:.3f} with the expected BLEU and {ce_bleu4:.3f} with more cross-entropy.",
     "anomaly": "ROC-AUC: {euclidean_auc:.3f} plain distance, {fitted_auc:.3f} fitted Mahalanobis, {trained_auc:.3f} "
     "trained.",
+    "language": "Bits of a character of unseen text: {before_bits:.2f} before training, {bits:.2f} after, "
+    "{reference_bits:.2f} with the reference loss.",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto;
