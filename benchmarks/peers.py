@@ -24,6 +24,7 @@ COLUMNS = ("run", "machine", "threads", "torch", "commit", "library", "version",
            "median_s", "q1_s", "q3_s", "peak_bytes", "input_bytes")  # fmt: skip
 NUMBERS = ("median_s", "q1_s", "q3_s", "peak_bytes", "input_bytes")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "migration.md"
+DISTRIBUTIONS = {"open_clip": "open_clip_torch", "pytorch_metric_learning": "pytorch-metric-learning"}
 MOST_MEMORY = 1.3  # of the logits, where the bare call allocates 1.0
 
 
@@ -46,12 +47,13 @@ def measure(case: PeerCase, clock, facts: dict, seconds: float) -> list[dict]:
         call.run()
     peaks = {call.key: memory.live_peak(lambda call=call: call.run().shape) for call in calls if not call.prepare()}
     samples = timing.measure(clock, calls, timing.COLD, seconds, high=21)
+    version = importlib.metadata.version(DISTRIBUTIONS.get(case.library, case.library))
     found = []
     for key, values in samples.items():
         low, median, high = (q * 1e-9 for q in timing.quartiles(timing.phase_of(values, "both")))
         found.append(
             facts | {
-                "library": case.library, "version": importlib.metadata.version(case.library), "loss": case.written,
+                "library": case.library, "version": version, "loss": case.written,
                 "shape": "x".join(map(str, case.shape)), "rival": key, "calls": len(values), "median_s": median,
                 "q1_s": low, "q3_s": high, "peak_bytes": peaks[key],
                 "input_bytes": calls[0].leaves[0].numel() * calls[0].leaves[0].element_size(),

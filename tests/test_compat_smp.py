@@ -111,7 +111,7 @@ def test_focal(mode, fallbacks):  # noqa: F811
         x, targets = of_mode(mode, options["ignore_index"])
         for target in targets[: 1 if mode == "multiclass" else None]:
             assert_same(*pair, x, target, label=f"{options} {target.dtype}")
-    assert not fallbacks
+    assert {str(refusal) for refusal in fallbacks} <= {"class_weights with reduction='none'"}
 
 
 @pytest.mark.parametrize("options", [

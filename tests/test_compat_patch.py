@@ -1,0 +1,171 @@
+"""`compat.patch` on a library made for the test: what it replaces, says and gives back."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+from torch import nn
+
+from fused_losses import compat
+from fused_losses.compat import _adapter, _patch
+
+LIBRARY = """
+import torch
+
+def double(x, factor=2.0):
+    return x * factor
+
+class Loss(torch.nn.Module):
+    def __init__(self, factor=2.0):
+        super(Loss, self).__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.scaled(x)
+
+    def scaled(self, x):
+        return x * self.factor
+
+class Derived(Loss):
+    def scaled(self, x):
+        return x * self.factor + 1
+"""
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """A library `fake_losses` with a module that imports a name of another, and adapters that add 100."""
+    package, inner = types.ModuleType("fake_losses"), types.ModuleType("fake_losses.inner")
+    exec(LIBRARY, inner.__dict__)
+    for name in ("double", "Loss", "Derived"):
+        getattr(inner, name).__module__ = "fake_losses.inner"
+        setattr(package, name, getattr(inner, name))
+    package.inner = inner
+    for module in (package, inner):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    @_adapter.adapts("fake_losses.double")
+    def double(x, factor=2.0):
+        _adapter.needs(factor > 0, "factor <= 0")
+        return x * factor + 100
+
+    class Loss(_adapter.Adapter, peer="fake_losses.Loss"):
+        def __init__(self, factor=2.0):
+            pass
+
+        def forward(self, x):
+            _adapter.needs(self.factor > 0, "factor <= 0")
+            return x * self.factor + 100
+
+    class Derived(_adapter.Adapter, peer="fake_losses.Derived"):
+        def __init__(self, factor=2.0):
+            pass
+
+        def forward(self, x):
+            return x * self.factor + 101
+
+    package.adapters = [double, Loss, Derived]
+    return package
+
+
+def test_patch_replaces_and_gives_back(library):
+    before, early = library.Loss(), library.double
+    patch = _patch.put_in_place(library.adapters)
+    assert library.double(1) == library.inner.double(1) == 102
+    assert library.Loss()(1) == before(1) == 102
+    assert library.Derived()(1) == 103  # inherits the forward it has of its own
+    assert isinstance(library.Loss(), nn.Module)
+    assert early(1) == 2
+    patch.undo()
+    patch.undo()
+    assert library.double is early
+    assert library.Loss()(1) == before(1) == 2
+    assert library.Derived()(1) == 3
+    assert "forward" not in vars(library.Derived)
+
+
+def test_patch_says_what_it_replaced(library):
+    patch = _patch.put_in_place(library.adapters)
+    assert [replaced.names for replaced in patch] == [
+        ("fake_losses.double", "fake_losses.inner.double"),
+        ("fake_losses.inner.Loss.forward",),
+        ("fake_losses.inner.Derived.forward",),
+    ]
+    assert str(patch).count("\n") == 2
+    assert str(patch).startswith("fake_losses.double, fake_losses.inner.double -> ")
+
+
+def test_patch_as_a_context_manager(library):
+    with _patch.put_in_place(library.adapters):
+        assert library.Loss()(1) == 102
+        with _patch.put_in_place(library.adapters) as again:
+            assert not again
+        assert library.double(1) == 102
+    assert library.double(1) == library.Loss()(1) == 2
+    with pytest.raises(KeyError), _patch.put_in_place(library.adapters):
+        raise KeyError
+    assert library.Loss()(1) == 2
+
+
+def test_what_cannot_be_expressed_is_the_librarys(library):
+    loss = library.Loss(-1.0)
+    with _patch.put_in_place(library.adapters):
+        assert loss(1) == -1
+        assert library.double(1, -1.0) == -1
+    adapter = library.adapters[1]
+    assert adapter(-1.0)(1) == -1
+    assert adapter(3.0)(1) == 103
+
+
+def test_a_subclass_keeps_the_librarys_forward(library):
+    class Own(library.Loss):
+        def scaled(self, x):
+            return x - 1
+
+    class WithForward(library.Loss):
+        def forward(self, x):
+            return super().forward(x) + 5
+
+    with _patch.put_in_place(library.adapters):
+        assert Own()(1) == 0
+        assert WithForward()(1) == 7
+
+
+def test_a_module_imported_while_patched_is_given_back_too(library, monkeypatch):
+    with _patch.put_in_place(library.adapters):
+        late = types.ModuleType("fake_losses.late")
+        late.double = library.double
+        monkeypatch.setitem(sys.modules, late.__name__, late)
+    assert late.double(1) == 2
+
+
+def test_another_version_is_refused_whole(library):
+    class Loss(_adapter.Adapter, peer="fake_losses.Loss"):
+        def __init__(self, factor=2.0, other=None):
+            pass
+
+        def forward(self, x):
+            return x
+
+    with pytest.raises(RuntimeError, match=r"patch: expected fake_losses.Loss\(.*other.*, got .*: another version"):
+        _patch.put_in_place([library.adapters[0], Loss])
+    assert library.double(1) == library.Loss()(1) == 2
+
+
+def test_a_library_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(_adapter.Peer, "original", None)
+    with pytest.raises(ModuleNotFoundError, match="patch: expected monai to be installed, got none"):
+        compat.patch("monai")
+    compat.unpatch()
+    compat.unpatch("monai")
+
+
+@pytest.mark.parametrize("function", [compat.patch, compat.unpatch])
+def test_patch_knows_its_libraries(function):
+    with pytest.raises(ValueError, match=r"patch: expected libraries among kornia, monai, .*, got 'torch'"):
+        function("monai", "torch")
+    if function is compat.patch:
+        with pytest.raises(ValueError, match=r"expected libraries among .*, got none"):
+            function()
