@@ -360,6 +360,10 @@ ALL = [
     ),
     Case("multi_similarity_loss", (1024, 128), rows(128), labelled_features, leaves=("features",)),
     Case(
+        "triplet_batch_hard_loss", (1024, 128), rows(128), labelled_features, leaves=("features",),
+        chains=(chains.batch_hard,),
+    ),
+    Case(
         "linear_kl_div", (512, 8192), rows(8192), student_and_teacher, leaves=("input", "linear_weight"),
         chains=(chains.linear_kl_div,),
     ),

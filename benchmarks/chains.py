@@ -86,6 +86,14 @@ def nt_xent(z1, z2, temperature=0.5):
     return F.cross_entropy(logits, torch.arange(2 * n, device=z.device).roll(n))
 
 
+def batch_hard(features, labels):
+    distances, same = torch.cdist(features, features), labels.unsqueeze(1) == labels
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    farthest = distances.masked_fill(~positive, -torch.inf).amax(1)
+    nearest = distances.masked_fill(same, torch.inf).amin(1)
+    return (1 + farthest - nearest).relu()[positive.any(1) & ~same.all(1)].mean()
+
+
 def sup_con(features, labels, temperature=0.07):
     z = F.normalize(features, dim=1)
     logits = z @ z.T / temperature

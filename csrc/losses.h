@@ -113,6 +113,11 @@
   FL_SIGLIP_LOSSES(X)   \
   FL_ONE_SET_LOSSES(X)
 
+// One result for all rows of a labelled set, each with its farthest row of the same label and its nearest of another.
+// Formulas: formulas/triplet.h.
+#define FL_EXTREMES_LOSSES(X) X(triplet_batch_hard_loss, BatchHard, "features", "margin squared soft")
+#define FL_EXTREMES_ARGUMENTS "Tensor features, Tensor labels"
+
 // One result for each list of items, from pairs of items. Formulas: formulas/ranking.h.
 #define FL_RANKING_LOSSES(X)                                 \
   X(approx_ndcg_loss, ApproxNDCG, "scores", "temperature k") \
@@ -141,6 +146,7 @@
   F(all_pairs, FL_CLIP_LOSSES, FL_TWO_SETS_ARGUMENTS, "Tensor grad_output, Tensor rows, Tensor columns")        \
   F(all_pairs, FL_SIGLIP_LOSSES, FL_TWO_SETS_ARGUMENTS, "Tensor grad_output")                                   \
   F(all_pairs, FL_ONE_SET_LOSSES, FL_ONE_SET_ARGUMENTS, "Tensor grad_output, Tensor rows")                      \
+  F(extremes, FL_EXTREMES_LOSSES, FL_EXTREMES_ARGUMENTS, "Tensor grad_output, Tensor chosen")                   \
   F(ranking, FL_RANKING_LOSSES, FL_RANKING_ARGUMENTS, "Tensor grad_output")                                     \
   F(sequence, FL_SEQUENCE_LOSSES, FL_SEQUENCE_ARGUMENTS, "Tensor grad_output")
 

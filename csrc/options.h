@@ -57,6 +57,7 @@ constexpr double kNoIndex = std::numeric_limits<double>::quiet_NaN();  // an ign
   X(smooth, 1)              \
   X(smooth_dr, 0)           \
   X(smooth_nr, 0)           \
+  X(soft, 0)                \
   X(softcap, 0)             \
   X(squared, 0)             \
   X(temperature, 1)         \

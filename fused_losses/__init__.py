@@ -6,7 +6,7 @@ from . import functional, reference
 from ._version import __version__
 from .chunked.contrastive import ClipLoss, NTXentLoss, SigLipLoss, SupConLoss
 from .chunked.linear import LinearCrossEntropyLoss, LinearJSDivLoss, LinearKLDivLoss
-from .chunked.metric import MultiSimilarityLoss
+from .chunked.metric import MultiSimilarityLoss, TripletBatchHardLoss
 from .chunked.retrieval import InfoNCELoss
 from .losses.binary import (
     BCELoss,
@@ -67,6 +67,7 @@ __all__ = [
     "SmoothL1Loss",
     "SoftmaxFocalLoss",
     "SupConLoss",
+    "TripletBatchHardLoss",
     "TverskyLoss",
     "VAELoss",
     "WeightedBinaryCrossEntropyLoss",

@@ -531,6 +531,14 @@ class SupConLoss(LossModule):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor: ...
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor: ...
 
+class TripletBatchHardLoss(LossModule):
+    margin: float
+    squared: bool
+    soft: bool
+    def __init__(self, *, margin: float = 1.0, squared: bool = False, soft: bool = False) -> None: ...
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor: ...
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor: ...
+
 class TverskyLoss(LossModule):
     activation: Literal[None, "sigmoid", "softmax"]
     smooth_nr: float
@@ -649,6 +657,7 @@ __all__ = [
     "SmoothL1Loss",
     "SoftmaxFocalLoss",
     "SupConLoss",
+    "TripletBatchHardLoss",
     "TverskyLoss",
     "VAELoss",
     "WeightedBinaryCrossEntropyLoss",

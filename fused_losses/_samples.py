@@ -40,6 +40,7 @@ OF_A_FAMILY = {
     "row_sums": lambda d: [d.normal(1024, 64), d.normal(1024, 64)],
     "ranking": lambda d: [d.normal(16, 64), d.integer(5, 16, 64)],
     "all_pairs": lambda d: [d.normal(256, 32), d.integer(16, 256)],
+    "extremes": lambda d: [d.normal(256, 32), d.integer(16, 256)],
     "linear": lambda d: [d.normal(256, 32), d.normal(512, 32) / 6, d.normal(256, 48), d.normal(512, 48) / 7],
     "sequence": lambda d: [d.normal(8, 32, 512), d.integer(512, 8, 32)],
 }

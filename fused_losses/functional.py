@@ -5,7 +5,7 @@
 from ._explain import explain as explain
 from .chunked.contrastive import clip_loss, nt_xent_loss, siglip_loss, sup_con_loss
 from .chunked.linear import linear_cross_entropy, linear_js_div, linear_kl_div
-from .chunked.metric import multi_similarity_loss
+from .chunked.metric import multi_similarity_loss, triplet_batch_hard_loss
 from .chunked.retrieval import info_nce_loss
 from .losses.binary import (
     binary_cross_entropy,
@@ -60,6 +60,7 @@ __all__ = [
     "smooth_l1_loss",
     "softmax_focal_loss",
     "sup_con_loss",
+    "triplet_batch_hard_loss",
     "tversky_loss",
     "vae_loss",
     "weighted_binary_cross_entropy",

@@ -314,6 +314,9 @@ def sup_con_loss(
     normalize: bool = True,
     group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...
+def triplet_batch_hard_loss(
+    features: Tensor, labels: Tensor, *, margin: float = 1.0, squared: bool = False, soft: bool = False
+) -> Tensor: ...
 def tversky_loss(
     input: Tensor,
     target: Tensor,
@@ -395,6 +398,7 @@ __all__ = [
     "smooth_l1_loss",
     "softmax_focal_loss",
     "sup_con_loss",
+    "triplet_batch_hard_loss",
     "tversky_loss",
     "vae_loss",
     "weighted_binary_cross_entropy",

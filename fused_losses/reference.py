@@ -38,6 +38,7 @@ sigmoid_focal_loss = functional.sigmoid_focal_loss.reference
 smooth_l1_loss = functional.smooth_l1_loss.reference
 softmax_focal_loss = functional.softmax_focal_loss.reference
 sup_con_loss = functional.sup_con_loss.reference
+triplet_batch_hard_loss = functional.triplet_batch_hard_loss.reference
 tversky_loss = functional.tversky_loss.reference
 vae_loss = functional.vae_loss.reference
 weighted_binary_cross_entropy = functional.weighted_binary_cross_entropy.reference
@@ -78,6 +79,7 @@ __all__ = [
     "smooth_l1_loss",
     "softmax_focal_loss",
     "sup_con_loss",
+    "triplet_batch_hard_loss",
     "tversky_loss",
     "vae_loss",
     "weighted_binary_cross_entropy",

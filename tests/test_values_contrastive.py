@@ -149,6 +149,48 @@ def test_two_views_under_autocast(dtype, cast, device):
         assert torch.equal(F.nt_xent_loss(z1, z2, normalize=False), want)
 
 
+@each_dtype
+@pytest.mark.parametrize("options", [{"margin": 2.0}, {"squared": True}, {"soft": True}], ids=str)
+def test_batch_hard(options, dtype, device):
+    """The loop over anchors; the third label has one row, which is no anchor."""
+
+    def theirs(z):
+        each = []
+        for i in range(N):
+            d = ((z[i] - z) ** 2).sum(1)
+            positives = [d[p] for p in range(N) if p != i and LABELS[p] == LABELS[i]]
+            negatives = [d[n] for n in range(N) if LABELS[n] != LABELS[i]]
+            if positives and negatives:
+                far, near = max(positives), min(negatives)
+                gap = far - near if options.get("squared") else far.sqrt() - near.sqrt()
+                each.append(T.softplus(gap) if options.get("soft") else (options.get("margin", 1.0) + gap).relu())
+        return sum(each) / len(each)
+
+    def ours(z):
+        return F.triplet_batch_hard_loss(z, LABELS.to(device), **options)
+
+    assert_same(ours, theirs, pair()[0], dtype=dtype, device=device)
+
+
+def test_batch_hard_without_an_anchor(device):
+    """Labels all equal, or all different: nothing counts; NaN with gradient 0."""
+    for labels in (torch.zeros(5, dtype=torch.int64), torch.arange(5)):
+        z = torch.randn(5, 3, device=device, requires_grad=True)
+        loss = F.triplet_batch_hard_loss(z, labels.to(device))
+        assert loss.isnan()
+        assert not torch.autograd.grad(loss, z)[0].any()
+
+
+def test_batch_hard_keeps_the_digits_of_near_duplicates(device):
+    """Far from the origin, where distances from products would have none; many anchors choose one row."""
+    z = torch.tensor([[1000.0, 1000.0], [1000.5, 1000.0], [1000.0, 1003.0], [999.0, 1003.5]], device=device)
+    loss = F.triplet_batch_hard_loss(z.requires_grad_(), torch.tensor([0, 0, 1, 1], device=device), soft=True)
+    gaps = [0.5 - 3, 0.5 - 9.25**0.5, 1.25**0.5 - 3, 1.25**0.5 - 13.25**0.5]
+    want = sum(math.log1p(math.exp(gap)) for gap in gaps) / 4
+    torch.testing.assert_close(loss.item(), want, rtol=1e-6, atol=0)
+    assert torch.autograd.grad(loss, z)[0].sum(0).abs().max() < 1e-6  # no force on the whole
+
+
 def test_near_duplicates_at_a_scale_of_100(device):
     """Each row has its own maximum: the best pair of the third is worth e^-200 of the first's, and is not lost."""
     x = torch.tensor([[1.0, 0.0], [0.999999, 0.0], [-1.0, 0.0]], device=device)
@@ -169,6 +211,7 @@ def one_of_each(dtype):
         "nt_xent_loss": (x, y),
         "sup_con_loss": (x, LABELS),
         "multi_similarity_loss": (x, LABELS),
+        "triplet_batch_hard_loss": (x, LABELS),
     }
 
 

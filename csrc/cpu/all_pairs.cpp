@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <vector>
 
+#include "cpu/groups.h"
 #include "cpu/product.h"
 #include "host/all_pairs.h"
 
@@ -14,26 +14,12 @@ namespace {
 
 const PairsLoops& loops() { return for_isa(base::pairs_loops, avx2::pairs_loops, avx512::pairs_loops); }
 
-// The labels as numbers from 0 on: equal where they are.
-struct Groups {
-  std::vector<int32_t> rows, columns;
-};
-
 struct CpuAllPairs : CpuProducts {
   static constexpr int64_t kKeptBytes = 64 << 20;
 
   static std::shared_ptr<void> prepare(PairsProblem* problem) {
-    if (problem->columns > std::numeric_limits<int32_t>::max()) refuse("all pairs", "fewer than 2**31 rows, got more");
-    std::vector<int64_t> known(problem->column_labels, problem->column_labels + problem->columns);
-    std::sort(known.begin(), known.end());
-    known.erase(std::unique(known.begin(), known.end()), known.end());
-    const auto number = [&](int64_t label) {
-      const auto found = std::lower_bound(known.begin(), known.end(), label);
-      return found != known.end() && *found == label ? static_cast<int32_t>(found - known.begin()) : -1;
-    };
-    auto groups = std::make_shared<Groups>();
-    for (int64_t i = 0; i < problem->rows; ++i) groups->rows.push_back(number(problem->row_labels[i]));
-    for (int64_t j = 0; j < problem->columns; ++j) groups->columns.push_back(number(problem->column_labels[j]));
+    auto groups =
+        std::make_shared<Groups>(problem->row_labels, problem->rows, problem->column_labels, problem->columns);
     problem->row_groups = groups->rows.data();
     problem->column_groups = groups->columns.data();
     return groups;

@@ -40,9 +40,7 @@ class AllPairsCall : Call<Device> {
   static constexpr bool kInPlace = false;
 
   explicit AllPairsCall(Arguments arguments) : Call<Device>(std::move(arguments)) {
-    if (a.reduction != Reduction::kMean && a.reduction != Reduction::kSum) {
-      refuse(a.op(), "reduction in [1, 2], got ", static_cast<int64_t>(a.reduction));
-    }
+    this->check_reduces_all();
     const Tensor& x = a.first();
     if (x.dim() != 2) refuse(a.op(), "embeddings of shape (N, D), got ", shape_text(x));
     const Tensor& y = others();

@@ -56,6 +56,12 @@ class Call {
     }
   }
 
+  // Refuses "none" and "batchmean", which a loss of all rows together does not have.
+  void check_reduces_all() const {
+    if (a.reduction == Reduction::kMean || a.reduction == Reduction::kSum) return;
+    refuse(a.op(), "reduction in [1, 2], got ", static_cast<int64_t>(a.reduction));
+  }
+
   // The result of the reduction: a loss for each item of `shape`, or a scalar; `results` points at it.
   Tensor new_result(Results* results, const int64_t* shape, int64_t dims) {
     const Dtype dtype = accumulation_dtype(dtype_of(a.first()));

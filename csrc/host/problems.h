@@ -122,6 +122,24 @@ struct PairsProblem {
   Results results;                               // of the gradients; `counts`: the rows that count
 };
 
+// A labelled set of embeddings, and for each row, an anchor, the farthest row of its label and the nearest of another.
+// A tile has the rows [first, first + rows). "chosen": both rows' numbers, -1 where the anchor lacks one and counts
+// not; the factors of (anchor - row) in the gradient by the anchor.
+struct ExtremesProblem {
+  int64_t rows = 0, columns = 0, first = 0, features = 0;
+  Dtype dtype = Dtype::kFloat32;    // the accumulation dtype
+  Dtype x_dtype = Dtype::kFloat32;  // of the embeddings as the products read them
+  const void* x = nullptr;          // [columns, features]
+  void* norms = nullptr;            // [columns] squared
+  const void* tile = nullptr;       // [rows, columns] the column's squared norm less twice the product with the row
+  const int64_t* labels = nullptr;  // [columns]
+  const int32_t* groups = nullptr;  // as the labels, numbered by the driver where it has use for that
+  void* chosen = nullptr;           // [columns, 4]
+  void* losses = nullptr;           // [columns]
+  void* gradient = nullptr;         // [columns, features] in the accumulation dtype
+  Results results;                  // `counts`: the anchors that count
+};
+
 // Lists of items: the loss of a list comes from all pairs of its items.
 struct RankingProblem {
   int64_t lists = 0, n = 0;

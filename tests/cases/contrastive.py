@@ -44,6 +44,14 @@ def labelled(m, shape, v):
     return {"features": features, "labels": labels}
 
 
+def anchored(m, shape, v):
+    """The first two rows have a positive, and from three rows on a negative."""
+    given = labelled(m, shape, v)
+    labels = m.integers((shape[0],), 0, shape[0] // 3 + 1)
+    labels[:2], labels[2:3] = 0, 1
+    return given | {"labels": labels}
+
+
 def learned(m, shape):
     return m.uniform((), 0.4, 0.6)
 
@@ -99,5 +107,15 @@ CASES = [
         bad=(({"alpha": 0.0}, "alpha"), ({"beta": -1.0}, "beta"), ({"epsilon": -0.1}, "epsilon")),
         ranges={"alpha": (0.5, 4.0), "beta": (1.0, 20.0), "base": (0.0, 1.0)},
         **UNIT_ROWS,
+    ),
+    Case(
+        "triplet_batch_hard_loss",
+        anchored,
+        fused=("features",),
+        tile=("features", "labels"),
+        variants=(variant("squared", squared=True, margin=0.25), variant("soft", soft=True)),
+        bad=(({"margin": -1.0}, "margin"),),
+        ranges={"margin": (0.0, 3.0)},
+        **EMBEDDINGS | {"sizes": ((3, 2), *EMBEDDINGS["sizes"][1:]), "dims": ((3, 60), (2, 20))},
     ),
 ]  # fmt: skip
