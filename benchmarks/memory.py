@@ -47,22 +47,22 @@ def live_peak(run) -> int:
     return peak
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def _resident_growth(run) -> int:
+def resident_growth(run) -> int:
     """Growth of the highest resident set while `run` runs; 0 where the kernel lets nobody reset the mark."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return 0
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     run()
-    return max(0, _resident("VmHWM") - before)
+    return max(0, resident("VmHWM") - before)
 
 
 def main(request: dict) -> dict:
@@ -103,7 +103,7 @@ def main(request: dict) -> dict:
         found[phase] = live_peak(run)
         call.prepare()
         ctypes.CDLL(None).malloc_trim(0)
-        found[f"{phase}_rss"] = _resident_growth(run)
+        found[f"{phase}_rss"] = resident_growth(run)
     return found
 
 

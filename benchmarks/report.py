@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import plots, roofs, targets
+from . import plots, roofs, scale_report, targets
 from .measurements import compare, default_size, load, pick, records
 from .rows import RESULTS
 
@@ -225,9 +225,12 @@ def main(argv=None) -> None:
         print(f"{arguments.readme.name}: filled {', '.join(fill(arguments.readme, sections)) or 'nothing, no markers'}")
     if table.empty:
         return
+    scale, folder = scale_report.section(arguments.results), arguments.output / "plots"
     text = "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`.\n\n## Bars\n\n"
-    (arguments.output / "RESULTS.md").write_text(f"{text}{verdicts(rows)}\n\n{roof_table(rows)}{long_tables(table)}\n")
-    for path in plots.draw(table, arguments.output / "plots"):
+    (arguments.output / "RESULTS.md").write_text(
+        f"{text}{verdicts(rows)}\n\n{scale}{roof_table(rows)}{long_tables(table)}\n"
+    )
+    for path in plots.draw(table, folder) + scale_report.draw(arguments.results, folder):
         print(path.name)
 
 

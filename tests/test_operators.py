@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import each_case, each_dtype, each_variant
+from cases import each_case, each_dtype, each_in, each_variant
 from problems import as_tuple, gradients, incoming
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -158,3 +158,13 @@ def test_memory(case):
     rows = problem.tensors[case.fused[0]].shape[0] * 4
     allowed = small + 4096 + (rows if case.reduced() is None else 0)
     assert quiet <= allowed, f"{quiet / largest:.4f} of an input"
+
+
+@each_in("products")
+@each_dtype
+def test_a_product_is_never_all_there(case, dtype, tile_bytes):
+    """1024 x 1024 values, 4 MiB, pass through tiles of 64 KiB: less than a quarter of them at any time."""
+    tile_bytes(1 << 16)
+    shape = (1024, 8, 1024)[: len(case.shape)]
+    problem = case.problem(None, dtype, "cpu", shape)
+    assert peak_bytes(lambda: gradients(problem, [n for n in problem.floating() if n in case.fused], None, case.reduced())) < 1 << 20
