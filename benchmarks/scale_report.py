@@ -38,6 +38,10 @@ def told(row) -> str:
     return OUT_OF_MEMORY if row.outcome == OUT_OF_MEMORY else "-" if pd.isna(row.memory_bytes) else f"{beyond(row):.0f}"
 
 
+def milliseconds(row) -> str:
+    return "-" if pd.isna(row.seconds) else f"{row.seconds * 1e3:.3g}"
+
+
 def verdict(met: bool, bar: float, text: str) -> str:
     return f"{text} (≥ {bar:g}: {'met' if met else '**missed**'})"
 
@@ -50,13 +54,13 @@ def line(loss: str, n: int, rows: dict) -> list[str]:
     for other in others:
         value, bar = other.seconds / fused.seconds, SPEED.get(loss, {}).get(other.form) if at_bar else None
         bar = 1.0 if n < SMALL and other.form == EAGER else bar
-        text = OUT_OF_MEMORY if pd.isna(value) else f"{value:.2f}×"
+        text = told(other) if other.outcome == OUT_OF_MEMORY else "-" if pd.isna(value) else f"{value:.2f}×"
         speeds.append(verdict(value >= bar, bar, text) if bar else text)
     memory = told(fused)
     if at_bar:
         memory += f" (≤ {MEMORY[loss]}: {'met' if beyond(fused) <= MEMORY[loss] else '**missed**'})"
     speeds += ["-"] * (2 - len(speeds))
-    return [f"`{loss}`", fused.shape_text, str(n), f"{fused.seconds * 1e3:.3g}", *speeds, memory,
+    return [f"`{loss}`", fused.shape_text, str(n), milliseconds(fused), *speeds, memory,
             *[told(o) for o in others], *["-"] * (2 - len(others))]  # fmt: skip
 
 
