@@ -279,18 +279,21 @@ def compare(call: Call, actual: list, want: list, names: list[str], room: list |
     """Raises where a result is off.
 
     What cancels is judged by its terms: those of a loss of logits, given or made, or of both signs are of order one,
-    those of its gradient, summed or averaged, at least of order 1/N; of the teacher's, q log(q/p), of the logits'
+    those of its gradient, summed or averaged, at least of order 1/N (N rows, whose elements may be of order one, where
+    the logits are products); of the teacher's, q log(q/p), of the logits'
     differences.
     """
     problem, own = call.problem, call.at_least
-    cancels = bool(problem.case.logits) or "products" in problem.case.groups
+    products = "products" in problem.case.groups
+    cancels = bool(problem.case.logits) or products
     labels = [None] * (len(want) - len(names)) + names
     for i, (a, b, name) in enumerate(zip(actual, want, labels, strict=True)):
         if name is None:
             at_least = 1.0 if cancels or "signed" in problem.case.groups else own
         else:
             of_terms = max(call.magnitude, 1.0) if name == "target" else 1.0
-            at_least = max(own, of_terms / max(a.numel(), 1)) if cancels else own
+            items = len(a) if products and a.dim() else a.numel()
+            at_least = max(own, of_terms / max(items, 1)) if cancels else own
         assert_agrees(
             a,
             within_range(b, a.dtype),

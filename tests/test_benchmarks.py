@@ -177,7 +177,7 @@ def test_a_build_compared_with_itself(tmp_path, capsys):
     assert [(r["loss"], r["elements"], r["mode"]) for r in rows if r["loss"] == "mse_loss"] == [
         ("mse_loss", "64", "hot"), ("mse_loss", "32768", "cold"), ("mse_loss", "32768", "hot"),
     ]  # fmt: skip
-    assert {r["loss"] for r in rows} == {c.key for c in cases.cases() if c.function in ("mse_loss", "dice_loss")}
+    assert {r["loss"] for r in rows} == {c.key for c in cases.cases() if c.loss in ("mse_loss", "dice_loss")}
     for r in rows:
         assert float(r["least"]) <= float(r["ratio"]) <= float(r["most"])
         assert 0.2 < float(r["ratio"]) < 5
