@@ -226,7 +226,11 @@ def main(argv=None) -> None:
     if table.empty:
         return
     scale, folder = scale_report.section(arguments.results), arguments.output / "plots"
-    text = "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`.\n\n## Bars\n\n"
+    text = (
+        "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`. Rows of before 2026-11-26 "
+        "compiled only the reference: their ratios to torch.compile are larger than to the fastest compiled form.\n\n"
+        "## Bars\n\n"
+    )
     (arguments.output / "RESULTS.md").write_text(
         f"{text}{verdicts(rows)}\n\n{scale}{roof_table(rows)}{long_tables(table)}\n"
     )
