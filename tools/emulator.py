@@ -26,6 +26,7 @@ KINDS = {
     "race": ["-O1", "-g1", "-fsanitize=thread", "-DFL_TRACKED"],  # its calls, without its library
     "coverage": ["-O0", "-g0", "--coverage"],
 }
+WRAPPED = ("aoti_torch_empty_strided", "aoti_torch_copy_", "aoti_torch_cpu_addmm_out", "torch_call_dispatcher")
 FLAGS = ["-std=c++20", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 RULES = """
 rule compile
@@ -59,7 +60,7 @@ def ninja_file(kind: str) -> str:
     defines = ["-DFL_EMULATED", f"-DFL_MODULE={NAME}", stable_abi()]
     flags = [*FLAGS, *warnings, *defines, *KINDS[kind], *(f"-isystem {path}" for path in includes[1:])]
     libraries = Path(torch.__file__).parent / "lib"
-    link = ["-Wl,--wrap=aoti_torch_empty_strided", f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
+    link = [*(f"-Wl,--wrap={name}" for name in WRAPPED), f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
     link += ["-ltorch", "-ltorch_cpu"]
     if kind == "coverage":
         link.append("--coverage")

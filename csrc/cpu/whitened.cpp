@@ -22,8 +22,6 @@ struct CpuWhitened : CpuProducts {
     }
   }
 
-  static void written_by_library(const Matrix&) {}
-
  private:
   template <class A>
   static void centre_rows(const Matrix& rows, const Matrix& mean, const Matrix& to) {

@@ -57,9 +57,6 @@ inline void library_product(const torch::stable::Tensor& a, const torch::stable:
   TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1 : 0, factor));
 }
 
-// A library has written `bytes` at `data`: for the emulator, which follows what kernels write.
-inline void wrote(const void*, int64_t) {}
-
 // out = a b of two matrices of halves, summed and kept in float32.
 inline void library_product_of_halves(const torch::stable::Tensor& a, const torch::stable::Tensor& b,
                                       const torch::stable::Tensor& out) {

@@ -33,10 +33,6 @@ struct CudaWhitened : CudaProducts {
              static_cast<const A*>(mean.data()), static_cast<A*>(to.data()), n, rows.columns);
     });
   }
-
-  static void written_by_library(const Matrix& m) {
-    wrote(m.data(), m.rows * m.columns * element_size(dtype_of(m.owner)));
-  }
 };
 
 }  // namespace

@@ -9,16 +9,74 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "emulator/machine.h"
 #include "emulator/tracker.h"
 
 namespace py = pybind11;
 
-// The linker puts this in place of torch's function (--wrap): whatever an op allocates starts unwritten.
+namespace {
+
+// What the library has written into a matrix or a contiguous tensor the kernels may read.
+void library_wrote(AtenTensorHandle tensor) {
+  void* data = nullptr;
+  int64_t dims = 0, count = 0;
+  int64_t *sizes = nullptr, *strides = nullptr;
+  int32_t dtype = 0;
+  aoti_torch_get_data_ptr(tensor, &data);
+  aoti_torch_get_dim(tensor, &dims);
+  aoti_torch_get_sizes(tensor, &sizes);
+  aoti_torch_get_strides(tensor, &strides);
+  aoti_torch_get_dtype(tensor, &dtype);
+  aoti_torch_get_numel(tensor, &count);
+  const size_t item = aoti_torch_dtype_element_size(dtype);
+  const int64_t run = dims == 2 ? sizes[strides[0] == 1 ? 0 : 1] : count, runs = run ? count / run : 0;
+  const int64_t step = dims == 2 ? strides[strides[0] == 1 ? 1 : 0] : 0;
+  for (int64_t i = 0; i < runs; ++i) {
+    char* row = static_cast<char*>(data) + static_cast<size_t>(i * step) * item;
+    fused_losses::emulator::track_memory(row, static_cast<size_t>(run) * item, true);
+  }
+}
+
+}  // namespace
+
+// The linker puts these in place of torch's functions (--wrap): whatever an op allocates starts unwritten, and what the
+// library writes is written.
 extern "C" {
+AOTITorchError __real_aoti_torch_copy_(AtenTensorHandle, AtenTensorHandle, int32_t);
+
+AOTITorchError __wrap_aoti_torch_copy_(AtenTensorHandle to, AtenTensorHandle from, int32_t non_blocking) {
+  const AOTITorchError status = __real_aoti_torch_copy_(to, from, non_blocking);
+  library_wrote(to);
+  return status;
+}
+
+AOTITorchError __real_aoti_torch_cpu_addmm_out(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle,
+                                               double, double);
+
+AOTITorchError __wrap_aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle added, AtenTensorHandle a,
+                                               AtenTensorHandle b, double beta, double alpha) {
+  const AOTITorchError status = __real_aoti_torch_cpu_addmm_out(out, added, a, b, beta, alpha);
+  library_wrote(out);
+  return status;
+}
+
+AOTITorchError __real_torch_call_dispatcher(const char*, const char*, uint64_t*, uint64_t);
+
+// The library's ops that are called so return the one tensor they write.
+AOTITorchError __wrap_torch_call_dispatcher(const char* op, const char* overload, uint64_t* stack, uint64_t version) {
+  const AOTITorchError status = __real_torch_call_dispatcher(op, overload, stack, version);
+  const std::string_view name = op;
+  if (status == AOTI_TORCH_SUCCESS && name.substr(0, 6) == "aten::" &&
+      (name.back() == '_' || !std::strcmp(overload, "out")))
+    library_wrote(reinterpret_cast<AtenTensorHandle>(stack[0]));
+  return status;
+}
+
 AOTITorchError __real_aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t,
                                                AtenTensorHandle*);
 

@@ -124,16 +124,9 @@ struct DeviceGuard {
 
 constexpr int64_t kTileBytes = 24 << 10;  // small losses have several tiles
 
-inline void wrote(const void* data, int64_t bytes) { emulator::track_memory(data, static_cast<size_t>(bytes), true); }
-
 inline void library_product(const torch::stable::Tensor& a, const torch::stable::Tensor& b, double factor, bool add,
                             const torch::stable::Tensor& out) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1 : 0, factor));
-  const int64_t rows = out.size(0), columns = out.size(1);
-  for (int64_t i = 0; columns > 0 && i < rows; ++i) {  // what the library wrote the kernels may read
-    char* row = static_cast<char*>(out.mutable_data_ptr()) + i * out.stride(0) * out.element_size();
-    emulator::track_memory(row, static_cast<size_t>(columns) * out.element_size(), true);
-  }
 }
 
 inline void library_product_of_halves(const torch::stable::Tensor& a, const torch::stable::Tensor& b,
