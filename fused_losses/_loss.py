@@ -23,7 +23,8 @@ P = ParamSpec("P")
 
 
 class Loss(Protocol[P]):
-    """A fused loss. `reference` is the function as written, `op` what autograd and the kernels know of it.
+    """A fused loss. `reference` is the function as written, after the same checks of options, dtypes and shapes; `op`
+    is what autograd and the kernels know of it.
 
     `kinds` has the kind of each argument that may be other than a tensor. `with_last_step(run)` is the same function,
     checks and all, that ends in `run(op, tensors, settings, compiling)`.
@@ -60,30 +61,34 @@ def loss(
         op = compiled_op(name, kernel or function, shape, tensors=tensors, saved_shapes=saved_shapes)
         reduced = reductions if "reduction" in inspect.signature(function).parameters else None
         parts = function, op, known, check, operands, settings_reader(op, known, reduced, unreduced), across
-        public = _fused_function(fused, *parts)
-        public.with_last_step = lambda run: _fused_function(run, *parts)
-        public.op, public.reference = op, function
+        public = _checked_function(fused, *parts)
+        public.with_last_step = lambda run: _checked_function(run, *parts)
+        public.op, public.reference = op, _checked_function(None, *parts)
         public.kinds = known if reduced is None else {**known, "reduction": reduced}
-        function.__qualname__ = f"{name}.reference"  # where pickle finds it
-        function.__doc__ = f"In plain PyTorch: {function.__doc__}"
+        public.reference.__qualname__ = f"{name}.reference"  # where pickle finds it
+        public.reference.__doc__ = f"In plain PyTorch: {function.__doc__}"
         return public
 
     return decorate
 
 
-def _fused_function(run, function, op, options, check, operands, read_settings, across=None) -> Any:
-    """The public function: `function`'s signature with a body that ends in `run`, which runs the kernel.
+def _checked_function(run, function, op, options, check, operands, read_settings, across=None) -> Any:
+    """A public function: `function`'s signature with a body that checks, and ends in `run`, which runs the kernel, or
+    without `run` in `function` itself.
 
     The body is written out and compiled, as a dataclass's __init__ is: binding arguments to a signature at every call
     would take longer than a small loss.
     """
-    name, filename = function.__name__, f"<fused {function.__module__}.{function.__name__}>"
-    source = _source(function, op, options, check, operands, across)
+    name, kind = function.__name__, "fused" if run else "reference of"
+    filename = f"<{kind} {function.__module__}.{name}>"
+    last = _kernel_step(op, operands, across) if run else _formula_step(function, options)
+    source = _source(function, options, check, across, last, dispatches=run is not None)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for tracebacks
     namespace = {
         "Tensor": torch.Tensor, "has_torch_function": has_torch_function, "run": run, "op": op, "check": check,
         "handle_torch_function": handle_torch_function, "check_first": _checks.tensor, "operands": operands,
         "read_settings": read_settings, "is_compiling": torch.compiler.is_compiling, "across": across,
+        "formula": function,
     }  # fmt: skip
     exec(compile(source, filename, "exec"), namespace)
     public = namespace[name]
@@ -93,11 +98,11 @@ def _fused_function(run, function, op, options, check, operands, read_settings, 
     return public
 
 
-def _source(function, op, options, check, operands, across) -> str:
-    """The text of the public function; its defaults are put in afterwards.
+def _source(function, options, check, across, last: str, dispatches: bool) -> str:
+    """The text of a public function that ends in `last`; its defaults are put in afterwards.
 
-    While compiling, a tensor subclass sees the operations of the reference instead of the loss: Dynamo would dispatch
-    for ever.
+    dispatches: a tensor subclass sees the call as a whole. While compiling it sees the operations of the reference
+    instead: Dynamo would dispatch for ever.
     """
     name, parameters = function.__name__, inspect.signature(function).parameters
     first = next(iter(parameters))
@@ -110,21 +115,42 @@ def _source(function, op, options, check, operands, across) -> str:
     values = [f"None if isinstance({o}, Tensor) else {o}" if options[o].or_tensor else o for o in options]
     values = ["None" if across and o == "group" else o for o in values]
     values += ["reduction"] * ("reduction" in parameters)
-
-    def arguments(part: Callable, *before: str) -> str:
-        """Those that `part` names, after those that stand for its first ones."""
-        return ", ".join([*before, *list(inspect.signature(part).parameters)[len(before) :]])
-
-    op_of_call = "op if group is None else across(op, group)" if across else "op"
-    ready = f"operands({arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
+    dispatch = [
+        f"    if not compiling and has_torch_function(({', '.join(tensors)},)):",
+        f"        return handle_torch_function({name}, ({', '.join(tensors)},), {', '.join(passed_on)})",
+    ]
     lines = [
         f"def {name}({', '.join(signature)}):",
         "    compiling = is_compiling()",
-        f"    if not compiling and has_torch_function(({', '.join(tensors)},)):",
-        f"        return handle_torch_function({name}, ({', '.join(tensors)},), {', '.join(passed_on)})",
+        *(dispatch if dispatches else []),
         f"    check_first({name!r}, {first!r}, {first})",
         f"    settings = read_settings(compiling, {first}.dtype, {first}.dim(), {', '.join(values)})",
-        f"    check({arguments(check, repr(name))})" if check else "",
-        f"    return run({op_of_call}, {ready}, settings, compiling)",
+        f"    check({_arguments(check, repr(name))})" if check else "",
+        f"    return {last}",
     ]
     return "\n".join(line for line in lines if line) + "\n"
+
+
+def _arguments(part: Callable, *before: str) -> str:
+    """Those that `part` names, after those that stand for its first ones."""
+    return ", ".join([*before, *list(inspect.signature(part).parameters)[len(before) :]])
+
+
+def _kernel_step(op, operands, across) -> str:
+    """The call that runs the kernel."""
+    op_of_call = "op if group is None else across(op, group)" if across else "op"
+    ready = f"operands({_arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
+    return f"run({op_of_call}, {ready}, settings, compiling)"
+
+
+def _formula_step(function, options) -> str:
+    """The call of the loss as written, with its options as they were read."""
+
+    def argument(name: str) -> str:
+        option = options.get(name)
+        if name != "reduction" and (option is None or option.for_operands):
+            return name
+        read = f"settings.keywords[{name!r}]"
+        return f"{name} if isinstance({name}, Tensor) else {read}" if option and option.or_tensor else read
+
+    return f"formula({', '.join(f'{name}={argument(name)}' for name in inspect.signature(function).parameters)})"

@@ -175,17 +175,17 @@ def test_a_subclass_sees_the_loss(case):
 
 @each_case
 def test_functions_are_those_that_were_written(case):
-    """Signature, names, help; both pickle by name, and a traceback shows the line of the fused one."""
-    written, fused = case.reference, case.function
-    assert inspect.signature(fused) == inspect.signature(written)
-    assert fused.reference is written
-    assert fused.__name__ == written.__name__ == case.name
-    assert written.__doc__.endswith(fused.__doc__)
-    assert pickle.loads(pickle.dumps(fused)) is fused
-    assert pickle.loads(pickle.dumps(written)) is written
-    with pytest.raises(TypeError, match=case.name) as caught:
-        fused(**dict.fromkeys(case.problem().tensors, 1.0))
-    assert f"check_first('{case.name}'" in "".join(traceback.format_exception(caught.value))
+    """Signature, names, help; both pickle by name, refuse alike, and a traceback shows the line that refused."""
+    plain, fused = case.reference, case.function
+    assert inspect.signature(fused) == inspect.signature(plain)
+    assert fused.reference is plain
+    assert fused.__name__ == plain.__name__ == case.name
+    assert plain.__doc__.endswith(fused.__doc__)
+    for function in (fused, plain):
+        assert pickle.loads(pickle.dumps(function)) is function
+        with pytest.raises(TypeError, match=case.name) as caught:
+            function(**dict.fromkeys(case.problem().tensors, 1.0))
+        assert f"check_first('{case.name}'" in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.promise(

@@ -61,6 +61,37 @@ def test_values_are_looked_at_whoever_computes(name, device):
         getattr(F, name)(x + 1, target)
 
 
+def without_a_look(name, input, target, **options):
+    """The losses of elements where nobody looks at values: of the reference, and inside two transforms."""
+    keywords = {"reduction": "none", **options}
+    yield getattr(reference, name)(input, target, **keywords)
+    fused = lambda x, t: getattr(F, name)(x, t, **keywords)  # noqa: E731
+    yield torch.func.vmap(fused)(input, target)
+    yield torch.func.jvp(lambda x: fused(x, target), (input,), (torch.ones_like(input),))[0]
+
+
+@pytest.mark.promise(
+    "What is refused",
+    "Where nobody looks at values, an element that a kernel refuses has a loss of NaN and its neighbours keep theirs.",
+)
+@pytest.mark.parametrize("name", [*BINARY, *ON_PROBABILITIES, "hinge_loss"])
+def test_a_value_nobody_looked_at_is_nan(name):
+    x, mask = draw(6)
+    right = 2 * mask - 1 if name == "hinge_loss" else mask
+    wrong = right.clone()
+    wrong[2] = 255
+    targets = [wrong] if name in BINARY else [wrong, wrong.float()]
+    expected = getattr(F, name)(x, right, reduction="none")
+    expected[2] = math.nan
+    for target in targets:
+        for found in without_a_look(name, x, target):
+            torch.testing.assert_close(found, expected, equal_nan=True)
+    if name in ON_PROBABILITIES:
+        x[2] = 1.5
+        for found in without_a_look(name, x, right.float()):
+            torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", BINARY[1:])
 def test_the_ignored_value_of_a_mask_is_not_refused(name):
     x, mask = draw()
@@ -69,6 +100,8 @@ def test_the_ignored_value_of_a_mask_is_not_refused(name):
     assert found[7].item() == 0
     expected = getattr(F, name)(x, mask.float(), reduction="none", ignore_index=255)
     assert torch.equal(found, expected)
+    for plain in without_a_look(name, x, mask.to(torch.uint8), ignore_index=255):
+        torch.testing.assert_close(plain, expected)
 
 
 @pytest.mark.promise("What is taken", "A floating target of a loss on logits may be any number.")

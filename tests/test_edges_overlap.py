@@ -310,7 +310,10 @@ def test_a_mask_holds_0_and_1(row):
                 loss(x, mask, activation=activation)
             with pytest.raises(RuntimeError, match="ignore_index, got 2 at flat index 5503"):
                 loss(x, mask, activation=activation, ignore_index=255)
+            assert getattr(reference, name)(x, mask, activation=activation, ignore_index=255).isnan()
+            assert torch.func.jvp(lambda x, m=mask: loss(x, m, activation="sigmoid"), (x,), (x,))[0].isnan()
             mask[1, 2, 3] = 1
+            assert getattr(reference, name)(x, mask, activation=activation, ignore_index=255).isfinite()
             loss(x, mask, activation=activation, ignore_index=255)
     single = torch.randint(2, (2, 1, 70))
     for dtype in (torch.bool, torch.int32, torch.int64):

@@ -11,8 +11,9 @@ OPENING = """# What is promised at the edges
 Each sentence is held by the test beside it, and this page is written from those tests (tools/promises.py). A test runs
 on the CPU; one with a ✓ runs on the emulated CUDA device, too: the kernels themselves, executed without a GPU.
 
-Not promised: inside a transform of torch.func and under forward mode nobody looks at the values of tensors, and
-`fused_losses.reference` holds formulas alone, which look neither at values nor at options.
+`fused_losses.reference` refuses what the losses refuse of options, dtypes and shapes. It looks at no value, nor does
+anything inside a transform of torch.func and under forward mode: there a value that a kernel refuses is NaN, and a
+class out of range torch's own error.
 """
 TOPICS = (
     "Values and gradients",

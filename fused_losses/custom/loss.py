@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from .._autograd import fused
-from .._loss import _fused_function
+from .._loss import _checked_function
 from .._module import LossModule
 from .._op import NONE, Op, register_fakes
 from .._options import REDUCTIONS, Number, settings_reader
@@ -188,8 +188,8 @@ def publish(
     plain.__signature__ = inspect.Signature(parameters)
     plain.__kwdefaults__ = {p.name: p.default for p in parameters if p.default is not p.empty}
     parts = plain, custom.op, kinds, check, operands, settings_reader(custom.op, kinds, REDUCTIONS)
-    public = _fused_function(fused, *parts)
-    public.with_last_step = lambda run: _fused_function(run, *parts)
+    public = _checked_function(fused, *parts)
+    public.with_last_step = lambda run: _checked_function(run, *parts)
     public.kinds = {**kinds, "reduction": REDUCTIONS}
     public.__defaults__ = None
     public.__qualname__ = function.__qualname__

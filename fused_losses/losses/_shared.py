@@ -13,6 +13,19 @@ def accumulate(*tensors):
     return [t if t is None or t.dtype is dtype else t.to(dtype) for t in tensors]
 
 
+def valid(values: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """NaN for what a kernel refuses: plain PyTorch looks at no value."""
+    return torch.where(allowed, values, float("nan"))
+
+
+def valid_mask(given: torch.Tensor, values: torch.Tensor, ignore_index: float | None = None) -> torch.Tensor:
+    """`values` of the target `given`: one of integers is a mask of 0, 1 and ignore_index."""
+    if given.is_floating_point() or given.dtype is torch.bool:
+        return values
+    allowed = (values == 0) | (values == 1)
+    return valid(values, allowed if ignore_index is None else allowed | (values == ignore_index))
+
+
 def widened(x: torch.Tensor) -> torch.Tensor:
     """`x` in float64; as it is on a device without (MPS)."""
     return x if x.device.type == "mps" else x.double()

@@ -8,7 +8,18 @@ from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
 from .._options import ClassWeights, Flag, IgnoreIndex, Number
-from ._shared import accumulate, elementwise_shape, one_hot, readable, reduce, reduce_weighted, softplus, without
+from ._shared import (
+    accumulate,
+    elementwise_shape,
+    one_hot,
+    readable,
+    reduce,
+    reduce_weighted,
+    softplus,
+    valid,
+    valid_mask,
+    without,
+)
 
 ALPHA = Number(low=0, high=1, also=-1)  # -1: no factor
 PROBABILITY_FLOOR = 1e-12
@@ -23,8 +34,9 @@ def cross_entropy_of_logits(x, t, pos_weight=None):
 def cross_entropy_of_probabilities(p, t):
     """-t log p - (1-t) log(1-p), logarithms clamped at -100, with the p-gradient (p-t) / max(p(1-p), 1e-12).
 
-    Where p(1-p) is below the floor, that gradient is the one of a parabola through the value.
+    Where p(1-p) is below the floor, that gradient is the one of a parabola through the value. NaN beyond [0, 1].
     """
+    t = valid(t, ~((t < 0) | (t > 1)))
     inside = p * (1 - p) > PROBABILITY_FLOOR
     safe, fixed = torch.where(inside, p, 0.5), p.detach()
     exact = -(t * safe.log() + (1 - t) * torch.log1p(-safe))
@@ -58,6 +70,7 @@ def focal_of_logits(x, t, alpha, gamma, pos_weight=None):
 def _read(input, target, weight, pos_weight, ignore_index):
     """x, t, weight and pos_weight as the formulas take them, and where t is ignored (None: nowhere); all 0 there."""
     x, t, w, p = accumulate(input, target, weight, pos_weight)
+    t = valid_mask(target, t, ignore_index)
     if ignore_index is None:
         return x, t, w, p, None
     ignored = t == ignore_index
@@ -185,7 +198,7 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
         >>> loss.detach(), x.grad
         (tensor(0.2201), tensor([-0.0596,  0.1345]))
     """
-    x, t, w, p = accumulate(input, target, weight, pos_weight)
+    x, t, w, p, _ = _read(input, target, weight, pos_weight, None)
     return reduce_weighted(cross_entropy_of_logits(x, t, p), w, reduction)
 
 
@@ -386,6 +399,7 @@ def hinge_loss(input, target, margin=1.0, reduction="mean", *, squared=False):
         tensor([0.5000, 0.0000, 2.0000])
     """
     x, t = accumulate(input, target)
+    t = valid(t, (t == 1) | (t == -1))
     slack = torch.relu(margin - t * x)
     return reduce(slack * slack if squared else slack, reduction)
 

@@ -14,7 +14,7 @@ from .._loss import loss
 from .._module import LossModule
 from .._op import NONE
 from .._options import Choice, Flag, IgnoreIndex, Number
-from ._shared import accumulate, one_hot, reduce, widened
+from ._shared import accumulate, one_hot, reduce, valid_mask, widened
 
 REGION_OPTIONS = {
     "activation": Choice({None: 0, "sigmoid": 1, "softmax": 2}),
@@ -39,7 +39,7 @@ def read_regions(input, target, activation, ignore_index):
     if target.ndim < input.ndim and input.shape[1] == 1:
         target = target.unsqueeze(1)
     if target.ndim == input.ndim:
-        g = target.to(x.dtype)
+        g = valid_mask(target, target.to(x.dtype), ignore_index)
         if ignore_index is None:
             return x, g, None
         counted = g != ignore_index
