@@ -141,6 +141,20 @@ def test_nan_and_the_ends_are_probabilities(name, dtype):
     assert found[2:].isnan().all()
 
 
+@pytest.mark.promise("Values and gradients", "A focal loss in float64 is right for logits whose loss no float32 holds.")
+@pytest.mark.parametrize("name, gamma", [("sigmoid_focal_loss", 2.5), ("sigmoid_focal_loss", 2), ("dice_focal_loss", 2)])
+@pytest.mark.parametrize("logit", [-40.0, -103.0, -200.0])
+def test_a_focal_loss_of_sure_logits_in_float64(name, gamma, logit, device):
+    options = {"activation": "sigmoid", "smooth_nr": 0.0, "smooth_dr": 0.0} if name == "dice_focal_loss" else {}
+    found = []
+    for module, where in ((F, device), (reference, "cpu")):
+        x = torch.full((1, 2, 3), logit, dtype=torch.float64, device=where, requires_grad=True)
+        loss = getattr(module, name)(x, torch.zeros_like(x), gamma=gamma, **options).sum()
+        loss.backward()
+        found.append((loss.cpu(), x.grad.cpu()))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+
+
 # ------------------------------------------------------------------------------------------------ Gaussian KL
 
 
