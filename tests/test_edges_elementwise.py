@@ -142,7 +142,9 @@ def test_nan_and_the_ends_are_probabilities(name, dtype):
 
 
 @pytest.mark.promise("Values and gradients", "A focal loss in float64 is right for logits whose loss no float32 holds.")
-@pytest.mark.parametrize("name, gamma", [("sigmoid_focal_loss", 2.5), ("sigmoid_focal_loss", 2), ("dice_focal_loss", 2)])
+@pytest.mark.parametrize(
+    "name, gamma", [("sigmoid_focal_loss", 2.5), ("sigmoid_focal_loss", 2), ("dice_focal_loss", 2)]
+)
 @pytest.mark.parametrize("logit", [-40.0, -103.0, -200.0])
 def test_a_focal_loss_of_sure_logits_in_float64(name, gamma, logit, device):
     options = {"activation": "sigmoid", "smooth_nr": 0.0, "smooth_dr": 0.0} if name == "dice_focal_loss" else {}

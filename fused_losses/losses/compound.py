@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from .. import _checks as check
@@ -82,14 +84,16 @@ def sums_and_count_shapes(tensors, options, reduction):
     return [*sums_shape(tensors, options, reduction), (1,)]
 
 
-@loss(
+compound_loss = partial(
+    loss,
     shape=scalar_shape,
     saved_shapes=sums_and_count_shapes,
-    check=check_compound,
     operands=compound_operands,
     reductions=SCALAR_REDUCTIONS,
-    options={**COMPOUND_OPTIONS, "ce_weight": Number(low=0)},
 )
+
+
+@compound_loss(check=check_compound, options={**COMPOUND_OPTIONS, "ce_weight": Number(low=0)})
 def dice_cross_entropy_loss(
     input, target, *, activation="softmax", dice_weight=1.0, ce_weight=1.0, smooth_nr=1e-5, smooth_dr=1e-5,
     squared=False, batch=False, include_background=True, ignore_index=None, weight=None, average="macro",
@@ -162,12 +166,8 @@ def check_focal_regions(
         raise ValueError(f'{name}: expected alpha >= 0 with activation "softmax", got {alpha!r}')
 
 
-@loss(
-    shape=scalar_shape,
-    saved_shapes=sums_and_count_shapes,
+@compound_loss(
     check=check_focal_regions,
-    operands=compound_operands,
-    reductions=SCALAR_REDUCTIONS,
     options={
         **COMPOUND_OPTIONS,
         "focal_weight": Number(low=0),
@@ -186,27 +186,20 @@ def dice_focal_loss(
     .. math:: a \\cdot \\mathrm{Dice} + b \\cdot \\mathrm{Focal}
 
     Args:
-        input: logits (B, C, ...); float32, float64, float16 or bfloat16.
-        target: as in :func:`dice_loss`.
         activation: "softmax" or "sigmoid", of the Dice term.
         focal_activation: None for the same; "softmax": the second term is Σ_c g_c α (1-p_c)^γ (-log p_c) of each
             position; "sigmoid": that of :func:`sigmoid_focal_loss` for each element.
         dice_weight, focal_weight: a and b, >= 0.
         gamma: focusing exponent, >= 0.
         alpha: None for no factor; with softmax a factor >= 0; with sigmoid the weight of g = 1 in [0, 1], or -1: none.
-        smooth_nr, smooth_dr, squared, batch, include_background, weight, average, absent: of the Dice term only, as in
-            :func:`dice_loss`; the second term takes all classes.
-        class_weight: (C,), floating, bool, uint8, int32 or int64, multiplies the second term of each class.
-        label_smoothing: e in [0, 1]; in the second term g becomes g (1-e) + e/C with softmax, g (1-e) + e/2 with
-            sigmoid.
-        ignore_index: drops positions (class indices) or elements (dense target) from both terms.
         reduction: "mean" or "sum", of both terms. The second term's mean is over the positions (softmax) or elements
             (sigmoid) that count, whatever their `class_weight`.
 
     Returns:
         A scalar; float64 for a float64 input, else float32.
 
-    The special values and errors are those of :func:`dice_cross_entropy_loss`.
+    The other arguments, the special values and errors are those of :func:`dice_cross_entropy_loss`; `label_smoothing`
+    goes by the activation of the second term.
     Zhu et al., "AnatomyNet" (2019); the form of MONAI's ``DiceFocalLoss``.
 
     Example:

@@ -5,6 +5,7 @@ All are ratios of three sums over the positions of a class: I = Σ p g, P = Σ p
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -156,13 +157,10 @@ def sums_shape(tensors, options, reduction):
     return [(1 if options["batch"] else batch, classes, 3)]
 
 
-@loss(
-    shape=_losses_shape,
-    saved_shapes=sums_shape,
-    check=check_regions,
-    operands=region_operands,
-    options=DICE_OPTIONS,
-)
+region_loss = partial(loss, shape=_losses_shape, saved_shapes=sums_shape, check=check_regions, operands=region_operands)
+
+
+@region_loss(options=DICE_OPTIONS)
 def dice_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
     include_background=True, ignore_index=None, weight=None, average="macro", absent="count", reduction="mean",
@@ -225,13 +223,7 @@ class DiceLoss(LossModule, function=dice_loss):
     """
 
 
-@loss(
-    shape=_losses_shape,
-    saved_shapes=sums_shape,
-    check=check_regions,
-    operands=region_operands,
-    options=DICE_OPTIONS,
-)
+@region_loss(options=DICE_OPTIONS)
 def jaccard_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, squared=False, batch=False,
     include_background=True, ignore_index=None, weight=None, average="macro", absent="count", reduction="mean",
@@ -265,17 +257,13 @@ class JaccardLoss(LossModule, function=jaccard_loss):
     """
 
 
-@loss(
-    shape=_losses_shape,
-    saved_shapes=sums_shape,
-    check=check_regions,
-    operands=region_operands,
+@region_loss(
     options={
         **REGION_OPTIONS,
         "alpha": Number(low=0),
         "beta": Number(low=0),
         "gamma": Number(low=0, open=True),
-    },
+    }
 )
 def tversky_loss(
     input, target, *, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5, batch=False, include_background=True,
