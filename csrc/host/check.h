@@ -54,7 +54,7 @@ inline std::string shape_text(const Tensor& t) {
   return text.str();
 }
 
-inline bool same_shape(const Tensor& a, const Tensor& b) { return a.sizes() == b.sizes(); }
+inline bool same_shape(const Tensor& a, const Tensor& b) { return a.sizes().equals(b.sizes()); }
 
 inline void check_same_shape(const char* op, const char* name, const Tensor& t, const Tensor& like) {
   if (!same_shape(t, like)) refuse(op, name, " of shape ", shape_text(like), ", got ", shape_text(t));

@@ -271,7 +271,7 @@ class LinearCall : Call<Device> {
     problem_.class_index = target.dim() < a.first().dim();
     std::vector<int64_t> shape = shape_;
     if (!problem_.class_index) shape.push_back(problem_.classes);
-    if (target.sizes() != torch::headeronly::IntHeaderOnlyArrayRef(shape)) {
+    if (!target.sizes().equals(shape)) {
       refuse(a.op(), "target of the input's shape without its last dimension, or with ", problem_.classes,
              " probabilities there, got ", shape_text(target));
     }

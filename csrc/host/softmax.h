@@ -112,7 +112,7 @@ class SoftmaxCall : Call<Device> {
     const Tensor& target = *a.tensors[kTarget];
     problem_.class_index = target.dim() < a.first().dim();
     if (problem_.class_index) {
-      if (target.sizes() != torch::headeronly::IntHeaderOnlyArrayRef(shape_)) {
+      if (!target.sizes().equals(shape_)) {
         refuse(a.op(), "target of the input's shape ", shape_text(a.first()), " or of that without the classes, got ",
                shape_text(target));
       }
