@@ -50,18 +50,23 @@ def device(request):
 
 
 @pytest.fixture(scope="session")
-def gallery_built():
-    """The losses of tests/gallery.py, compiled at once for this machine alone, into the tree's own build folder."""
-    import gallery
-
-    from fused_losses.custom.ahead import build_losses
-
+def custom_folder():
+    """Custom losses are compiled for this machine alone, into the tree's own build folder."""
     folder = Path(__file__).parents[1] / "build" / "custom"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUSED_LOSSES_CUSTOM_ISA", "native")
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
-        build_losses([value.custom for value in vars(gallery).values() if hasattr(value, "custom")])
-        yield
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def gallery_built(custom_folder):
+    """The losses of tests/gallery.py, compiled at once."""
+    import gallery
+
+    from fused_losses.custom.ahead import build_losses
+
+    build_losses([value.custom for value in vars(gallery).values() if hasattr(value, "custom")])
 
 
 @pytest.fixture(autouse=True)

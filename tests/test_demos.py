@@ -11,6 +11,8 @@ import torch
 for package in ("sklearn", "matplotlib", "tqdm"):
     pytest.importorskip(package)
 
+import demos_support  # noqa: E402
+import gallery  # noqa: E402
 from demos_support import one_sentence, results_of  # noqa: E402
 
 from fused_losses.demos import calculator, cli  # noqa: E402
@@ -32,11 +34,12 @@ LEARNING = {
     "sequence": lambda m: m["bleu_bleu4"] > m["start_bleu4"] > m["before_bleu4"] + 0.2,
     "anomaly": lambda m: m["trained_auc"] > m["euclidean_auc"] and m["trained_auc"] > 0.97,
     "language": lambda m: m["bits"] < m["before_bits"] - 1.5,
+    "custom": lambda m: m["own_recall"] > m["plain_recall"] + 0.05,
 }
 
 
 @pytest.mark.parametrize("name", [name for name in cli.DEMOS if name != "all"])
-def test_a_quick_run_learns(name, tmp_path, capsys):
+def test_a_quick_run_learns(name, tmp_path, capsys, custom_folder):
     assert cli.main([name, "--quick", "--output", str(tmp_path)]) == 0, capsys.readouterr().out
     results = results_of(tmp_path)
     assert LEARNING[name](results["metrics"]), results["metrics"]
@@ -132,6 +135,9 @@ def test_the_book_s_network_and_operations():
         (["sequence", "--samples", "1"], "--samples"),
         (["sequence", "--length", "1000000"], "--length"),
         (["language", "--length", "4"], "--length"),
+        (["custom", "--loss", "none.py"], "none.py"),
+        (["custom", "--loss", gallery.__file__, "--option", "scale"], "expected NAME=NUMBER, got 'scale'"),
+        (["custom", "--loss", demos_support.__file__], "without any"),
     ],
 )
 def test_a_bad_option_is_one_sentence(arguments, word, tmp_path, capsys):

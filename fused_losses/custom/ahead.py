@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from . import builder
@@ -21,17 +23,24 @@ def build(path: str | os.PathLike) -> list[str]:
     Raises FileNotFoundError for a path that is no file, ValueError for a file without a custom loss, and what the file
     itself raises.
     """
-    path = Path(path)
+    losses = [loss.custom for loss in read(Path(path))]
+    build_losses(losses)
+    return [loss.name for loss in losses]
+
+
+def read(path: Path) -> list[Callable]:
+    """The losses that a file defines, in its order; raises as :func:`build`."""
     if not path.is_file():
         raise FileNotFoundError(f"build: expected a Python file, got {path}")
     before = len(made())
-    spec = importlib.util.spec_from_file_location(f"fused_losses_custom_{digest(str(path.resolve()))}", path)
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    name = f"fused_losses_custom_{digest(str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where torch.compile looks functions up
+    spec.loader.exec_module(module)
     losses = made()[before:]
     if not losses:
         raise ValueError(f"build: expected a file that defines custom losses, got {path} without any")
-    build_losses(losses)
-    return [loss.name for loss in losses]
+    return losses
 
 
 def build_losses(losses: list[CustomLoss]) -> None:

@@ -156,10 +156,10 @@ class CustomLoss:
 
 
 _with_fakes: set[str] = set()
-_every: list[CustomLoss] = []  # made in this process, in order
+_every: list[Callable] = []  # made in this process, in order
 
 
-def made() -> list[CustomLoss]:
+def made() -> list[Callable]:
     return list(_every)
 
 
@@ -198,7 +198,7 @@ def publish(
     public.source = custom.functor.named(custom.op_name)
     function.__qualname__ = f"{public.__qualname__}.reference"  # where pickle finds it
     public.Module = _module(public, tensors)
-    _every.append(custom)
+    _every.append(public)
     return public
 
 

@@ -40,6 +40,8 @@ HEADLINES = {
     "trained.",
     "language": "Bits of a character of unseen text: {before_bits:.2f} before training, {bits:.2f} after, "
     "{reference_bits:.2f} with the reference loss.",
+    "custom": "Malignant tumours found: {plain_recall:.0%} with the plain cross-entropy, {own_recall:.0%} with the one "
+    "written in Python, which is {faster_than_eager:.1f} times faster than the same lines in eager PyTorch.",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto;

@@ -138,7 +138,7 @@ def step_time(session, name, model, batches, criterion, optimizer, *, forward=fi
         for number in range(steps + 3):
             turns = list(sides.values())[:: 1 if number % 2 else -1]  # who is first changes, too
             for losses, twin, optimiser, whole, alone in turns:
-                with _clock(session.device, whole if number >= 3 else []):
+                with clock(session.device, whole if number >= 3 else []):
                     loss, _ = _parted(criterion(losses, forward(twin, batch), batch))
                     optimiser.zero_grad(set_to_none=True)
                     loss.backward()
@@ -147,7 +147,7 @@ def step_time(session, name, model, batches, criterion, optimizer, *, forward=fi
                     outputs = forward(twin, batch)
                 single = isinstance(outputs, torch.Tensor)
                 leaves = [output.detach().requires_grad_() for output in ((outputs,) if single else outputs)]
-                with _clock(session.device, alone if number >= 3 else []):
+                with clock(session.device, alone if number >= 3 else []):
                     _parted(criterion(losses, leaves[0] if single else tuple(leaves), batch))[0].backward()
     times = {
         f"{part}{side}_ms": round(1e3 * median(sides[side][index]), 4)
@@ -161,14 +161,15 @@ def step_time(session, name, model, batches, criterion, optimizer, *, forward=fi
 
 
 @contextlib.contextmanager
-def _clock(device, times: list):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
+def clock(device, times: list):
+    """Adds the seconds inside to `times`: with CUDA until the device is done, else of the one thread that computes, so
+    that other programs do not count."""
+    wait, now = (torch.cuda.synchronize, time.perf_counter) if device.type == "cuda" else (id, time.process_time)
+    wait(device)
+    start = now()
     yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    times.append(time.perf_counter() - start)
+    wait(device)
+    times.append(now() - start)
 
 
 def _parted(value):
