@@ -53,8 +53,8 @@ def expected_counts(p, gram):
     positions, vocabulary = p.shape
     total = 0.0
     for sentence in itertools.product(range(vocabulary), repeat=positions):
-        chance = math.prod(p[t, w].item() for t, w in enumerate(sentence))
-        total += chance * sum(sentence[t : t + len(gram)] == gram for t in range(positions - len(gram) + 1))
+        probability = math.prod(p[t, w].item() for t, w in enumerate(sentence))
+        total += probability * sum(sentence[t : t + len(gram)] == gram for t in range(positions - len(gram) + 1))
     return total
 
 

@@ -29,8 +29,8 @@ def thinned_data(positives: int, seed: int):
     bunch = load_breast_cancer()
     x, y = bunch.data, 1 - bunch.target
     x, test_x, y, test_y = train_test_split(x, y, test_size=0.5, random_state=0, stratify=y)
-    chance = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(y), generator=chance).numpy()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(y), generator=generator).numpy()
     ill, well = order[y[order] == 1][:positives], order[y[order] == 0]
     x, y = x[[*ill, *well]], y[[*ill, *well]]
     scaler = StandardScaler().fit(x)

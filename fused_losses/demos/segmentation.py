@@ -36,11 +36,11 @@ def canvases(digits, count, columns, generator):
     for number in range(count):
         photograph = photographs[number % 2]
         height, width = photograph.shape
-        chance = torch.rand(4, generator=generator)
-        top = int(chance[0] * (height - SIDE))
-        left = int((columns[0] + chance[1] * (columns[1] - columns[0])) * (width - SIDE))
+        drawn = torch.rand(4, generator=generator)
+        top = int(drawn[0] * (height - SIDE))
+        left = int((columns[0] + drawn[1] * (columns[1] - columns[0])) * (width - SIDE))
         ground = photograph[top : top + SIDE, left : left + SIDE]
-        y, x = (int(c * (SIDE - SMALL)) for c in chance[2:])
+        y, x = (int(c * (SIDE - SMALL)) for c in drawn[2:])
         ink = torch.zeros(SIDE, SIDE)
         ink[y : y + SMALL, x : x + SMALL] = small[number, 0]
         images[number, 0] = 0.7 * ground + 0.3 * ink

@@ -52,7 +52,7 @@ class Session:
         return 0 if all(self.results["checks"].values()) else 1
 
     def generator(self, purpose: int = 0) -> torch.Generator:
-        """A CPU generator of its own for each purpose, so that one use of chance does not move another."""
+        """A CPU generator of its own for each purpose, so that one draw does not move another."""
         return torch.Generator().manual_seed(self.options.seed * 1000 + purpose)
 
     def say(self, text: str = "") -> None:
