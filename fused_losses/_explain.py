@@ -36,7 +36,7 @@ def explain(loss: Callable[..., Any], /, *arguments: Any, **named: Any) -> Expla
     """Says whether `loss(*arguments, **named)`, called here and now, runs a fused kernel, and if not, why.
 
     Args:
-        loss: a function of `fused_losses.functional`, or a Module.
+        loss: a function of `fused_losses.functional`, a Module of one, or a loss of `fused_losses.custom`.
         arguments, named: those of the call; they are checked as in the call, and nothing else is computed.
 
     Returns:
@@ -59,7 +59,10 @@ def explain(loss: Callable[..., Any], /, *arguments: Any, **named: Any) -> Expla
         return explain(type(loss).function, **loss.arguments(*arguments, **named))
     with_last_step = getattr(loss, "with_last_step", None)
     if with_last_step is None:
-        raise TypeError(f"explain: expected a loss of fused_losses, got {loss!r}")
+        raise TypeError(
+            "explain: expected a function of fused_losses.functional, a Module of fused_losses or a custom loss, "
+            f"got {loss!r}"
+        )
     return with_last_step(_explanation)(*arguments, **named)
 
 
