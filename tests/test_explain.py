@@ -110,5 +110,5 @@ def test_it_checks_as_the_call_does_and_runs_nothing():
 
 @pytest.mark.parametrize("loss", [torch.nn.functional.mse_loss, torch.nn.MSELoss(), None])
 def test_what_is_no_loss_of_the_library(loss):
-    with pytest.raises(TypeError, match="explain: expected a function of fused_losses.functional, a Module"):
+    with pytest.raises(TypeError, match=r"explain: expected a function of fused_losses\.functional, a Module"):
         F.explain(loss, *pair())
