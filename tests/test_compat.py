@@ -218,7 +218,7 @@ def test_results_have_the_librarys_dtype(dtype, alone):
     (lambda x: compat.smp.FocalLoss("binary", normalized=True)(x, x), "normalized=True"),
     (lambda x: compat.smp.SoftCrossEntropyLoss(smooth_factor=0.1, dim=-1)(x, x), "dim=-1"),
     (lambda x: compat.torchvision.sigmoid_focal_loss(x, x.long()), "targets of torch.int64"),
-    (lambda x: compat.open_clip.ClipLoss(world_size=2)(x[0], x[0], 1.0), "world_size=2"),
+    (lambda x: compat.open_clip.ClipLoss(world_size=2)(x[0], x[0], 1.0), "world_size=2 and rank=0"),
     (lambda x: compat.pml.NTXentLoss()(x[0], torch.zeros(3).long()), "more than two of a label"),
     (lambda x: compat.pml.SupConLoss(distance=None)(x[0], torch.zeros(3).long()), "distance"),
 ])  # fmt: skip

@@ -11,10 +11,10 @@ from fused_losses import compat
 STEPS = 4
 
 
-def curve(model, loss, *batch):
+def curve(model, loss, *batch, rate):
     """The losses of STEPS steps of a copy of the model on one batch; batch: what `loss` takes after the model."""
     model.load_state_dict(START[id(model)]) if id(model) in START else START.update({id(model): saved(model)})
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     found = []
     for _ in range(STEPS):
         value = loss(model, *batch)
@@ -32,18 +32,18 @@ def saved(model):
 START: dict[int, dict] = {}
 
 
-def assert_same_curve(library, model, make, *batch, rel=1e-6):
+def assert_same_curve(library, model, make, *batch, rel=1e-6, rate=0.05):
     """`make()` gives the loss, once with the library as it is and once patched.
 
     In float64: batch normalisation of few values multiplies the rounding of a step by thousands.
     """
     model.double()
     torch.manual_seed(0)
-    before = curve(model, make(), *batch)
+    before = curve(model, make(), *batch, rate=rate)
     torch.manual_seed(0)
     with compat.patch(library) as patch:
         assert patch
-        after = curve(model, make(), *batch)
+        after = curve(model, make(), *batch, rate=rate)
     assert before[-1] < before[0], f"the model does not learn: {before}"
     assert after == pytest.approx(before, rel=rel)
 
@@ -121,4 +121,49 @@ def test_torchvision(fallbacks):  # noqa: F811
         return lambda model, image, target: model([image], target)["classification"]
 
     assert_same_curve("torchvision", model, make, torch.rand(3, 64, 64, dtype=torch.float64), target)
+    assert not fallbacks
+
+
+def towers():
+    """A CLIP of one layer a tower, and pictures with their texts."""
+    open_clip = required("open_clip")
+    torch.manual_seed(0)
+    vision = open_clip.CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=8, image_size=32)
+    text = open_clip.CLIPTextCfg(context_length=6, vocab_size=50, width=32, heads=2, layers=1)
+    pictures, texts = torch.randn(5, 3, 32, 32, dtype=torch.float64), torch.randint(1, 50, (5, 6))
+    return open_clip.CLIP(16, vision, text, init_logit_bias=-2.0), pictures, texts
+
+
+@pytest.mark.parametrize("name", ["ClipLoss", "SigLipLoss"])
+def test_open_clip(name, fallbacks):  # noqa: F811
+    losses = required("open_clip.loss", "3.3.0")
+    model, *batch = towers()
+
+    def make():
+        loss = getattr(losses, name)()
+
+        def of(model, pictures, texts):
+            *features, bias = model(pictures, texts)
+            return loss(*features, None if name == "ClipLoss" else bias)
+
+        return of
+
+    assert_same_curve("open_clip", model, make, *batch, rate=1e-5)
+    assert not fallbacks
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "ContrastiveLoss"])
+def test_pml(name, fallbacks):  # noqa: F811
+    """The library has no networks: its examples train torchvision's."""
+    losses = required("pytorch_metric_learning.losses", "2.9.0")
+    models = required("torchvision.models")
+    torch.manual_seed(0)
+    model = models.resnet18(num_classes=16)
+    pictures, kinds = torch.randn(8, 3, 32, 32, dtype=torch.float64), torch.arange(4).repeat(2)
+
+    def make():
+        loss = getattr(losses, name)()
+        return lambda model, x, y: loss(model(x), y)
+
+    assert_same_curve("pml", model, make, pictures, kinds)
     assert not fallbacks

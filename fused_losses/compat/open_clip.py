@@ -1,8 +1,14 @@
-"""open_clip 3.3.0: the losses of image and text features within one process."""
+"""open_clip 3.3.0: the losses of image and text features, within one process or spread over those of the default group.
+
+Spread, the fused losses give the loss of the whole batch in every process, with the gradients that open_clip gives the
+features. Where open_clip gives each process the loss of its own rows (`local_loss`, SigLIP), the mean over the
+processes of value and gradients, which DDP takes, is the same.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 
 from .. import functional as F
 from ._adapter import Adapter, needs
@@ -10,9 +16,8 @@ from ._adapter import Adapter, needs
 __all__ = ["ClipLoss", "SigLipLoss"]
 
 
-def _operands(loss, image_features, text_features, logit_scale):
+def _operands(image_features, text_features, logit_scale):
     """Features as autocast gives them to a product, the scale without dimensions, the dtype of the loss."""
-    needs(loss.world_size == 1, f"world_size={loss.world_size}")
     device = image_features.device.type
     if torch.is_autocast_enabled(device):
         half = torch.get_autocast_dtype(device)
@@ -25,8 +30,27 @@ def _single(number):
     return number.reshape(()) if isinstance(number, torch.Tensor) and number.numel() == 1 else number
 
 
+def _group(loss):
+    """The processes that the batch is spread over; None for one."""
+    if loss.world_size == 1:
+        return None
+    ready = dist.is_available() and dist.is_initialized()
+    given = (dist.get_world_size(), dist.get_rank()) if ready else (1, 0)
+    needs(given == (loss.world_size, loss.rank), f"world_size={loss.world_size} and rank={loss.rank}")
+    return dist.group.WORLD
+
+
+def _of_own_rows(features, size):
+    """The features; their gradient is that of the loss in this process alone, not of the sum over the processes."""
+    if not features.requires_grad:
+        return features
+    features = features.view_as(features)
+    features.register_hook(lambda gradient: gradient / size)
+    return features
+
+
 class ClipLoss(Adapter, peer="open_clip.loss.ClipLoss"):
-    """:func:`fused_losses.functional.clip_loss`."""
+    """:func:`fused_losses.functional.clip_loss`, of the whole batch with `local_loss` too."""
 
     def __init__(
         self, local_loss=False, gather_with_grad=False, cache_labels=False, rank=0, world_size=1, use_horovod=False
@@ -35,13 +59,22 @@ class ClipLoss(Adapter, peer="open_clip.loss.ClipLoss"):
 
     def forward(self, image_features, text_features, logit_scale, logit_bias=None, output_dict=False):
         needs(logit_bias is None, "logit_bias")
-        x, y, scale, dtype = _operands(self, image_features, text_features, logit_scale)
-        loss = F.clip_loss(x, y, scale).to(dtype)
+        group = _group(self)
+        if group is not None:
+            needs(not self.use_horovod, "use_horovod=True")
+            needs(self.gather_with_grad or not self.local_loss, "local_loss=True with gather_with_grad=False")
+        x, y, scale, dtype = _operands(image_features, text_features, logit_scale)
+        if group is not None and not self.gather_with_grad:
+            x, y = _of_own_rows(x, self.world_size), _of_own_rows(y, self.world_size)
+        loss = F.clip_loss(x, y, scale, group=group).to(dtype)
         return {"contrastive_loss": loss} if output_dict else loss
 
 
 class SigLipLoss(Adapter, peer="open_clip.loss.SigLipLoss"):
-    """:func:`fused_losses.functional.siglip_loss`; without a `logit_bias` it is 0."""
+    """:func:`fused_losses.functional.siglip_loss`, of the whole batch; without a `logit_bias` it is 0.
+
+    All of `dist_impl` are one computation here.
+    """
 
     def __init__(self, cache_labels=False, rank=0, world_size=1, dist_impl=None):
         self.dist_impl = dist_impl or "bidir"
@@ -50,6 +83,8 @@ class SigLipLoss(Adapter, peer="open_clip.loss.SigLipLoss"):
         self.prev_num_logits, self.labels = 0, {}
 
     def forward(self, image_features, text_features, logit_scale, logit_bias, output_dict=False):
-        x, y, scale, dtype = _operands(self, image_features, text_features, logit_scale)
-        loss = F.siglip_loss(x, y, scale, 0.0 if logit_bias is None else _single(logit_bias)).to(dtype)
+        group = _group(self)
+        x, y, scale, dtype = _operands(image_features, text_features, logit_scale)
+        bias = 0.0 if logit_bias is None else _single(logit_bias)
+        loss = F.siglip_loss(x, y, scale, bias, group=group).to(dtype)
         return {"contrastive_loss": loss} if output_dict else loss
