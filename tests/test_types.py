@@ -11,6 +11,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ from cases import CASES
 from problems import Case, Variant
 
 import fused_losses
-from fused_losses import custom
+from fused_losses import compat, custom
 
 PACKAGE = Path(fused_losses.__file__).parent
 HEAD = """
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import assert_type
 
@@ -61,13 +65,13 @@ print(relative.Module(scale=2.0), relative.reference, relative.source, custom.ca
 custom.elementwise(Wrong())  # type: ignore[arg-type]
 custom.overlap(relative, no_option=1)  # type: ignore[call-arg]
 custom.row_sums(relative)  # type: ignore[call-arg]
-assert_type(compat.torchvision.sigmoid_focal_loss(tensor, tensor), Tensor)
-assert_type(compat.kornia.tversky_loss(tensor, tensor, 0.5, 0.5), Tensor)
-print(compat.monai.DiceCELoss(softmax=True)(tensor, tensor), compat.smp.DiceLoss("binary")(tensor, tensor))
+assert_type(F.clip_loss(tensor, tensor, tensor, group=dist.group.WORLD), Tensor)
+assert_type(fused_losses.LinearCrossEntropyLoss(group=dist.group.WORLD)(tensor, tensor, tensor), Tensor)
 with compat.patch("monai"):
     compat.unpatch()
 """
 WRONG = "  # type: ignore[arg-type]"
+MADE_WITH = {"mode": "'binary'", "alpha": "0.5", "beta": "0.5"}  # what some adapters have to be given
 
 
 def module_of(case: Case) -> type:
@@ -122,9 +126,44 @@ def wrong_calls(case: Case) -> list[str]:
     return lines
 
 
+def adapters() -> list[tuple[str, Callable]]:
+    return [
+        (f"compat.{module.__name__.rpartition('.')[2]}.{name}", getattr(module, name))
+        for module in compat.LIBRARIES.values()
+        for name in module.__all__
+    ]
+
+
+def calls_of_adapter(path: str, adapter: Callable) -> list[str]:
+    """With what has to be given, each option as it is by default, and each in turn an object of no use."""
+
+    def parts(function, own=()):
+        found = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+        given = [p for p in found if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+        needed = [f"{p.name}={'tensor' if p in given[:2] and own else MADE_WITH.get(p.name, 'tensor')}" for p in given]
+        return needed, [p for p in found if p.default not in (p.empty, None)], found[-1].kind is found[-1].VAR_KEYWORD
+
+    def written(called, needed, *more):
+        return f"{called}({', '.join([*needed, *more])})"
+
+    needed, options, takes_all = parts(adapter, own=inspect.isfunction(adapter))
+    wrong = [f"{written(path, needed, f'{p.name}=Wrong()')}{WRONG}" for p in options]
+    if not takes_all:
+        wrong.append(f"{written(path, needed, 'no_option=1')}  # type: ignore[call-arg]")
+    right = written(path, needed, *(f"{p.name}={p.default!r}" for p in options))
+    if inspect.isclass(adapter):
+        needed, options, _ = parts(adapter.forward, own=True)
+        wrong += [f"{written(right, [needed[0]], 'no_option=1', *needed[1:])}  # type: ignore[call-arg]"]
+        wrong += [f"{written(right, [needed[0].replace('tensor', 'Wrong()'), *needed[1:]])}{WRONG}"]
+        right = written(right, needed, *(f"{p.name}={p.default!r}" for p in options))
+    result = "Any" if "output_dict" in right else "Tensor"
+    return [f"assert_type({right}, {result})", *wrong]
+
+
 def users_file() -> str:
     lines = [line for case in CASES for v in case.all_variants for line in right_calls(case, v)]
     lines += [line for case in CASES for line in wrong_calls(case)]
+    lines += [line for path, adapter in adapters() for line in calls_of_adapter(path, adapter)]
     return HEAD + "\n".join(dict.fromkeys(lines)) + "\n"
 
 

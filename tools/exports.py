@@ -11,12 +11,13 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import promises
 import stubs
 
-from fused_losses import _C, chunked, losses
+from fused_losses import _C, chunked, compat, losses
 from fused_losses._module import LossModule
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +116,13 @@ def package_stub() -> str:
     )
 
 
+def compat_stub(module) -> str:
+    adapters = [getattr(module, name) for name in module.__all__]
+    head = "from typing import Any\n\nfrom torch import Tensor\n\nfrom ._adapter import Adapter\n\n"
+    doc = f'"""{inspect.getdoc(module).splitlines()[0]}"""\n\n'
+    return f"{doc}{head}{''.join(map(stubs.of_adapter, adapters))}\n{listed(module.__all__)}"
+
+
 def readme() -> str:
     """README with today's table: a row for each topic, in the order of csrc/losses.h."""
     order = {loss["name"]: i for i, loss in enumerate(_C.losses())}
@@ -132,7 +140,7 @@ def readme() -> str:
 
 def formatted(name: str, text: str) -> str:
     text = text.replace('"""\n\n', '"""\n\n# Written by tools/exports.py.\n\n', 1)
-    for command in (["check", "--fix", "--quiet", "--select", "I,RUF022"], ["format"]):
+    for command in (["check", "--fix", "--quiet", "--select", "F401,I,RUF022"], ["format"]):
         arguments = [sys.executable, "-m", "ruff", *command, "--stdin-filename", name, "-"]
         text = subprocess.run(arguments, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     return text
@@ -143,6 +151,8 @@ def files() -> dict[Path, str]:
         "functional.py": functional, "reference.py": reference, "__init__.py": package,
         "functional.pyi": functional_stub, "reference.pyi": reference_stub, "__init__.pyi": package_stub,
     }  # fmt: skip
+    for module in compat.LIBRARIES.values():
+        sources[f"compat/{module.__name__.rpartition('.')[2]}.pyi"] = partial(compat_stub, module)
     return {ROOT / "fused_losses" / name: formatted(name, write()) for name, write in sources.items()} | {
         ROOT / "README.md": readme(),
         ROOT / "docs" / "edges.md": promises.page(),

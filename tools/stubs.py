@@ -49,3 +49,39 @@ def of_module(cls) -> str:
     lines += [f"    def __init__({', '.join(filter(None, ['self', parameters(function, options)]))}) -> None: ..."]
     call = f"(self, {parameters(function, tensors)}) -> {result(function)}: ..."
     return "\n".join([*lines, f"    def forward{call}", f"    def __call__{call}"]) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------ compat
+
+
+def adapter_annotation(parameter: inspect.Parameter, tensor: bool) -> str:
+    """The type of an adapter's argument, by its default; libraries take None for many options."""
+    if tensor:
+        return "Tensor"
+    kinds = {bool: "bool | None", int: "float | None", float: "float | None", str: "str | None"}
+    return kinds.get(type(parameter.default), "Any")
+
+
+def adapter_parameters(function) -> str:
+    """All parameters; the first two of a call, where they have to be given, are tensors."""
+    written, stars = [], {inspect.Parameter.VAR_KEYWORD: "**"}
+    for i, p in enumerate(p for p in inspect.signature(function).parameters.values() if p.name != "self"):
+        default = "" if p.default is EMPTY else f" = {p.default!r}"
+        tensor = i < 2 and p.default is EMPTY and function.__name__ != "__init__"
+        written.append(f"{stars.get(p.kind, '')}{p.name}: {adapter_annotation(p, tensor)}{default}")
+    return ", ".join(written)
+
+
+def adapter_result(function) -> str:
+    return "Any" if "output_dict" in inspect.signature(function).parameters else "Tensor"
+
+
+def of_adapter(adapter) -> str:
+    """A class or function of `fused_losses.compat`."""
+    if inspect.isfunction(adapter):
+        return f"def {adapter.__name__}({adapter_parameters(adapter)}) -> {adapter_result(adapter)}: ...\n"
+    call = f"(self, {adapter_parameters(adapter.forward)}) -> {adapter_result(adapter.forward)}: ..."
+    return (
+        f"class {adapter.__name__}(Adapter):\n    def __init__(self, {adapter_parameters(adapter.__init__)}) -> None: ...\n"
+        f"    def forward{call}\n    def __call__{call}\n"
+    )

@@ -1,0 +1,13 @@
+"""torchvision 0.28: `sigmoid_focal_loss`, which means the same on soft targets too."""
+
+# Written by tools/exports.py.
+
+from torch import Tensor
+
+def sigmoid_focal_loss(
+    inputs: Tensor, targets: Tensor, alpha: float | None = 0.25, gamma: float | None = 2, reduction: str | None = "none"
+) -> Tensor: ...
+
+__all__ = [
+    "sigmoid_focal_loss",
+]
