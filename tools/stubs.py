@@ -80,8 +80,7 @@ def of_adapter(adapter) -> str:
     """A class or function of `fused_losses.compat`."""
     if inspect.isfunction(adapter):
         return f"def {adapter.__name__}({adapter_parameters(adapter)}) -> {adapter_result(adapter)}: ...\n"
+    init = f"(self, {adapter_parameters(adapter.__init__)}) -> None: ..."
     call = f"(self, {adapter_parameters(adapter.forward)}) -> {adapter_result(adapter.forward)}: ..."
-    return (
-        f"class {adapter.__name__}(Adapter):\n    def __init__(self, {adapter_parameters(adapter.__init__)}) -> None: ...\n"
-        f"    def forward{call}\n    def __call__{call}\n"
-    )
+    lines = [f"class {adapter.__name__}(Adapter):", f"    def __init__{init}"]
+    return "\n".join([*lines, f"    def forward{call}", f"    def __call__{call}"]) + "\n"
