@@ -210,7 +210,7 @@ def test_results_have_the_librarys_dtype(dtype, alone):
 
 
 @pytest.mark.parametrize("call, option", [
-    (lambda x: compat.monai.DiceLoss(soft_label=True)(x, torch.full_like(x, 0.3)), "soft_label=True"),
+    (lambda x: compat.monai.DiceLoss(soft_label=True)(x, torch.full_like(x, 0.3)), "soft_label=True with soft targets"),
     (lambda x: compat.monai.FocalLoss()(x, torch.full_like(x, 0.3)), "soft targets"),
     (lambda x: compat.monai.DiceCELoss(jaccard=True, softmax=True)(x, x), "jaccard=True"),
     (lambda x: compat.kornia.binary_focal_loss_with_logits(x, torch.full_like(x, 0.3)), "soft targets"),

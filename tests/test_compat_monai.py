@@ -116,7 +116,7 @@ def test_overlap_that_is_monais(name, fallbacks):  # noqa: F811
     soft = torch.rand(B, C, *SPACE, dtype=torch.float64)
     assert_same(*both(name, {"soft_label": True, "sigmoid": True}), logits(), soft)
     assert_same(*both(name, {"ignore_index": 1, "sigmoid": True}), logits(), masks())
-    assert [str(f) for f in fallbacks] == ["soft_label=True", "ignore_index without to_onehot_y"]
+    assert [str(f) for f in fallbacks] == ["soft_label=True with soft targets", "ignore_index without to_onehot_y"]
     assert_same(*both(name, {"sigmoid": True}), logits(), soft.requires_grad_())  # the same meaning: fused
     assert len(fallbacks) == 2
 

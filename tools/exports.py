@@ -1,4 +1,5 @@
-"""Writes what follows from the losses themselves: the public modules, their type stubs, README's table; docs/edges.md.
+"""Writes what follows from the losses themselves: the public modules, their type stubs, README's table; docs/edges.md,
+the tables of docs/migration.md.
 
 A loss is what the decorator `loss` made in a module of fused_losses/losses or chunked; its Module is the LossModule
 made from it. `--check` writes nothing and exits with 1 where a file is not what would be written.
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import promises
+import replaced
 import stubs
 
 from fused_losses import _C, chunked, compat, losses
@@ -156,6 +158,7 @@ def files() -> dict[Path, str]:
     return {ROOT / "fused_losses" / name: formatted(name, write()) for name, write in sources.items()} | {
         ROOT / "README.md": readme(),
         ROOT / "docs" / "edges.md": promises.page(),
+        replaced.PAGE: replaced.page(),
     }
 
 

@@ -32,8 +32,8 @@ def _check_labels(pred, target, reduction="mean"):
     needs(reduction in _REDUCTIONS, f"reduction={reduction!r}")
 
 
-def _check_weight(name, weight, pred):
-    needs(weight is None or weight.shape == pred.shape[1:2], f"{name} of another shape than (C,)")
+def _check_weight(weight, pred):
+    needs(weight is None or weight.shape == pred.shape[1:2], "a weight of another shape than (C,)")
 
 
 def _mean(total, pred, reduction):
@@ -45,7 +45,7 @@ def _mean(total, pred, reduction):
 def focal_loss(pred, target, alpha, gamma=2.0, reduction="none", weight=None, ignore_index=-100):
     """:func:`fused_losses.functional.softmax_focal_loss`: class 0 times 1 - alpha, the others times alpha."""
     _check_labels(pred, target, reduction)
-    _check_weight("weight", weight, pred)
+    _check_weight(weight, pred)
     classes = pred.shape[1]
     factor = None if alpha is None else background_and_others(alpha, pred)
     if weight is not None:
@@ -73,8 +73,8 @@ def binary_focal_loss_with_logits(
     """:func:`fused_losses.functional.sigmoid_focal_loss`; soft targets, which mean another thing, go to kornia."""
     needs(pred.ndim >= 2 and target.shape == pred.shape, "a target of another shape")
     needs(reduction in _REDUCTIONS, f"reduction={reduction!r}")
-    _check_weight("weight", weight, pred)
-    _check_weight("pos_weight", pos_weight, pred)
+    _check_weight(weight, pred)
+    _check_weight(pos_weight, pred)
     needs((alpha is None and gamma == 0) or is_hard(target, ignore_index), "soft targets")
     loss = F.sigmoid_focal_loss(
         pred, target, -1 if alpha is None else alpha, gamma, "none" if reduction == "none" else "sum",
@@ -118,7 +118,7 @@ def _mean_of_present(losses, share):
 def dice_loss(pred, target, average="micro", eps=1e-8, weight=None, ignore_index=-100):
     """:func:`fused_losses.functional.dice_loss` of a softmax; "macro" is over the classes that a sample has."""
     _check_labels(pred, target)
-    _check_weight("weight", weight, pred)
+    _check_weight(weight, pred)
     needs(pred.ndim == 4, f"logits of {pred.ndim} dimensions")
     needs(average in ("micro", "macro"), f"average={average!r}")
     options = {"activation": "softmax", "smooth_nr": 0.0, "smooth_dr": eps, "ignore_index": ignore_index}

@@ -80,7 +80,7 @@ def _regions(loss, input, target, to_onehot_y):
     input = input if loss.other_act is None else loss.other_act(input)
     input, target = _plain(input, target)
     target, dtype = _target(input, target, to_onehot_y, loss.ignore_index)
-    needs(not loss.soft_label or _is_hard(input, target, loss.ignore_index), "soft_label=True")
+    needs(not loss.soft_label or _is_hard(input, target, loss.ignore_index), "soft_label=True with soft targets")
     dropped = _unless_single(not loss.include_background, channels, "include_background=False")
     options = {
         "activation": "softmax" if softmax else "sigmoid" if loss.sigmoid else None, "batch": loss.batch,

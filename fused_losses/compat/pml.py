@@ -89,7 +89,11 @@ def _mean_of_positive(losses):
 
 
 class ContrastiveLoss(_Adapter, peer="pytorch_metric_learning.losses.ContrastiveLoss"):
-    """Hinges of the distances, in plain PyTorch: :func:`fused_losses.functional.contrastive_loss` squares them."""
+    """Hinges of all distances of the batch, in plain PyTorch, which holds them.
+
+    No fused loss has hinges of distances that are not squared, nor a mean over the pairs above 0 alone:
+    :func:`fused_losses.functional.contrastive_loss` squares them, for pairs of two towers.
+    """
 
     options = ("pos_margin", "neg_margin")
 
