@@ -121,7 +121,7 @@ def package_stub() -> str:
 def compat_stub(module) -> str:
     adapters = [getattr(module, name) for name in module.__all__]
     head = "from typing import Any\n\nfrom torch import Tensor\n\nfrom ._adapter import Adapter\n\n"
-    doc = f'"""{inspect.getdoc(module).splitlines()[0]}"""\n\n'
+    doc = f'"""{inspect.getdoc(module).partition(":")[0]}."""\n\n'
     return f"{doc}{head}{''.join(map(stubs.of_adapter, adapters))}\n{listed(module.__all__)}"
 
 

@@ -1,4 +1,4 @@
-"""kornia 0.9.0: focal, Dice and Tversky losses."""
+"""kornia 0.9.0."""
 
 # Written by tools/exports.py.
 

@@ -1,4 +1,4 @@
-"""MONAI 1.6.1: Dice, Tversky and focal losses and their compounds."""
+"""MONAI 1.6.1."""
 
 # Written by tools/exports.py.
 

@@ -1,4 +1,4 @@
-"""open_clip 3.3.0: the losses of image and text features, within one process or spread over those of the default group."""
+"""open_clip 3.3.0."""
 
 # Written by tools/exports.py.
 

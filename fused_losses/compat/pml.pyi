@@ -1,4 +1,4 @@
-"""pytorch-metric-learning 2.9.0: losses of the pairs of a batch, with their default distance and reducer."""
+"""pytorch-metric-learning 2.9.0."""
 
 # Written by tools/exports.py.
 

@@ -1,4 +1,4 @@
-"""segmentation_models_pytorch 0.6.0: overlap losses over the batch, focal loss, smoothed cross-entropies."""
+"""segmentation_models_pytorch 0.6.0."""
 
 # Written by tools/exports.py.
 

@@ -1,4 +1,4 @@
-"""torchvision 0.28: `sigmoid_focal_loss`, which means the same on soft targets too."""
+"""torchvision 0.28."""
 
 # Written by tools/exports.py.
 
