@@ -33,6 +33,11 @@ LEARNING = {
     "ranking": lambda m: min(m["lambdandcg_ndcg10"], m["approxndcg_ndcg10"]) > m["untrained_ndcg10"] + 0.2,
     "sequence": lambda m: m["bleu_bleu4"] > m["start_bleu4"] > m["before_bleu4"] + 0.2,
     "anomaly": lambda m: m["trained_auc"] > m["euclidean_auc"] and m["trained_auc"] > 0.97,
+    "contrastive": lambda m: (
+        m["clip_own"] > 0.1 > m["before_own"]
+        and min(m["clip_digit"], m["supervised_digit"]) > m["before_digit"] + 0.3
+        and all(m[f"{kind}_fused_fits"] and not m[f"{kind}_plain_fits"] for kind in ("clip_loss", "sup_con_loss"))
+    ),
     "language": lambda m: m["bits"] < m["before_bits"] - 1.5,
     "custom": lambda m: m["own_recall"] > m["plain_recall"] + 0.05,
 }
@@ -59,6 +64,15 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
         runs.append(results_of(tmp_path)["history"])
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    arguments = ["contrastive", "--quick", "--batch", "64", "--steps", "6", "--processes", "2"]
+    assert cli.main([*arguments, "--output", str(tmp_path)]) == 0
+    results = results_of(tmp_path)
+    assert results["metrics"]["curve_gap"] <= 1e-5
+    assert results["checks"] == {"2 processes have the curve of one": True}
+    assert len(results["history"]["clip, 2 processes"]["steps"]) == 6
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path):
@@ -134,6 +148,7 @@ def test_the_book_s_network_and_operations():
         (["siamese", "--pairs", "1000000000"], "at most 100000"),
         (["sequence", "--samples", "1"], "--samples"),
         (["sequence", "--length", "1000000"], "--length"),
+        (["contrastive", "--batch", "7", "--processes", "2"], "--batch"),
         (["language", "--length", "4"], "--length"),
         (["custom", "--loss", "none.py"], "none.py"),
         (["custom", "--loss", gallery.__file__, "--option", "scale"], "expected NAME=NUMBER, got 'scale'"),

@@ -25,6 +25,7 @@ DEMOS = {
     "ranking": "search digits by number: LambdaNDCG and ApproxNDCG against a pointwise loss",
     "sequence": "restore erased vowels in text: the expected BLEU against the cross-entropy",
     "anomaly": "tell unusual samples from normal ones with the Mahalanobis distance, learned",
+    "contrastive": "find the other view of an image among thousands, in a memory that the plain loss does not fit into",
     "language": "write, character by character: linear layer and cross-entropy in one",
     "custom": "a loss of one's own: four lines of PyTorch, compiled, checked, trained with and timed",
     "all": "run every demo at a small size and write one page, report.html",

@@ -16,7 +16,7 @@ from .. import __version__
 from . import data
 from .cli import DEMOS, run_demo
 
-WITH_DATA = ("siamese", "digits", "vae", "segmentation", "ranking", "anomaly")
+WITH_DATA = ("siamese", "digits", "vae", "segmentation", "ranking", "anomaly", "contrastive")
 HEADLINES = {
     "siamese": "Verification of unseen pairs: accuracy {before_accuracy:.3f} before training, {accuracy:.3f} after; "
     "ROC-AUC {before_auc:.3f} and {auc:.3f}. The reference loss reaches {reference_accuracy:.3f} and "
@@ -38,6 +38,8 @@ HEADLINES = {
     "then {bleu_bleu4:.3f} with the expected BLEU and {ce_bleu4:.3f} with more cross-entropy.",
     "anomaly": "ROC-AUC: {euclidean_auc:.3f} plain distance, {fitted_auc:.3f} fitted Mahalanobis, {trained_auc:.3f} "
     "trained.",
+    "contrastive": "Unseen images whose other view is found first: {before_own:.0%} before training, {clip_own:.0%} "
+    "after clip_loss; same digit among the ten nearest {clip_digit:.0%}, after sup_con_loss {supervised_digit:.0%}.",
     "language": "Bits of a character of unseen text: {before_bits:.2f} before training, {bits:.2f} after, "
     "{reference_bits:.2f} with the reference loss.",
     "custom": "Malignant tumours found: {plain_recall:.0%} with the plain cross-entropy, {own_recall:.0%} with the one "
