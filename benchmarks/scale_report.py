@@ -64,9 +64,11 @@ def line(loss: str, n: int, rows: dict) -> list[str]:
             *[told(o) for o in others], *["-"] * (2 - len(others))]  # fmt: skip
 
 
-def section(folder: Path) -> str:
-    """For RESULTS.md; empty without measurements."""
+def measured(folder: Path, losses: set[str] | None = None) -> str:
+    """The table of these losses, of all by default, and how it was measured; empty without measurements."""
     table = load(folder)
+    if losses is not None and not table.empty:
+        table = table[table.loss.isin(losses)].reset_index(drop=True)
     if table.empty:
         return ""
     table = table.rename(columns={"shape": "shape_text"})
@@ -77,13 +79,20 @@ def section(folder: Path) -> str:
     head = ["loss", "shape", "N", "ms", "than eager", "than torch's chunked", "MiB beyond gradients", "eager's",
             "torch's chunked"]  # fmt: skip
     rule = ["---", "---"] + ["---:"] * (len(head) - 2)
+    views = "`nt_xent_loss`: two views of N / 2. " if "nt_xent_loss" in set(table.loss) else ""
     note = (
         f"Forward + backward, float32, {table.machine[0]}, torch {table.torch[0]}. Times of one process, the forms "
         f"call by call; memory of a fresh process each, in which a form may take {LIMIT // MIB} MiB beyond its inputs. "
-        f"`nt_xent_loss`: two views of N / 2. Below {SMALL} rows the bar is not to be slower than eager."
+        f"{views}Below {SMALL} rows the bar is not to be slower than eager."
     )
     cells = [head, rule, *lines]
-    return f"## Scale\n\n{note}\n\n" + "\n".join("| " + " | ".join(c) + " |" for c in cells) + "\n\n"
+    return f"{note}\n\n" + "\n".join("| " + " | ".join(c) + " |" for c in cells)
+
+
+def section(folder: Path) -> str:
+    """For RESULTS.md; empty without measurements."""
+    text = measured(folder)
+    return text and f"## Scale\n\n{text}\n\n"
 
 
 def draw(folder: Path, plots: Path) -> list[Path]:

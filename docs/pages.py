@@ -14,8 +14,8 @@ from pathlib import Path
 import shapes
 
 import fused_losses
-from benchmarks import report
-from benchmarks.measurements import compare, default_size, load, pick
+from benchmarks import report, scale_report
+from benchmarks.measurements import RESULTS, compare, default_size, load, pick
 from fused_losses import chunked, losses
 from fused_losses import functional as F
 
@@ -76,7 +76,7 @@ def speed(loss: str) -> str:
     table = default_size(table) if len(table) else table
     table = table[[name.split("+")[0] == loss for name in table.loss]] if len(table) else table
     if not len(table):
-        return "Not measured yet."
+        return scale_report.measured(RESULTS, {loss}) or "Not measured yet."
     lines = [
         [f"`{r.loss}`", r.dtype, r.shape.replace("x", " × "), report.number(r.ns), *report.ratios(r),
          report.number(r.peak / r.gradients, 2, "×")]
