@@ -38,7 +38,7 @@ void library_wrote(AtenTensorHandle tensor) {
   const int64_t step = dims == 2 ? strides[strides[0] == 1 ? 1 : 0] : 0;
   for (int64_t i = 0; i < runs; ++i) {
     char* row = static_cast<char*>(data) + static_cast<size_t>(i * step) * item;
-    fused_losses::emulator::track_memory(row, static_cast<size_t>(run) * item, true);
+    fused_losses::emulator::track_library(row, static_cast<size_t>(run) * item);
   }
 }
 

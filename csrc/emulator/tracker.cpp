@@ -190,6 +190,14 @@ void track_memory(const void* data, size_t bytes, bool written) {
   add(data, bytes, written ? "a given tensor" : "a tensor made by the op", written, false);
 }
 
+void track_library(const void* data, size_t bytes) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+  Memory* memory = find(begin);
+  if (!memory) return;  // the library's own
+  const size_t first = begin - memory->begin, last = std::min(first + bytes, memory->bytes.size());
+  for (size_t i = first; i < last; ++i) memory->bytes[i] = {{}, {}, true};
+}
+
 void track_launch(const void* data, size_t bytes) {
   ++launches;
   publications = 0;

@@ -18,6 +18,7 @@ __attribute__((no_sanitize("thread"))) inline void pause_tracking() { tracking =
 // What a kernel may touch: memory of the call (its tensors), of a launch (its parameters), of a block (shared).
 void track_call();
 void track_memory(const void* data, size_t bytes, bool written);
+void track_library(const void* data, size_t bytes);  // the library has written there
 void track_launch(const void* parameters, size_t bytes);
 void track_block(const Block& block, void* dynamic_shared, size_t bytes);
 void track_shared(void* data, size_t bytes);
@@ -30,6 +31,7 @@ inline void resume_tracking() {}
 inline void pause_tracking() {}
 inline void track_call() {}
 inline void track_memory(const void*, size_t, bool) {}
+inline void track_library(const void*, size_t) {}
 inline void track_launch(const void*, size_t) {}
 inline void track_block(const Block&, void*, size_t) {}
 inline void track_shared(void*, size_t) {}
