@@ -65,6 +65,7 @@ class _Declared(TorchDispatchMode):
 
 
 _namespaces = ["fused_losses"]
+custom_ops: list[tuple[Op, str, str]] = []  # of custom losses: the emulated namespace and name of each
 
 
 def ops():
@@ -83,8 +84,8 @@ def emulated(**settings):
     module = device()
     module.configure(**settings)
     with ExitStack() as stack:
-        for op in all_ops():
-            forward, backward = overload(op.name), overload(f"{op.name}_backward")
+        for op, namespace, name in [*((op, NAMESPACE, op.name) for op in all_ops()), *custom_ops]:
+            forward, backward = overload(name, namespace), overload(f"{name}_backward", namespace)
             for attribute, value in (("forward", forward), ("run", direct_call(forward)), ("backward", backward)):
                 stack.enter_context(mock.patch.object(op, attribute, value))
         stack.enter_context(mock.patch.object(_autograd, "scale_", direct_call(overload("scale_"))))

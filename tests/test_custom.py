@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 
 from fused_losses import custom
 from fused_losses.custom import builder, loss
+from fused_losses.custom.environment import environment
 
 ROOT = Path(__file__).parents[1]
 CONSTANT = torch.ones(3)
@@ -59,6 +63,32 @@ def fails(input, target):
     return input.no_such_method()
 
 
+def loops(input, target):
+    while input.abs().max() > 1:
+        input = input / 2
+    return input - target
+
+
+def takes_a_number(input, target):
+    return target * math.exp(input[0, 0])
+
+
+def is_of_another_shape(input, target, *, scale=1.0):
+    return 2 * scale
+
+
+def is_longer(input, target):
+    return torch.ones(5)
+
+
+def is_an_outer_difference(input, target):
+    return input.unsqueeze(-1) - target.unsqueeze(-2)
+
+
+def draws(input, target):
+    return input + torch.rand_like(target)
+
+
 @pytest.mark.parametrize(
     "function, says",
     [
@@ -70,6 +100,12 @@ def fails(input, target):
         (captures, r"captures: cannot fuse a tensor from outside the function in line \d+ .*as an argument"),
         (counts, r"counts: cannot fuse torch._?to_copy of these dtypes"),
         (fails, r"fails: expected a formula of PyTorch on tensors, got AttributeError: .*no_such_method"),
+        (loops, r"loops: cannot fuse torch.max in line \d+ \(`while input.*`\); write a loss for each element"),
+        (takes_a_number, r"takes_a_number: cannot fuse torch.select in line \d+"),
+        (is_of_another_shape, r"is_of_another_shape: expected a loss for each element, got one of another shape"),
+        (is_longer, r"is_longer: cannot fuse torch.ones, which changes the shape, in line \d+"),
+        (is_an_outer_difference, r"is_an_outer_difference: cannot fuse torch.unsqueeze, which changes the shape"),
+        (draws, r"draws: cannot fuse torch.rand_like in line \d+ .*; write noise as one more tensor"),
         (lambda input: 1.0, r"expected a tensor to be returned, got float"),
         (lambda a, b, c, d, e: a, r"expected one to 4 tensors, got 5 \(a, b, c, d, e\)"),
         (lambda input, target=1: input, r"expected tensors without defaults, then options after `\*`, got target=1"),
@@ -80,6 +116,52 @@ def test_refused(function, says):
     with pytest.raises(ValueError, match=says) as raised:
         custom.elementwise(function)
     assert "\n" not in str(raised.value)
+
+
+def test_without_its_source_a_function_is_read_all_the_same():
+    """Of a function that was typed in or made by `exec` the messages name the line and cannot show it."""
+    made = {"torch": torch}
+    exec("def typed(input, target):\n    return torch.sinh(input - target)\n"
+         "def wrong(input, target):\n    return input.sum()\n", made)  # fmt: skip
+    assert "sinh_(" in custom.elementwise(made["typed"]).source
+    with pytest.raises(ValueError, match=r"^wrong: cannot fuse torch.sum in line 4; write a loss for each element"):
+        custom.elementwise(made["wrong"])
+
+
+@pytest.mark.parametrize("thing", [torch.abs, 3, functools.partial(branches, 1), torch.nn.MSELoss()])
+def test_only_a_function_is_decorated(thing):
+    with pytest.raises(TypeError, match=r"expected a function to decorate, got \w+$"):
+        custom.elementwise(thing, name="thing")
+
+
+def test_options_of_the_decorator_are_checked():
+    for name in ("$(touch pwned)", "x y", "lambda", None):
+        with pytest.raises(ValueError, match=r"custom: expected a name for the loss by name=, got '") as raised:
+            custom.elementwise(lambda input: input, name=name)
+        assert repr(name or "<lambda>") in str(raised.value)
+    for options, says in (
+        ({"differentiable": ("inputs",)}, "expected differentiable among input, target, got inputs"),
+        ({"ignores": True}, "expected a second tensor whose elements are ignored, got 1 tensor"),
+    ):
+        function = (lambda input: input) if "ignores" in options else (lambda input, target: input)
+        with pytest.raises(ValueError, match=says):
+            custom.elementwise(function, name="loss", **options)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        custom.elementwise(branches, dtype=torch.float32)
+
+
+def test_other_families_refuse_in_the_same_words():
+    for decorate, function, says in (
+        (custom.softmax, lambda log_p: log_p, r"expected 2 tensors, got 1 \(log_p\)"),
+        (custom.softmax, lambda log_p, p: -log_p.sum(), r"cannot fuse torch.sum"),
+        (custom.overlap, lambda a, b: a, r"expected 3 tensors, got 2 \(a, b\)"),
+        (custom.overlap, lambda i, p, g, *, squared=1.0: i, r"expected names other than .*squared.*, got squared"),
+        (custom.row_sums(term=lambda a, b: a * b), lambda total, a: total, r"expected a target with a name of its own"),
+        (custom.row_sums(term=lambda a: a.mean()), lambda total: total, r"cannot fuse torch.mean"),
+    ):
+        with pytest.raises(ValueError, match=says) as raised:
+            decorate(function)
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("default", [True, None, "mean"])
@@ -119,9 +201,32 @@ def careless(input, target):
     )
 
 
+@custom.elementwise(differentiable=("input",))
+def of_probability(input, target):
+    return F.binary_cross_entropy(input, target, reduction="none")
+
+
 def test_careless_formulas_of_logits_are_rewritten():
     assert not any(name in careless.source for name in ("log_(", "log1p_(", "exp_("))
     assert careless.source.count("sigmoid_terms(") == 1
+
+
+def test_losses_of_probabilities_are_torch_s_at_0_and_1(custom_folder):
+    """Also their gradients, which the logarithm's rule would make NaN there."""
+    p = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.3], dtype=torch.float64)
+    found, expected = of_probability(p, t, reduction="none"), F.binary_cross_entropy(p, t, reduction="none")
+    torch.testing.assert_close(found, expected)
+    for losses in (found, expected):
+        assert torch.autograd.grad(losses.sum(), p)[0].tolist() == pytest.approx([0, 1e12, -1e12, 0, 0.8])
+
+
+def test_what_options_decide_makes_no_branch():
+    """Around which gcc would make no vectors: masks in its place, and one comparison of a clamp instead of two."""
+    for power in (gallery.poly1_focal, gallery.general_robust, gallery.tempered_bce):
+        assert "choose(" in power.source
+        assert not re.search(r"\bm\d+ \?", power.source)
+    assert gallery.tukey.source.count(" ? ") == 1
 
 
 def test_common_pieces_are_computed_once():
@@ -227,22 +332,67 @@ def run(code: str, folder: Path, **environment) -> subprocess.Popen:
 
 
 def test_many_processes_build_one_library(tmp_path):
-    """Three processes of two threads start at once: one compiles, all have the same loss."""
+    """Eight processes of two threads start at once: one compiles, all have the same loss."""
     code = textwrap.dedent(LOSS.format(name="cubed", power=3)) + textwrap.dedent("""
         from concurrent.futures import ThreadPoolExecutor
         x, t = torch.tensor([0.5, 2.0]), torch.tensor([1.0, -1.0])
         with ThreadPoolExecutor(2) as threads:
             print([f.result().item() for f in [threads.submit(cubed, x, t) for _ in range(2)]])
     """)
-    started = [run(code, tmp_path) for _ in range(3)]
+    started = [run(code, tmp_path) for _ in range(8)]
     done = [process.communicate(timeout=300) for process in started]
-    assert [out.strip() for out, _ in done] == ["[13.5625, 13.5625]"] * 3
+    assert [out.strip() for out, _ in done] == ["[13.5625, 13.5625]"] * 8
     assert sum("compiling cubed" in said for _, said in done) == 1
     assert len(list(tmp_path.rglob("*.so"))) == 1
-    # Without a compiler the build is found; a formula that was not built is plain PyTorch, with one warning.
-    out, said = run(code, tmp_path, CXX="no-such-compiler").communicate(timeout=300)
-    assert out.strip() == "[13.5625, 13.5625]", said
     assert not [p for p in tmp_path.rglob("*") if p.name.startswith(("build_", "entry_"))]
+
+
+def test_built_ahead_it_needs_no_compiler(tmp_path):
+    """Compiled by the command; then, without a compiler, fused and without a warning, which would be an error."""
+    code = textwrap.dedent(LOSS.format(name="fifth", power=5))
+    (tmp_path / "mine.py").write_text(code)
+    command = f"from fused_losses.custom.__main__ import main; main(['build', {str(tmp_path / 'mine.py')!r}])"
+    out, said = run(command, tmp_path).communicate(timeout=300)
+    assert out.startswith(f"{tmp_path / 'mine.py'}: fifth\nfolder     {tmp_path}"), said
+    code += textwrap.dedent("""
+        x = torch.tensor([0.5, 2.0], requires_grad=True)
+        loss = fifth(x, torch.tensor([1.0, -1.0]))
+        print(loss.item(), loss.grad_fn.name())
+    """)
+    out, said = run(code, tmp_path, CXX="no-such-compiler").communicate(timeout=300)
+    assert out.split() == ["121.515625", "FusedLossBackward"], said
+
+
+def test_another_torch_needs_no_rebuild(gallery_built, monkeypatch):
+    """Neither the key of a loss nor its folder knows the version of torch; the libraries use the stable ABI alone."""
+    before = builder.folder(), gallery.log_cosh.custom.op_name
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    monkeypatch.setattr(torch.version, "__version__", "2.99.0")
+    environment.cache_clear()
+    again = custom.elementwise(gallery.log_cosh.reference)
+    assert (builder.folder(), again.custom.op_name) == before
+    assert not re.search(r"cu\d|cpu|py3", before[0].relative_to(os.environ["TORCH_EXTENSIONS_DIR"]).parts[0])
+    library = builder.find(before[1])
+    symbols = subprocess.run(["nm", "-DC", "--undefined-only", library], capture_output=True, text=True).stdout
+    assert "aoti_torch_" in symbols
+    assert not re.search(r"\b(at|c10)::", symbols), "symbols of torch's C++ interface change with its version"
+
+
+def test_no_text_of_a_user_reaches_a_command_or_a_file_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("FUSED_LOSSES_CUSTOM_ISA", "native")
+    commands = []
+    monkeypatch.setattr(builder, "_run", lambda command: commands.append(command) or Path(command[-1]).touch())
+    evil = "größe"  # beyond ASCII; and a keyword of C++
+    made = custom.elementwise(lambda größe, int: größe * int, name=evil)
+    builder.build({made.custom.op_name: made.custom.functor})
+    assert commands
+    assert all(isinstance(part, str) and evil not in part for command in commands for part in command)
+    assert evil not in made.source
+    assert made.source.isascii()
+    names = [p.name for p in tmp_path.rglob("*") if p.is_file()]
+    assert names
+    assert all(re.fullmatch(r"(custom_)?[0-9a-f]{16}\.cpu\.(so|so\.lock|json)", name) for name in names), names
 
 
 def test_without_a_compiler_it_is_plain_pytorch(tmp_path, monkeypatch):

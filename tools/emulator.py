@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -54,7 +55,8 @@ def sources() -> list[Path]:
     return [*kernels, *sorted(ROOT.glob("csrc/emulator/*.cpp"))]
 
 
-def ninja_file(kind: str) -> str:
+def ninja_file(kind: str, units: Sequence[Path], more: Sequence[str] = (), linked: Sequence[Path] = ()) -> str:
+    """Of one library. more: flags before the others; linked: objects that are there."""
     includes = [ROOT / "csrc", *cpp_extension.include_paths(), sysconfig.get_path("include")]
     warnings = ["-Wall", "-Wno-unknown-pragmas"]
     defines = ["-DFL_EMULATED", f"-DFL_MODULE={NAME}", stable_abi()]
@@ -64,28 +66,40 @@ def ninja_file(kind: str) -> str:
     link += ["-ltorch", "-ltorch_cpu"]
     if kind == "coverage":
         link.append("--coverage")
-    text = f"compiler = {os.environ.get('CXX', 'c++')}\nflags = -I{includes[0]} {' '.join(flags)}\n"
+    text = f"compiler = {os.environ.get('CXX', 'c++')}\nflags = {' '.join([*more, f'-I{includes[0]}', *flags])}\n"
     text += f"link = {' '.join(link)}\n{RULES}"
     objects = []
-    for source in sources():
+    for source in units:
         objects.append(f"{source.stem}.o")
         text += f"build {objects[-1]}: compile {source}\n  source = {source.relative_to(ROOT)}\n"
         if source.suffix == ".cpp":  # the machine, which most of the time goes to
             text += "  flags = $flags -O2\n"
-    return text + f"build {NAME}.so: link {' '.join(objects)}\n"
+    return text + f"build {NAME}.so: link {' '.join([*objects, *map(str, linked)])}\n"
 
 
-def build(kind: str) -> None:
-    folder = ROOT / "build" / "emulator" / kind
+def folder_of(kind: str) -> Path:
+    return ROOT / "build" / "emulator" / kind
+
+
+def build(folder: Path, ninja: str) -> int:
+    """The exit status of ninja."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "build.ninja").write_text(ninja_file(kind))
-    jobs = os.environ.get("MAX_JOBS", "2")
-    raise SystemExit(subprocess.call(["ninja", "--quiet", "-j", jobs], cwd=folder))
+    (folder / "build.ninja").write_text(ninja)
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    command = ["ninja", "--quiet", "-j", os.environ.get("MAX_JOBS", "2")]
+    return subprocess.call(command, cwd=folder, env={**os.environ, "PATH": path})
+
+
+def build_custom(kind: str, folder: Path, units: Sequence[Path]) -> Path:
+    """The library of custom losses whose generated sources are in `folder`, with an emulator of its own."""
+    machine = [folder_of(kind) / f"{source.stem}.o" for source in sources() if source.suffix == ".cpp"]
+    if build(folder, ninja_file(kind, units, ["-DFL_CUSTOM", f"-I{folder}"], machine)):
+        raise RuntimeError(f"the emulated library of custom losses in {folder} was not built")
+    return folder / f"{NAME}.so"
 
 
 if __name__ == "__main__":
     kind = sys.argv[1] if len(sys.argv) > 1 else "plain"
     if kind not in KINDS:
         raise SystemExit(f"emulator: expected one of {', '.join(KINDS)}, got {kind}")
-    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    build(kind)
+    raise SystemExit(build(folder_of(kind), ninja_file(kind, sources())))

@@ -38,7 +38,11 @@
 #define FL_DYNAMIC_SHARED(name) \
   unsigned char* name = static_cast<unsigned char*>(::fused_losses::emulator::dynamic_shared())
 
+#ifdef FL_CUSTOM
+#define FL_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses_custom_emulated, CPU, m)
+#else
 #define FL_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses_emulated, CPU, m)
+#endif
 
 #undef CUDA_KERNEL_ASSERT
 #define CUDA_KERNEL_ASSERT(condition) \

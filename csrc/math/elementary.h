@@ -34,14 +34,31 @@ FL_HD double trunc_(double x) { return __builtin_trunc(x); }
 FL_HD float round_(float x) { return __builtin_rintf(x); }
 FL_HD double round_(double x) { return __builtin_rint(x); }
 
+// condition ? a : b by masks. Around a condition that options alone decide gcc makes branches, and no vectors.
+template <class T>
+FL_HD T choose(bool condition, T a, T b) {
+#ifdef FL_CUDA
+  return condition ? a : b;
+#else
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  const Bits mask = Bits(0) - Bits(condition);
+  return __builtin_bit_cast(T, (__builtin_bit_cast(Bits, a) & mask) | (__builtin_bit_cast(Bits, b) & ~mask));
+#endif
+}
+
+// |x|^y from log |x|; x^0 is 1.
+template <class T>
+FL_HD T power_of_log(T log_x, T y) {
+  return choose(y == T(0), T(1), exp_(y * log_x));
+}
+
 // x^y from `magnitude` = |x|^y, as the C library's pow: below 0 a number for whole y alone.
 template <class T>
 FL_HD T power_of_sign(T magnitude, T x, T y) {
   const T half = y * T(0.5);
   const bool whole = floor_(y) == y, odd = whole & (floor_(half) != half);
-  const T negative = odd ? -magnitude : (whole ? magnitude : nan_<T>());
-  const T power = x < T(0) ? negative : magnitude;
-  return y == T(0) ? T(1) : power;
+  const T negative = choose(odd, -magnitude, choose(whole, magnitude, nan_<T>()));
+  return choose(y == T(0), T(1), x < T(0) ? negative : magnitude);
 }
 
 // x^y of options, not for elements.

@@ -122,27 +122,33 @@ def families(losses: dict[str, Functor]) -> dict[str, dict[str, Functor]]:
     return found
 
 
-def write_sources(place: Path, losses: dict[str, Functor]) -> None:
-    """The generated headers of a library."""
+def write_sources(place: Path, losses: dict[str, Functor], device: str) -> list[Path]:
+    """The generated headers of a library; what is to be compiled."""
     (place / "custom_losses.h").write_text(functors.table(losses))
-    for family, found in families(losses).items():
-        (place / f"{family}_formulas.h").write_text(functors.formulas(found))
+    found = families(losses)
+    for family, members in found.items():
+        (place / f"{family}_formulas.h").write_text(functors.formulas(members))
+    return _cpu_units(place, list(found)) if device == "cpu" else _cuda_units(place, list(found))
+
+
+def compile_command(place: Path, device: str) -> list[str]:
+    """But for "-c", the source and "-o"."""
+    command = [compiler(), *_build_flags.CXX_FLAGS, "-fPIC"] if device == "cpu" else [nvcc(), *_nvcc_flags()]
+    isas = instruction_sets()
+    only = [f"-DFL_ONLY_ISA={isas[0]}"] if len(isas) == 1 else []
+    return [*command, "-DFL_CUSTOM", *only, *include_flags(place)]
 
 
 def include_flags(place: Path) -> list[str]:
     """For everything that is compiled with the generated headers in `place`."""
     root = Path(torch.__file__).parent / "include"
     headers = [root, root / "torch" / "csrc" / "api" / "include"]
-    return [f"-I{place}", f"-I{sources()}", *(f"-isystem{h}" for h in headers)]
+    return [f"-I{place}", f"-I{sources()}", *(part for h in headers for part in ("-isystem", str(h)))]
 
 
 def _compile(place: Path, losses: dict[str, Functor], device: str) -> Path:
-    write_sources(place, losses)
-    units = _cpu_units(place, list(families(losses))) if device == "cpu" else _cuda_units(place, list(families(losses)))
-    command = [compiler(), *_build_flags.CXX_FLAGS, "-fPIC"] if device == "cpu" else [nvcc(), *_nvcc_flags()]
-    isas = instruction_sets()
-    only = [f"-DFL_ONLY_ISA={isas[0]}"] if len(isas) == 1 else []
-    command += ["-DFL_CUSTOM", *only, *include_flags(place)]
+    units = write_sources(place, losses, device)
+    command = compile_command(place, device)
 
     def run(unit: tuple[Path, Path]) -> None:
         source, made = unit
@@ -182,7 +188,8 @@ def _unit(family: str, *headers: str) -> str:
 
 
 def _nvcc_flags() -> list[str]:
-    major, minor = torch.cuda.get_device_capability()
+    """For the GPU that is there, without one for compute capability 9.0."""
+    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
     code = f"{major}{minor}"
     return [*_build_flags.NVCC_FLAGS, "-Xcompiler=-fPIC", f"-gencode=arch=compute_{code},code=sm_{code}"]
 

@@ -13,10 +13,17 @@ _INFIX = {
     "ne": "!=", "and": "&", "or": "|",
 }  # fmt: skip
 _PREFIX = {"neg": "-", "not": "!"}
-_CALLS = {"maximum": "max_", "minimum": "min_", "at_least": "max_", "at_most": "min_", "exp_minus_abs": "exp_minus_abs"}
+_CALLS = {
+    "maximum": "max_",
+    "minimum": "min_",
+    "at_least": "max_",
+    "at_most": "min_",
+    "exp_minus_abs": "exp_minus_abs",
+    "log_not": "log1p_neg",
+}
 _COSTLY = frozenset({
-    "exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
-    "acosh", "atanh", "erf", "erfc", "lgamma", "atan2", "power_of_log", "exp_minus_abs", "sigmoid_terms",
+    "exp", "expm1", "log", "log_not", "log1p", "tanh", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+    "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "atan2", "power_of_log", "exp_minus_abs", "sigmoid_terms",
 })  # fmt: skip
 
 
@@ -59,6 +66,10 @@ def _lower(e: Expr, args: list[Expr]) -> Expr:
         return node(f"part_{e.op}", node("sigmoid_terms", *args))
     if e.op == "relu":
         return node("at_least", *args, const(0))
+    if e.op == "log_loss":
+        p, t = args
+        positive, negative = (make("at_least", node(op, p), -100) for op in ("log", "log_not"))
+        return make("neg", make("add", make("mul", t, positive), make("mul", make("sub", 1, t), negative)))
     if e.op == "exp" and args[0].op == "neg" and args[0].args[0].op == "abs":
         return node("exp_minus_abs", args[0].args[0].args[0])
     return make(e.op, *args)
@@ -151,13 +162,12 @@ class _Writer:
         if op in _PREFIX:
             return f"({_PREFIX[op]}{args[0]})"
         if op == "where":
-            return f"({args[0]} ? {args[1]} : {args[2]})"
+            by_options = e.varies and not e.args[0].varies
+            return f"choose({', '.join(args)})" if by_options else f"({args[0]} ? {args[1]} : {args[2]})"
         if op in ("at_least", "at_most") and e.args[1].op == "const":
             return f"{op}_({args[0]}, {args[1]})"
-        if op == "power_of_log":
-            return f"pow_from_log({args[0]}, {args[1]})"
-        if op == "power_of_sign":
-            return f"power_of_sign({', '.join(args)})"
+        if op in ("power_of_log", "power_of_sign"):
+            return f"{op}({', '.join(args)})"
         if op.startswith("part_"):
             return f"{args[0]}.{_LOGISTIC[op.removeprefix('part_')]}"
         if op == "sigmoid_terms":

@@ -53,6 +53,7 @@ TORCH: dict[str, Callable] = {
     "at_least": lambda x, low: torch.clamp(x, min=low), "at_most": lambda x, high: torch.clamp(x, max=high),
     "relu": torch.relu, "not_sigmoid": lambda x: torch.sigmoid(-x), "softplus": F.softplus,
     "softplus_neg": lambda x: F.softplus(-x),
+    "log_loss": lambda p, t: F.binary_cross_entropy(p, t, reduction="none"),
 }  # fmt: skip
 
 
@@ -275,7 +276,20 @@ def _where(condition, a, b):
         return a
     if condition.op == "false":
         return b
-    return make("where", condition.args[0], b, a) if condition.op == "not" else None
+    if condition.op == "not":
+        return make("where", condition.args[0], b, a)
+    clamped = _clamped_within(condition, a, b)
+    return None if clamped is None else node("where", node("eq", clamped, condition.args[0]), a.args[1], b)
+
+
+def _clamped_within(condition, a, b) -> Expr | None:
+    """The clamp of x where x >= low, and then max(x, low) <= high, decide: one comparison with it is vectorised by gcc,
+    the two are not."""
+    if condition.op != "ge" or a.op != "where" or a.args[2] is not b or a.args[0].op != "le":
+        return None
+    low, (raised, high) = condition.args[1], a.args[0].args
+    ordered = None not in (number(low), number(high)) and number(low) <= number(high)
+    return node("at_most", raised, high) if ordered and raised is node("at_least", *condition.args) else None
 
 
 def _of_truth(absorbing: str, neutral: str):

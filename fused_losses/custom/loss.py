@@ -9,6 +9,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from keyword import iskeyword as keyword_of_python
 
 import torch
 
@@ -183,6 +184,8 @@ def publish(
 
     parameters: of the public function, `reduction` among them; kinds: of its options; tensors: of Module's forward.
     """
+    if not custom.name.isidentifier() or keyword_of_python(custom.name):
+        raise ValueError(f"custom: expected a name for the loss by name=, got {custom.name!r}")
     plain = custom.op.reference
     plain.__name__, plain.__module__, plain.__doc__ = custom.name, function.__module__, function.__doc__
     plain.__signature__ = inspect.Signature(parameters)

@@ -70,11 +70,13 @@ def _squared_error(x, t):
 
 
 def _binary_cross_entropy(p, t, weight=None, reduction=1):
+    return make("log_loss", p, t) if reduction == 0 and weight is None else None
+
+
+def _binary_cross_entropy_backward(g, p, t, weight=None, reduction=1):
     if reduction != 0 or weight is not None:
         return None
-    negative = make("at_least", make("log1p", make("neg", p)), -100)
-    return make("neg", make("add", make("mul", t, make("at_least", make("log", p), -100)),
-                            make("mul", make("sub", 1, t), negative)))  # fmt: skip
+    return make("mul", g, make("div", make("sub", p, t), make("at_least", make("mul", make("sub", 1, p), p), 1e-12)))
 
 
 def _to_copy(x, dtype=None, **_):
@@ -166,5 +168,6 @@ OPERATIONS: dict[str, Callable] = {
     "sigmoid_backward": lambda g, p: make("mul", g, make("mul", p, make("sub", 1, p))),
     "tanh_backward": lambda g, y: make("mul", g, make("sub", 1, make("mul", y, y))),
     "softplus_backward": lambda g, x, *_: make("mul", g, make("sigmoid", x)),
+    "binary_cross_entropy_backward": _binary_cross_entropy_backward,
     "threshold_backward": lambda g, x, threshold: make("where", make("le", x, threshold), 0, g),
 }  # fmt: skip
