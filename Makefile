@@ -56,6 +56,7 @@ fuzz: $(LIBRARY)  ## random calls against the reference: make fuzz SECONDS=3600 
 bench: $(LIBRARY)  ## the full benchmark, its CSV, tables and plots; after Ctrl-C it goes on where it was
 	$(PY) -m benchmarks.run --repeat 3 --resume
 	$(PY) -m benchmarks.scale
+	$(PY) -m benchmarks.custom
 	$(PY) -m benchmarks.report
 
 compare: $(LIBRARY)  ## this tree against another build, call by call: make compare AGAINST=HEAD~3

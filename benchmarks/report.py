@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import plots, roofs, scale_report, targets
+from . import custom_report, plots, roofs, scale_report, targets
 from .measurements import compare, default_size, load, pick, records
 from .rows import RESULTS
 
@@ -226,13 +226,14 @@ def main(argv=None) -> None:
     if table.empty:
         return
     scale, folder = scale_report.section(arguments.results), arguments.output / "plots"
+    own = custom_report.section(arguments.results)
     text = (
         "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`. Rows of before 2026-11-26 "
         "compiled only the reference: their ratios to torch.compile are larger than to the fastest compiled form.\n\n"
         "## Bars\n\n"
     )
     (arguments.output / "RESULTS.md").write_text(
-        f"{text}{verdicts(rows)}\n\n{scale}{roof_table(rows)}{long_tables(table)}\n"
+        f"{text}{verdicts(rows)}\n\n{scale}{own}{roof_table(rows)}{long_tables(table)}\n"
     )
     for path in plots.draw(table, folder) + scale_report.draw(arguments.results, folder):
         print(path.name)

@@ -19,7 +19,20 @@ if not (ROOT / "benchmarks").exists():
     pytest.skip("the installed package has no benchmarks", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import builds, cases, compare, measurements, report, rivals, rows, run, targets  # noqa: E402
+from benchmarks import (  # noqa: E402
+    builds,
+    cases,
+    compare,
+    custom,
+    custom_report,
+    measurements,
+    report,
+    rivals,
+    rows,
+    run,
+    targets,
+    textbook,
+)  # fmt: skip
 from benchmarks.progress import Progress  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -258,3 +271,36 @@ def test_progress_states_count_item_and_end():
     assert lines[0] == "[1/3] a"
     assert lines[1].startswith("[2/3] b, ends about ")
     assert len(lines) == 3
+
+
+# ------------------------------------------------------------------------------------------------ custom losses
+
+
+TEXTBOOK = [value for value in vars(textbook).values() if hasattr(value, "custom")]
+
+
+@pytest.mark.parametrize("loss", TEXTBOOK, ids=lambda f: f.__name__)
+def test_a_textbook_formula_is_the_built_in_loss(loss):
+    loss.source_name = "textbook"
+    tensors = {name: t.double() for name, t in custom.tensors_of(loss, 1000).items()}
+    forms = custom.forms_of(loss)
+    torch.testing.assert_close(forms[custom.EAGER](**tensors), forms[custom.BUILT_IN](**tensors))
+
+
+def test_every_elementwise_loss_has_a_textbook_formula():
+    plain = {case.loss for case in cases.cases() if case.shape_of is cases.flat} | {"kl_div"}
+    assert {loss.__name__ for loss in TEXTBOOK} == plain
+
+
+def test_the_report_says_which_bars_custom_losses_meet(tmp_path):
+    (tmp_path / "custom").mkdir()
+    common = "m,2.13,{},a,elementwise,{},100,{},{},{},5,8,4"
+    lines = [",".join(custom.FIELDS)]
+    for source, exponential, ratios in (("textbook", True, (1, 9, 1.5, 0.9)), ("gallery", True, (1, 4, 1.2))):
+        for form, ratio in zip((custom.CUSTOM, custom.EAGER, custom.COMPILE, custom.BUILT_IN), ratios):
+            lines.append(common.format(source, exponential, form, 0.001 * ratio, ratio))
+    (tmp_path / "custom" / "m.csv").write_text("\n".join(lines))
+    text = custom_report.section(tmp_path)
+    assert "| `a` | 100 | 1.00 | 1.11× (≤ 1.15: met) | 9.00× | 1.50× (≥ 2: **missed**) | 2.00× |" in text
+    assert "| `a` | 100 | 1.00 | 4.00× | 1.20× | 2.00× |" in text
+    assert custom_report.section(tmp_path / "custom") == ""

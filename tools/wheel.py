@@ -129,7 +129,9 @@ def test(python: str, version: str, torch: str, wheel: Path) -> str:
     if not environment.has_torch(interpreter):
         install(interpreter, f"torch=={torch}.*")
     install(interpreter, "--no-deps", "--reinstall" if shutil.which("uv") else "--force-reinstall", str(wheel))
-    return run(interpreter, ROOT / "tools" / "smoke.py", cwd=folder)
+    extensions = WORK / "extensions"  # one for all: what is compiled beside one torch is found beside the next
+    return run(interpreter, ROOT / "tools" / "smoke.py", cwd=folder,
+               env={**os.environ, "TORCH_EXTENSIONS_DIR": str(extensions)})  # fmt: skip
 
 
 def main() -> None:

@@ -190,6 +190,8 @@ def _sub(a, b):
         return make("add", a, b.args[0])
     if a.op == "neg":
         return make("neg", make("add", a.args[0], b))
+    if not a.varies and a.op == "add" and None not in (number(a.args[1]), number(b)):
+        return make("add", a.args[0], number(a.args[1]) - number(b))  # an exponent of a derivative: (y + 1) - 1
     if number(a) == 1 and b.op in ("sigmoid", "not_sigmoid"):
         return node("not_sigmoid" if b.op == "sigmoid" else "sigmoid", *b.args)
     return None
