@@ -122,6 +122,15 @@ def logits_and_bits(shape, *like):
     return {"input": _randn(shape, *like), "target": _bits(shape, *like)}
 
 
+def logits_and_integers(kind):
+    """As `logits_and_bits`, with a mask of that dtype whatever the input's."""
+
+    def make(shape, *like):
+        return {"input": _randn(shape, *like), "target": _bits(shape, *like).to(kind)}
+
+    return make
+
+
 def logits_bits_and_pos_weight(shape, dtype, device, generator):
     tensors = logits_and_bits(shape, dtype, device, generator)
     return tensors | {"pos_weight": torch.full((), 3.0, device=device, dtype=dtype)}
@@ -290,6 +299,10 @@ ALL = [
         "sigmoid_focal_loss+classes", *_CLASS_MAPS, logits_and_classes, keywords={"reduction": "mean"},
         chains=(chains.sigmoid_focal_from_classes,),
     ),
+    Case(
+        "sigmoid_focal_loss+int64", *_FLAT, logits_and_integers(torch.int64), keywords={"reduction": "mean"},
+        chains=(chains.sigmoid_focal_of_integers,),
+    ),
     Case("mse_loss", *_FLAT, two_normals, chains=(chains.mse,), torch_op=F_torch.mse_loss),
     Case("l1_loss", *_FLAT, two_normals, chains=(chains.l1,), torch_op=F_torch.l1_loss),
     Case("huber_loss", *_FLAT, two_normals, torch_op=F_torch.huber_loss),
@@ -297,6 +310,10 @@ ALL = [
     Case("hinge_loss", *_FLAT, scores_and_signs, chains=(chains.hinge,)),
     Case("cross_entropy", *_ROWS, logits_and_classes, torch_op=F_torch.cross_entropy),
     Case("cross_entropy+128k", (32, 131_072), rows(131_072), logits_and_classes, torch_op=F_torch.cross_entropy),
+    Case(
+        "cross_entropy+all", *_ROWS, logits_and_classes, keywords={"ignore_index": None},
+        chains=(chains.cross_entropy_of_all,),
+    ),
     Case("softmax_focal_loss", *_ROWS, logits_and_classes, chains=(chains.softmax_focal,)),
     Case("kl_div", *_ROWS, log_probabilities, keywords={"reduction": "batchmean"}, torch_op=F_torch.kl_div),
     Case("kl_div_with_logits", *_ROWS, two_normals, chains=chains.KL_DIV_WITH_LOGITS),
@@ -318,6 +335,12 @@ ALL = [
         "dice_loss+skip", *_CLASS_MAPS, logits_and_classes, keywords=_FROM_INDICES | {"absent": "skip"},
         chains=(chains.dice_from_indices,), passes=2,
     ),
+    Case(
+        "dice_loss+zero", *_CLASS_MAPS, logits_and_classes, keywords=_FROM_INDICES | {"absent": "zero"},
+        chains=(chains.dice_from_indices,), passes=2,
+    ),
+    *(Case(f"dice_loss+{name}", *_MASKS, logits_and_integers(kind), chains=(chains.dice,), passes=2)
+      for name, kind in (("int64", torch.int64), ("bool", torch.bool))),
     Case("jaccard_loss", *_MASKS, logits_and_bits, chains=(chains.jaccard,), passes=2),
     Case(
         "tversky_loss", *_MASKS, logits_and_bits, keywords={"alpha": 0.3, "beta": 0.7}, chains=(chains.tversky,),

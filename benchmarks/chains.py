@@ -38,6 +38,10 @@ def sigmoid_focal_from_classes(input, target, reduction="mean"):
     return sigmoid_focal(input, _one_hot(target, input))
 
 
+def sigmoid_focal_of_integers(input, target, reduction="mean"):
+    return sigmoid_focal(input, target.to(input.dtype))
+
+
 def mse(input, target):
     return (input - target).square().mean()
 
@@ -53,6 +57,10 @@ def hinge(input, target):
 def softmax_focal(input, target, gamma=2.0):
     log_p = F.log_softmax(input, 1).gather(1, target.unsqueeze(1)).squeeze(1)
     return (-((1 - log_p.exp()) ** gamma) * log_p).mean()
+
+
+def cross_entropy_of_all(input, target, ignore_index=None):
+    return F.cross_entropy(input, target)
 
 
 def kl_div_with_logits(input, target):
@@ -167,7 +175,10 @@ def dice_from_indices(input, target, activation="softmax", average="macro", abse
         p, g = p.flatten(1), g.flatten(1)
     both, true = (p * g).sum(-1), g.sum(-1)
     losses = 1 - (2 * both + SMOOTH) / (p.sum(-1) + true + SMOOTH)
-    return losses.mean() if absent == "count" else (losses * (true > 0)).sum() / (true > 0).sum()
+    if absent == "count":
+        return losses.mean()
+    kept = losses * (true > 0)
+    return kept.mean() if absent == "zero" else kept.sum() / (true > 0).sum()
 
 
 def dice_cross_entropy(input, target, class_weight=None, label_smoothing=0.0):

@@ -213,9 +213,9 @@ def test_an_order_without_end():
 )
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool])
 @each_case
-def test_masks_and_targets_of_integers(case, dtype):
+def test_masks_and_targets_of_integers(case, dtype, device):
     """Read as stored, as the numbers they are."""
-    problem = case.problem()
+    problem = case.problem(device=device)
     name = "target" if "target" in problem.tensors else "relevance"
     value = problem.tensors.get(name)
     if value is None or not value.is_floating_point() or name in case.fused or case.name == "kl_div_with_logits":
@@ -228,6 +228,28 @@ def test_masks_and_targets_of_integers(case, dtype):
     want = as_tuple(problem.call(**{name: whole}))
     for a, b in zip(as_tuple(problem.call(**{name: whole.to(dtype)})), want):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.promise("What is taken", "No copy of a mask or of class indices is made, whatever their dtype.")
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool, torch.float16])
+@pytest.mark.parametrize("name", [
+    "binary_cross_entropy_with_logits", "sigmoid_focal_loss", "weighted_binary_cross_entropy_with_logits", "dice_loss",
+    "jaccard_loss", "tversky_loss", "dice_cross_entropy_loss", "dice_focal_loss",
+])  # fmt: skip
+def test_a_mask_is_not_copied(name, dtype, device):
+    """Of the size of the target nothing but the gradient is allocated, forward and backward."""
+    x = torch.randn(2, 3, 32, 32, device=device, requires_grad=True)
+    options = {"activation": "sigmoid"} if name.startswith("dice_") else {}
+    if name == "sigmoid_focal_loss":
+        options["reduction"] = "mean"
+    targets = [(torch.rand(x.shape, device=device) > 0.5).to(dtype)]
+    if dtype not in (torch.bool, torch.float16) and ("dice" in name or "focal" in name):
+        targets.append(torch.randint(0, 3, (2, 32, 32), device=device).to(dtype))
+    for target in targets:
+        with torch.autograd.profiler.profile(profile_memory=True) as seen:
+            getattr(F, name)(x, target, **options).backward()
+        copies = {"aten::copy_", "aten::_to_copy", "aten::clone"} & {event.name for event in seen.function_events}
+        assert not copies, f"{copies} of {target.dtype}, {tuple(target.shape)}"
 
 
 @pytest.mark.promise("What is taken", "A mask of one class may have the dimension of the classes or not.")

@@ -39,6 +39,7 @@ CASES = [
         variants=(
             variant("weight", weight=per_class),
             variant("ignore", ignore_index=1),
+            variant("ignore_none", ignore_index=None),
             variant("smooth", label_smoothing=0.1),
             variant("all", weight=per_class, ignore_index=-100, label_smoothing=0.2),
             variant("soft", {"target": "soft"}),
@@ -58,6 +59,7 @@ CASES = [
             *(variant(f"gamma{g:g}", gamma=g) for g in (0.0, 0.5, 1.0, 3.0, 5.0)),
             variant("alpha", alpha=0.3),
             variant("alpha_tensor", alpha=per_class, ignore_index=-100),
+            variant("ignore_none", ignore_index=None, label_smoothing=0.1),
             variant("smooth", label_smoothing=0.1, gamma=1.5),
         ),
         bad=(({"gamma": -1.0}, "gamma"), ({"label_smoothing": 1.1}, "label_smoothing")),
