@@ -15,6 +15,7 @@ namespace fused_losses::FL_ISA {
 #include "cpu/overlap_targets.h"
 #include "cpu/overlap_second.h"
 #include "cpu/overlap_elements.h"
+#include "cpu/overlap_blocks.h"
 #include "cpu/overlap_softmax_rows.h"
 #include "cpu/overlap_softmax.h"
 
@@ -40,6 +41,7 @@ bool overlap_sums(const OverlapTask& task, OverlapPart part, double* sums, doubl
       const OverlapSoftmaxTile<A> all(span, false, tile);
       all.add_sums(sums);
       if (task.options.has_second()) all.add_terms(second);
+      if (tile->pending >= kMostPending || span.at + span.n == part.end) tile->flush(sums);
       return;
     }
     for (int64_t c = part.first; c < part.last; ++c) {

@@ -107,14 +107,6 @@ void weight_row(const double* weights, const A* __restrict classes, A* __restric
   }
 }
 
-template <class A>
-double sum_row(const A* __restrict v, const int64_t n) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += v[i];
-  return sum;
-}
-
 // Sums of the term of an element of one class, and the number of those that count.
 template <class A, class Target, class Term>
 void element_term_row(const Target target, const SecondTarget<A> share, const Term term, const A* __restrict x,

@@ -1,18 +1,17 @@
 // The overlap losses with a softmax, in the ratio, the second term or both: all classes of a tile's positions at once.
 // Included by overlap_loops.h.
 
-// All classes of a tile: its logits x and targets t; fills p, keep and, where it has to compute p, row_max and inverse.
-// Logits and kept probabilities are copied first: rows a power of two apart would push each other out of the caches.
+// All classes of a tile: its logits x and targets t.
 template <class A>
 struct OverlapSoftmaxTile {
   const OverlapSpan& span;
   const OverlapTask& task;
   OverlapTile<A>& tile;
   const int64_t n;
-  const bool kept;       // the probabilities are in the gradient, where the sums left them
-  A *const x, *const p;  // [classes, width]; one memory unless there is a second term, which needs both
-  A* const predicted;    // [classes, width]: of the ratio, p or in the sums a sigmoid
-  OverlapRows<A> t;      // the class indices for every class, or the dense target
+  const bool kept;  // p is there already: the sums left it
+  const OverlapRows<const A> x;
+  const OverlapRows<A> p;  // in the gradient's memory where the sums leave them there
+  OverlapRows<const A> t;  // the class indices for every class, or the dense target
 
   OverlapSoftmaxTile(const OverlapSpan& span, bool kept, OverlapTile<A>* memory)
       : span(span),
@@ -20,12 +19,9 @@ struct OverlapSoftmaxTile {
         tile(*memory),
         n(span.n),
         kept(kept),
-        x(tile.values),
-        p(task.options.has_second() && !kept ? tile.probabilities : x),
-        predicted(task.options.softmax() ? p : tile.sigmoids) {
-    const void* from = kept ? task.gradient : task.input;
-    for (int64_t c = 0; c < task.classes; ++c) load_block(from, task.input_dtype, span.offset(c), n, row(x, c));
-    if (!kept) compute_probabilities();
+        x(read_rows(span, task.input, task.input_dtype, tile.values, tile.width)),
+        p(span.keeps ? OverlapRows<A>{static_cast<A*>(task.gradient) + span.offset(0), task.positions}
+                     : OverlapRows<A>{tile.probabilities, tile.width}) {
     if (task.class_index) {
       t = {tile.class_index, 0};
       return;
@@ -35,18 +31,26 @@ struct OverlapSoftmaxTile {
     for (int64_t c = 0; task.options.ignoring && c < task.classes; ++c) keep_row(dense(), t.row(c), tile.keep, n);
   }
 
-  // I, P, G and whether anything counts, of each class.
+  // I, P, G, of which the last positions' stay in the tile, and whether anything counts, of each class.
   void add_sums(double* sums) const {
-    for (int64_t c = 0; predicted != p && c < task.classes; ++c) sigmoid_row(row(x, c), row(predicted, c), n);
-    const auto add = [&](auto squared) {
-      if (task.class_index) return add_class_sums<squared()>(sums);
+    const OverlapRows<A> kept = {span.keeps ? p.data : nullptr, p.step};
+    with_block_sums([&](auto block_sums) {
+      if (task.options.softmax()) return softmax(kept, block_sums);
+      softmax(kept, NoBlockSums());
+      const OverlapRows<const A> sigmoids = {tile.extra, tile.width};
+      for (int64_t c = 0; c < task.classes; ++c) sigmoid_row(x.row(c), tile.extra + c * tile.width, n);
+      sum_blocks(sigmoids, task.classes, n, block_sums);
+    });
+    tile.pending += n;
+    if (!task.class_index) {
       for (int64_t c = 0; c < task.classes; ++c) {
-        softmax_sums_row<A, squared()>(dense(), row(predicted, c), t.row(c), n, sums + kRegionSums * c);
         sums[kRegionSums * c + 3] += any_counts(task, dense(), t.row(c), n);
       }
-    };
-    if (task.options.squared) return add(std::true_type{});
-    add(std::false_type{});
+      return;
+    }
+    count_classes(t.data, n, task.classes, tile.counts, sums);
+    const double any = any_counts(task, ClassTarget<A, true>{}, t.data, n);
+    for (int64_t c = 0; c < task.classes; ++c) sums[kRegionSums * c + 3] += any;
   }
 
   void add_terms(double* second) const {
@@ -70,35 +74,28 @@ struct OverlapSoftmaxTile {
   }
 
   void write_gradient(const double* by_I, const double* by_P) const {
-    add_inner(by_I, by_P);
+    if (!kept) softmax(p, NoBlockSums());
     for (int64_t c = 0; c < task.classes; ++c) {
-      A* d = gradient_row(span, c, tile.share);
-      const auto write = [&](auto added) {
-        with_target<A>(task, c, [&](auto target, auto squared) {
-          const A by_intersection = static_cast<A>(by_I[c]), by_prediction = static_cast<A>(by_P[c]);
-          if (task.options.softmax()) {
-            softmax_gradient_row<A, squared(), added()>(target, row(p, c), t.row(c), by_intersection, by_prediction,
-                                                        tile.inner, tile.slope, keep(), d, n);
-          } else if constexpr (added() != Added::kNothing) {
-            sigmoid_gradient_row<A, squared(), added()>(target, row(x, c), row(p, c), t.row(c), by_intersection,
-                                                        by_prediction, tile.inner, tile.slope, keep(), d, n);
-          }
-        });
-      };
-      if (!task.options.has_second()) {
-        write(std::integral_constant<Added, Added::kNothing>{});
-      } else if (of_own_class()) {
-        write(std::integral_constant<Added, Added::kOwnClass>{});
-      } else {
-        class_slopes(c);
-        write(std::integral_constant<Added, Added::kEachClass>{});
-      }
-      write_row(span, c, d, tile.share);
+      tile.by_I[c] = static_cast<A>(by_I[c]);
+      tile.by_P[c] = static_cast<A>(by_P[c]);
     }
+    if (!task.options.has_second()) return write<Added::kNothing>(nullptr, {});
+    const A* inner = task.options.second_softmax() ? tile.inner : nullptr;
+    if (of_own_class()) {
+      own_class();
+      term_slopes(tile.slope);
+      return write<Added::kOwnClass>(tile.slope, {tile.slope, 0});
+    }
+    fill_row(A(0), tile.inner, n);
+    for (int64_t c = 0; c < task.classes; ++c) {
+      A* slope = tile.extra + c * tile.width;
+      class_slopes(c, slope);
+      if (inner) add_to_row(slope, tile.inner, n);
+    }
+    write<Added::kEachClass>(inner, {tile.extra, tile.width});
   }
 
  private:
-  A* row(A* of, int64_t c) const { return of + c * tile.width; }
   const A* keep() const { return task.class_index ? tile.class_index : tile.keep; }
   ClassTarget<A, false> dense() const { return {A(0), static_cast<A>(task.options.ignore_index)}; }
 
@@ -107,35 +104,69 @@ struct OverlapSoftmaxTile {
     return task.class_index && task.options.label_smoothing == 0 && task.options.second_softmax();
   }
 
-  void compute_probabilities() const {
-    const int64_t C = task.classes;
-    std::memcpy(tile.row_max, x, n * sizeof(A));
-    int64_t c = 1;
-    for (; c + 4 <= C; c += 4) max_rows(row(x, c), tile.width, tile.row_max, n);
-    for (; c < C; ++c) max_row(row(x, c), tile.row_max, n);
-    fill_row(A(0), tile.inverse, n);
-    for (c = 0; c < C; ++c) exp_row(row(x, c), tile.row_max, row(p, c), tile.inverse, n);
-    invert_row(tile.inverse, n);
-    if (task.options.second_softmax()) log_of_row(tile.inverse, tile.log_inverse, n);
-    for (c = 0; c < C; ++c) {
-      A* copy = span.keeps ? static_cast<A*>(task.gradient) + span.offset(c) : nullptr;
-      normalise_row(tile.inverse, row(p, c), copy, n);
+  // Calls run(BlockSums of this tile).
+  template <class Run>
+  void with_block_sums(const Run& run) const {
+    const A ignore = static_cast<A>(task.options.ignore_index);
+    if (task.class_index && task.options.squared) return run(BlockSums<A, true, true>{t, ignore, tile.sums});
+    if (task.class_index) return run(BlockSums<A, false, true>{t, ignore, tile.sums});
+    if (task.options.squared) return run(BlockSums<A, true, false>{t, ignore, tile.sums});
+    run(BlockSums<A, false, false>{t, ignore, tile.sums});
+  }
+
+  // Calls run(number of classes as a constant, 0 for those without code of their own).
+  template <class Run>
+  void with_classes(const Run& run) const {
+    if constexpr (kInRegisters<A>) {
+      if (task.classes == 16) return run(std::integral_constant<int, 16>{});
+    }
+    run(std::integral_constant<int, 0>{});
+  }
+
+  // The probabilities, and for a second term of them what their logarithms come from.
+  template <class Sums>
+  void softmax(const OverlapRows<A> to, const Sums sums) const {
+    const bool logs = task.options.second_softmax();
+    with_classes([&](auto classes) {
+      softmax_blocks<classes()>(x, task.classes, n, to, logs ? tile.row_max : nullptr, logs ? tile.inverse : nullptr,
+                                sums, tile.block);
+    });
+    if (logs) log_of_row(tile.inverse, tile.log_inverse, n);
+  }
+
+  // inner and added as in BlockGradient.
+  template <Added kAdded>
+  void write(const A* inner, const OverlapRows<const A> added) const {
+    const A ignore = static_cast<A>(task.options.ignore_index);
+    const BlockGradient<A> of = {{p.data, p.step}, t, ignore, tile.by_I, tile.by_P, inner, added, keep()};
+    if (!task.options.softmax()) return write_sigmoid<kAdded>(of);
+    const bool fits = task.input_dtype == kTileDtype<A>;
+    const OverlapRows<A> d = {fits ? static_cast<A*>(task.gradient) + span.offset(0) : tile.values,
+                              fits ? task.positions : tile.width};
+    with_target<A>(task, 0, [&](auto target, auto squared) {
+      with_classes([&](auto classes) {
+        softmax_gradient_blocks<classes(), A, squared(), decltype(target)::kClassIndex, kAdded>(of, task.classes, n, d,
+                                                                                                tile.block);
+      });
+    });
+    if (fits) return;
+    for (int64_t c = 0; c < task.classes; ++c) {
+      store_block(d.row(c), task.gradient, task.input_dtype, span.offset(c), n);
     }
   }
 
-  template <bool kSquared>
-  void add_class_sums(double* sums) const {
-    const int64_t C = task.classes;
-    const A* y = tile.class_index;
-    int64_t c = 0;
-    for (; c + 4 <= C; c += 4) {
-      softmax_class_sums4<A, kSquared>(static_cast<A>(c), row(predicted, c), tile.width, y, n, sums + kRegionSums * c);
+  // The same where the ratio has a sigmoid.
+  template <Added kAdded>
+  void write_sigmoid(const BlockGradient<A> of) const {
+    if (!of.inner) fill_row(A(0), tile.inner, n);
+    for (int64_t c = 0; c < task.classes; ++c) {
+      A* d = gradient_row(span, c, tile.share);
+      with_target<A>(task, c, [&](auto target, auto squared) {
+        sigmoid_gradient_row<A, squared(), kAdded>(target, x.row(c), of.p.row(c), t.row(c), of.by_I[c], of.by_P[c],
+                                                   of.inner ? of.inner : tile.inner, of.added.row(c), of.keep, d, n);
+      });
+      write_row(span, c, d, tile.share);
     }
-    for (; c < C; ++c)
-      softmax_class_sums<A, kSquared>(static_cast<A>(c), row(predicted, c), y, n, sums + kRegionSums * c);
-    count_classes(y, n, C, tile.counts, sums);
-    const double any = any_counts(task, ClassTarget<A, true>{}, y, n);
-    for (c = 0; c < C; ++c) sums[kRegionSums * c + 3] += any;
   }
 
   // log p of each position's own class (0 where the logits are gone: only cross-entropy, which does without, keeps p),
@@ -147,7 +178,7 @@ struct OverlapSoftmaxTile {
       fill_row(A(1), tile.share, n);
     }
     if (kept) return fill_row(A(0), tile.log, n);
-    pick_row(x, tile.width, tile.class_index, tile.slope, n);
+    pick_row(x.data, x.step, tile.class_index, tile.slope, n);
     log_row(tile.slope, tile.row_max, tile.log_inverse, tile.log, n);
   }
 
@@ -160,32 +191,32 @@ struct OverlapSoftmaxTile {
       share_row(dense(), second, t.row(c), tile.share, n);
     }
     if (kept) return fill_row(A(0), tile.log, n);
-    log_row(row(x, c), tile.row_max, tile.log_inverse, tile.log, n);
+    log_row(x.row(c), tile.row_max, tile.log_inverse, tile.log, n);
   }
 
-  // Sets slope to the derivative of the second term with respect to log p of the class that own_class or one_class set.
-  void term_slopes() const {
+  // The derivative of the second term with respect to log p of the class that own_class or one_class set.
+  void term_slopes(A* slope) const {
     with_class_term<A>(task, [&](auto term) {
-      term_slope_row(term, tile.log, tile.share, keep(), static_cast<A>(task.second_scale), tile.slope, n);
+      term_slope_row(term, tile.log, tile.share, keep(), static_cast<A>(task.second_scale), slope, n);
     });
   }
 
-  // Sets slope to what the second term adds to the gradient of class c, before the softmax's Jacobian.
-  void class_slopes(int64_t c) const {
+  // What the second term adds to the gradient of class c, before the softmax's Jacobian.
+  void class_slopes(int64_t c, A* slope) const {
     if (task.options.second_softmax()) {
       one_class(c);
-      return term_slopes();
+      return term_slopes(slope);
     }
     with_elements(c, [&](auto target, auto term) {
-      element_slope_row(target, SecondTarget<A>(task, c), term, row(x, c), t.row(c), static_cast<A>(task.second_scale),
-                        tile.slope, n);
+      element_slope_row(target, SecondTarget<A>(task, c), term, x.row(c), t.row(c), static_cast<A>(task.second_scale),
+                        slope, n);
     });
   }
 
   void add_element_terms(double* second) const {
     for (int64_t c = 0; c < task.classes; ++c) {
       with_elements(c, [&](auto target, auto term) {
-        element_term_row(target, SecondTarget<A>(task, c), term, row(x, c), t.row(c), n, second);
+        element_term_row(target, SecondTarget<A>(task, c), term, x.row(c), t.row(c), n, second);
       });
     }
   }
@@ -199,27 +230,5 @@ struct OverlapSoftmaxTile {
         run(dense(), term);
       }
     });
-  }
-
-  // inner: what the softmax takes from the gradient of every class. Leaves the slopes of the own class in `slope`.
-  void add_inner(const double* by_I, const double* by_P) const {
-    fill_row(A(0), tile.inner, n);
-    if (of_own_class()) {
-      own_class();
-      term_slopes();
-      add_to_row(tile.slope, tile.inner, n);
-    }
-    for (int64_t c = 0; c < task.classes; ++c) {
-      if (task.options.softmax()) {
-        with_target<A>(task, c, [&](auto target, auto squared) {
-          softmax_inner_row<A, squared()>(target, row(p, c), t.row(c), static_cast<A>(by_I[c]), static_cast<A>(by_P[c]),
-                                          tile.inner, n);
-        });
-      }
-      if (task.options.second_softmax() && !of_own_class()) {
-        class_slopes(c);
-        add_to_row(tile.slope, tile.inner, n);
-      }
-    }
   }
 };

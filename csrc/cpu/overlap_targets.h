@@ -3,13 +3,13 @@
 
 // The target of class c and whether a position counts for it.
 // kClassIndex: t holds class indices, -1 where ignored; else the dense target, ignored where equal to `ignore` (NaN:
-// never).
+// never). A: a number or a vector.
 template <class A, bool kClassIndex_>
 struct ClassTarget {
   static constexpr bool kClassIndex = kClassIndex_;
   A c, ignore;
-  FL_HD A target(A t) const { return kClassIndex ? (t == c ? A(1) : A(0)) : (t == ignore ? A(0) : t); }
-  FL_HD bool counts(A t) const { return kClassIndex ? t >= A(0) : t != ignore; }
+  FL_HD A target(A t) const { return kClassIndex ? select_(t == c, A(1), A(0)) : select_(t == ignore, A(0), t); }
+  FL_HD auto counts(A t) const { return kClassIndex ? t >= A(0) : t != ignore; }
 };
 
 // Calls run(ClassTarget, squared as a constant) for class c.

@@ -101,6 +101,17 @@ struct Real<double> {
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
 };
 
+}  // namespace detail
+
+FL_HD float select_(bool which, float x, float y) { return which ? x : y; }
+FL_HD double select_(bool which, double x, double y) { return which ? x : y; }
+
+#ifndef FL_CUDA
+#include "math/vector.h"
+#endif
+
+namespace detail {
+
 // Where the system's functions serve: device code, and float64 on a target without FMA, where they are twice as fast.
 #if defined(FL_DEVICE_CODE)
 template <class T>
@@ -116,28 +127,33 @@ constexpr bool kLibrary = std::is_same_v<T, double>;
 // All ones where a, the bits of |x|, are a NaN's; else zero.
 template <class T, class Int>
 FL_HD Int nan_mask(Int a) {
-  return a > bits(infinity_<T>()) ? Int(-1) : Int(0);
+  const auto above = a > bits(infinity_<T>());  // of vectors a mask already
+  if constexpr (std::is_same_v<decltype(above), const bool>)
+    return above ? Int(-1) : Int(0);
+  else
+    return above;
 }
 
 // (e^r - 1 - r) / r^2 for |r| <= 0.3475; adds 3.2e-9 (double: 2.5e-19) to the relative error of e^r.
-FL_HD float exp_tail(float r) {
-  const float r2 = r * r;
-  const float odd = fma_(8.36871564e-3f, r2, 0.166665211f);
-  const float even = fma_(fma_(1.3818359e-3f, r2, 4.16682959e-2f), r2, 0.49999994f);
-  return fma_(odd, r, even);
-}
-FL_HD double exp_tail(double r) {
-  const double r2 = r * r;
-  double odd = fma_(2.5105490906986696e-08, r2, 2.7557254740405416e-06);
-  double even = fma_(2.091488256348507e-09, r2, 2.7557273171941026e-07);
-  odd = fma_(odd, r2, 0.00019841269875342141);
-  even = fma_(even, r2, 2.4801587325920163e-05);
-  odd = fma_(odd, r2, 0.008333333333325985);
-  even = fma_(even, r2, 0.0013888888888883642);
-  odd = fma_(odd, r2, 0.1666666666666667);
-  even = fma_(even, r2, 0.04166666666666667);
-  even = fma_(even, r2, 0.5);
-  return fma_(odd, r, even);
+template <class T>
+FL_HD T exp_tail(T r) {
+  const T r2 = r * r;
+  if constexpr (Real<T>::kMantissa == 23) {
+    const T odd = fma_(8.36871564e-3f, r2, 0.166665211f);
+    const T even = fma_(fma_(1.3818359e-3f, r2, 4.16682959e-2f), r2, 0.49999994f);
+    return fma_(odd, r, even);
+  } else {
+    T odd = fma_(2.5105490906986696e-08, r2, 2.7557254740405416e-06);
+    T even = fma_(2.091488256348507e-09, r2, 2.7557273171941026e-07);
+    odd = fma_(odd, r2, 0.00019841269875342141);
+    even = fma_(even, r2, 2.4801587325920163e-05);
+    odd = fma_(odd, r2, 0.008333333333325985);
+    even = fma_(even, r2, 0.0013888888888883642);
+    odd = fma_(odd, r2, 0.1666666666666667);
+    even = fma_(even, r2, 0.04166666666666667);
+    even = fma_(even, r2, 0.5);
+    return fma_(odd, r, even);
+  }
 }
 
 // x = n ln 2 + r. Returns r; *power holds n + offset in its low bits.
@@ -147,7 +163,7 @@ FL_HD T exp_reduce(T x, int offset, typename Real<T>::Uint* power) {
   const T round = R::kRound + T(offset);
   const T t = fma_(x, R::kLog2e, round);
   const T n = t - round;
-  *power = static_cast<typename R::Uint>(bits(t));
+  *power = __builtin_bit_cast(typename R::Uint, t);
   return fma_(n, -R::kLn2Low, fma_(n, -R::kLn2High, x));
 }
 
@@ -162,6 +178,12 @@ FL_HD T exp_minus(T a) {
   const T y = fma_(fma_(exp_tail(r), r, T(1)), r, T(1)) * from_bits(power << R::kMantissa) * T(0x1p-64);
   return from_bits(bits(y) | nan_mask<T>(b));
 }
+#ifndef FL_CUDA
+template <class A, class V>
+FL_HD Pair<A, V> exp_minus(Pair<A, V> a) {
+  return {exp_minus(a.low), exp_minus(a.high)};
+}
+#endif
 
 // log(1 + f) + k ln 2 for f in [-1/3, 1/3].
 FL_HD float log_assemble(float f, float k) {
