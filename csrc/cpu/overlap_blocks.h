@@ -101,35 +101,35 @@ struct BlockSums {
   }
 };
 
-// p = exp(x - row_max) * inverse of n positions into the rows `to`, row_max and inverse into theirs, where given, and
-// into `sums`. A NaN may be passed over by the maximum, since its own exponential is NaN too. kClasses: as many, held
-// in registers; 0: any number, in `memory` [classes].
+// p = exp(x - row_max) * inverse of n positions into the rows `to`, row_max and inverse into `maxima` and `inverses`
+// where those are given, p also into `sums`. A NaN may be passed over by the maximum, since its own exponential is NaN
+// too. kClasses: as many, held in registers; 0: any number, in `memory` [classes].
 template <int kClasses, class A, class Sums>
 void softmax_blocks(const OverlapRows<const A> x, const int64_t classes, const int64_t n, const OverlapRows<A> to,
-                    A* const row_max, A* const inverse, const Sums sums, Line<A>* const memory) {
+                    A* const maxima, A* const inverses, const Sums sums, Line<A>* const memory) {
   using V = Line<A>;
   each_block<A>(n, [&](int64_t i, int64_t count, auto whole) {
     constexpr bool kWhole = whole();
     constexpr int kCount = kWhole ? kClasses : 0;
     V registers[kCount ? kCount : 1];
     V* const e = kCount ? registers : memory;
-    V most = load_lanes<A, kWhole>(x.row(0) + i, count, A(0)), sum = A(0);
-    e[0] = most;
+    V row_max = load_lanes<A, kWhole>(x.row(0) + i, count, A(0)), sum = A(0);
+    e[0] = row_max;
     each_class<kCount>(1, classes, [&](int64_t c) {
       e[c] = load_lanes<A, kWhole>(x.row(c) + i, count, A(0));
-      most = select_(e[c] > most, e[c], most);
+      row_max = select_(e[c] > row_max, e[c], row_max);
     });
     each_class<kCount>(0, classes, [&](int64_t c) {
-      e[c] = detail::exp_minus(most - e[c]);
+      e[c] = detail::exp_minus(row_max - e[c]);
       sum += e[c];
     });
-    V factor = V(1) / sum;
-    if (row_max) store_lanes<A, kWhole>(most, row_max + i, count);
-    if (inverse) store_lanes<A, kWhole>(factor, inverse + i, count);
-    if (!kWhole) factor = load_lanes<A, false>(reinterpret_cast<const A*>(&factor), count, A(0));
+    V inverse = V(1) / sum;
+    if (maxima) store_lanes<A, kWhole>(row_max, maxima + i, count);
+    if (inverses) store_lanes<A, kWhole>(inverse, inverses + i, count);
+    if (!kWhole) inverse = load_lanes<A, false>(reinterpret_cast<const A*>(&inverse), count, A(0));
     const auto block = sums.template at<kWhole>(i, count);
     each_class<kCount>(0, classes, [&](int64_t c) {
-      const V p = e[c] * factor;
+      const V p = e[c] * inverse;
       if (to.data) store_lanes<A, kWhole>(p, to.row(c) + i, count);
       block.add(c, p);
     });

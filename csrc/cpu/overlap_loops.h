@@ -36,7 +36,7 @@ bool overlap_sums(const OverlapTask& task, OverlapPart part, double* sums, doubl
   bool valid = true;
   each_tile<A>(task, part, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
     valid = valid && (task.class_index ? load_classes(span, tile->class_index) : is_target(span));
-    if (!valid) return;
+    if (!valid || part.first == part.last) return;
     if (task.options.joint()) {
       const OverlapSoftmaxTile<A> all(span, false, tile);
       all.add_sums(sums);
@@ -54,6 +54,7 @@ bool overlap_sums(const OverlapTask& task, OverlapPart part, double* sums, doubl
 template <class A>
 void overlap_gradient(const OverlapTask& task, OverlapPart part, const double* by_I, const double* by_P) {
   each_tile<A>(task, part, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
+    if (part.first == part.last) return;
     if (task.class_index) load_classes(span, tile->class_index);
     if (task.options.joint()) return OverlapSoftmaxTile<A>(span, span.keeps, tile).write_gradient(by_I, by_P);
     for (int64_t c = part.first; c < part.last; ++c) {
