@@ -17,7 +17,7 @@ def load(folder: Path) -> pd.DataFrame:
     files = sorted((folder / "custom").glob("*.csv"))
     if not files:
         return pd.DataFrame()
-    rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    rows = pd.concat([pd.read_csv(file, dtype={"shape": str}) for file in files], ignore_index=True)
     key = ["source", "loss"]
     ratios = rows.pivot_table(index=key, columns="form", values="ratio", sort=False)
     return rows[rows.form == CUSTOM].set_index(key).join(ratios).reset_index()

@@ -76,7 +76,7 @@ PairSums3<A> pairs_gradient(const F f, A* __restrict x, const int32_t* __restric
   for (int32_t j = 0; j < row.n; ++j) {
     const A s = fma_(row.scale, x[j], row.bias);
     const bool own = j == row.own, same = F::kLabels ? groups[j] == row.group : own;
-    const A g = f.gradient(s, own, same, statistics, columns + j * kStep);
+    const A g = f.gradient(s, own, same, statistics, columns + int64_t{j} * kStep);
     of_scale += g * x[j];
     of_bias += g;
     x[j] = g * factor;

@@ -113,7 +113,9 @@ struct SigmoidFocalGamma : Logistic<SigmoidFocalGamma<A, kGamma>, A> {
       power = lower * u;
       slope = power * ce.grad_input + by_u * lower * (s.p * s.q);
     } else {
-      const A tiny = sizeof(A) == sizeof(double) ? A(1e-300) : A(1e-37);  // keeps 0/0 away where p or q underflows: then r is q or p
+      const A tiny = sizeof(A) == sizeof(double)
+                         ? A(1e-300)
+                         : A(1e-37);  // keeps 0/0 away where p or q underflows: then r is q or p
       const A p = s.p > tiny ? s.p : tiny, q = s.q > tiny ? s.q : tiny;
       const A u = p * (A(1) - t) + q * t;
       power = pow_from_log(log_(u), gamma);

@@ -96,8 +96,9 @@ struct SupCon : PairsBase<A> {
   }
   // As the row's and as the column's anchor.
   FL_HD A gradient(A s, bool own, bool same, const A* row, const A* column) const {
-    const A pull = same ? row[1] + column[1] : A(0);
-    return own ? A(0) : exp_(s - row[0]) + exp_(s - column[0]) - pull;
+    const A pull = row[1] + column[1];  // read whatever the pair: a read under a condition is not vectorised
+    const A g = exp_(s - row[0]) + exp_(s - column[0]) - (same ? pull : A(0));
+    return own ? A(0) : g;
   }
 };
 
@@ -122,8 +123,8 @@ struct MultiSimilarity : PairsBase<A> {
   FL_HD bool in_high(bool, bool same) const { return !same; }
   FL_HD A of_positive(A s) const { return -alpha * (s - base); }
   FL_HD A of_negative(A s) const { return beta * (s - base); }
-  FL_HD bool keeps_positive(A s, bool own, bool same, A high) const { return same && !own && !(s - epsilon >= high); }
-  FL_HD bool keeps_negative(A s, bool same, A low) const { return !same && !(s + epsilon <= low); }
+  FL_HD bool keeps_positive(A s, bool own, bool same, A high) const { return same & !own & !(s - epsilon >= high); }
+  FL_HD bool keeps_negative(A s, bool same, A low) const { return !same & !(s + epsilon <= low); }
   FL_HD A shift(A exponent) const { return exponent > A(0) ? finite_shift(exponent) : A(0); }
 
   // log(1 + e^shift sum): 0 where the mining keeps no pair, whose logit the shift was made of.
@@ -142,9 +143,10 @@ struct MultiSimilarity : PairsBase<A> {
     return statistics[2] / alpha + statistics[3] / beta;
   }
   FL_HD A of_anchor(A s, bool own, bool same, const A* anchor) const {
+    const A low = anchor[0], high = anchor[1];
     const A positive = exp_(of_positive(s) - anchor[2]), negative = exp_(of_negative(s) - anchor[3]);
-    const A pushed = keeps_negative(s, same, anchor[0]) ? negative : A(0);
-    return keeps_positive(s, own, same, anchor[1]) ? -positive : pushed;
+    const A pushed = keeps_negative(s, same, low) ? negative : A(0);
+    return keeps_positive(s, own, same, high) ? -positive : pushed;
   }
   FL_HD A gradient(A s, bool own, bool same, const A* row, const A* column) const {
     return of_anchor(s, own, same, row) + of_anchor(s, own, same, column);
