@@ -26,6 +26,7 @@ import torch
 from cases import CASES, DTYPES
 from layouts import LAYOUTS
 from problems import Case, Problem, Variant, as_tuple, differentiable, gradients, incoming
+from product_scale import product_scale
 from tolerances import accumulation_eps, assert_agrees, largest
 
 from fused_losses import _C
@@ -279,19 +280,21 @@ def compare(call: Call, actual: list, want: list, names: list[str], room: list |
     """Raises where a result is off.
 
     What cancels is judged by its terms: those of a loss of logits, given or made, or of both signs are of order one,
-    those of its gradient, summed or averaged, at least of order 1/N (N rows, whose elements may be of order one, where
-    the logits are products); of the teacher's, q log(q/p), of the logits'
-    differences.
+    those of its gradient, summed or averaged, at least of order 1/N (N rows, where the logits are products); of the
+    teacher's, q log(q/p), of the logits' differences.
     """
-    problem, own = call.problem, call.at_least
+    problem, own, magnitude = call.problem, call.at_least, call.magnitude
+    of_rows = max(1.0, float(problem.options.get("temperature", 1.0)))
     products = "products" in problem.case.groups
+    if products and "mahalanobis" not in problem.case.groups:
+        magnitude, of_rows = product_scale(problem)
     cancels = bool(problem.case.logits) or products
     labels = [None] * (len(want) - len(names)) + names
     for i, (a, b, name) in enumerate(zip(actual, want, labels, strict=True)):
         if name is None:
             at_least = 1.0 if cancels or "signed" in problem.case.groups else own
         else:
-            of_terms = max(call.magnitude, 1.0) if name == "target" else 1.0
+            of_terms = max(call.magnitude, 1.0) if name == "target" else of_rows
             items = len(a) if products and a.dim() else a.numel()
             at_least = max(own, of_terms / max(items, 1)) if cancels else own
         assert_agrees(
@@ -299,7 +302,7 @@ def compare(call: Call, actual: list, want: list, names: list[str], room: list |
             within_range(b, a.dtype),
             n_terms=problem.terms(name, call.reduction),
             label=f"gradient of {name}" if name else f"loss {i}",
-            magnitude=call.magnitude,
+            magnitude=magnitude,
             at_least=at_least,
             room=None if room is None else room[i],
         )

@@ -111,13 +111,13 @@ void saturate(A* __restrict values, const int64_t n) {
   for (int64_t i = 0; i < n; ++i) values[i] = at_least_(at_most_(values[i], A(65504)), A(-65504));
 }
 
-// Whether an input or a target lies outside the loss's domain; mask: the target holds integers.
-template <class F, class A>
-FL_HD bool is_valid(const F f, A x, A t, bool mask) {
+// Whether an input or a target lies outside the loss's domain; kOfIntegers: the target holds integers.
+template <bool kOfIntegers, class F, class A>
+FL_HD bool is_valid(const F f, A x, A t) {
   bool valid = true;
   if constexpr (F::kChecks) valid = F::valid_input(x) & F::valid_target(t);
-  if constexpr (F::kMask) {
-    bool allowed = (t == A(0)) | (t == A(1)) | !mask;
+  if constexpr (F::kMask && kOfIntegers) {
+    bool allowed = (t == A(0)) | (t == A(1));
     if constexpr (F::kIgnores) allowed |= f.ignored(t);
     valid &= allowed;
   }
@@ -125,14 +125,14 @@ FL_HD bool is_valid(const F f, A x, A t, bool mask) {
 }
 
 // The first of n elements that is not valid, or n.
-template <class F, class A>
-int64_t first_invalid(const F f, const A* __restrict x, const A* __restrict t, const bool mask, const int64_t n) {
+template <bool kOfIntegers, class F, class A>
+int64_t first_invalid(const F f, const A* __restrict x, const A* __restrict t, const int64_t n) {
   A bad = 0;
 #pragma omp simd reduction(+ : bad)
-  for (int64_t i = 0; i < n; ++i) bad += is_valid(f, x[i], t[i], mask) ? A(0) : A(1);
+  for (int64_t i = 0; i < n; ++i) bad += is_valid<kOfIntegers>(f, x[i], t[i]) ? A(0) : A(1);
   if (bad == A(0)) return n;
   int64_t i = 0;
-  while (is_valid(f, x[i], t[i], mask)) ++i;
+  while (is_valid<kOfIntegers>(f, x[i], t[i])) ++i;
   return i;
 }
 
@@ -224,7 +224,7 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
       return 0;
     }
     if (F::kChecks || (F::kMask && task.mask)) {
-      const int64_t i = first_invalid(f, x, t, task.mask, n);
+      const int64_t i = task.mask ? first_invalid<true>(f, x, t, n) : first_invalid<false>(f, x, t, n);
       if (i < n) {
         note_lowest(task.invalid, at + i);
         return 0;

@@ -58,7 +58,8 @@ struct OfProbability : InTwoSteps<Self, A> {
   static constexpr bool kChecks = true;
   static constexpr const char* kExpectedInput = "input in [0, 1]";
   static constexpr const char* kExpectedTarget = "target in [0, 1]";
-  FL_HD static bool valid_input(A p) { return !(p < A(0)) & !(p > A(1)); }  // NaN is not refused: it propagates
+  // p (1-p) < 0 outside [0, 1]. NaN is not refused: it propagates.
+  FL_HD static bool valid_input(A p) { return !(p * (A(1) - p) < A(0)); }
   FL_HD static bool valid_target(A t) { return valid_input(t); }
   FL_HD static A ahead(A p) { return log1p_neg(p); }
 };
