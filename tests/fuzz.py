@@ -311,7 +311,7 @@ def compare(call: Call, actual: list, want: list, names: list[str], room: list |
 
 
 def nearby(call: Call, want: list) -> list[torch.Tensor]:
-    """How far each result moves when every number given moves by up to eight roundings.
+    """How far each result moves when every number given, options too, moves by up to eight roundings.
 
     Results whose large terms cancel (margin - d, a sum over rows of both signs) are ill-conditioned: no arithmetic of
     that precision gets nearer than this. More than NEARBY of the largest element is a kink or a jump, no rounding.
@@ -323,9 +323,13 @@ def nearby(call: Call, want: list) -> list[torch.Tensor]:
     def moved(name, t):
         return t * (1 - most * torch.rand(t.shape, generator=generator, dtype=t.dtype)) if name in moving else t
 
-    room = [torch.zeros_like(w) for w in want]
+    def option(name, value):
+        return value * (1 - most * numbers.random()) if type(value) is float and name != "ignore_index" else value
+
+    room, numbers = [torch.zeros_like(w) for w in want], random.Random(0)
     for _ in range(8):
-        other = exact(call, call.problem.double().map(moved))
+        problem = call.problem.double().map(moved)
+        other = exact(call, replace(problem, options={n: option(n, v) for n, v in problem.options.items()}))
         room = [torch.maximum(r, (o - w).abs().nan_to_num(0, 0, 0)) for r, o, w in zip(room, other, want)]
     return [r.clamp(max=NEARBY * max(largest(w), 1 / max(w.numel(), 1))) for r, w in zip(room, want)]
 
