@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -111,14 +111,15 @@ def forms(case: Case, rival: str) -> dict[str, Form]:
 
 
 @contextmanager
-def private_compile_cache():
-    """torch.compile's caches in a fresh folder while the block runs, in this process and in those it starts.
+def private_compile_cache(given: Path | None = None):
+    """torch.compile's caches in a fresh folder, or in the given one, while the block runs and in what it starts.
 
     A shared cache may hold code of another instruction set, which once computed half of the elements.
     """
     names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="fused_losses_compile_") as folder:
+    fresh = tempfile.TemporaryDirectory(prefix="fused_losses_compile_")
+    with nullcontext(given) if given else fresh as folder:
         os.environ |= {name: os.path.join(folder, name.lower()) for name in names}
         try:
             yield Path(folder)

@@ -83,6 +83,8 @@ def parse(argv=None) -> argparse.Namespace:
                         help="leave out what the CSV has of these sources; status 75 if time runs out")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=1, help="measure everything so many times")
     parser.add_argument("--prepare", action="store_true", help="only fill torch.compile's cache for a later run")
+    parser.add_argument("--compile-cache", type=Path,
+                        help="a folder, empty before --prepare filled it (default: a fresh one)")  # fmt: skip
     parser.add_argument("--check", action="store_true", help="compare with the bars of targets.py")
     arguments = parser.parse_args(argv)
     suites = CUDA_SUITES if arguments.device == "cuda" else CPU_SUITES
@@ -313,8 +315,9 @@ def main(argv=None) -> int:
         f"{run.facts['machine']}, {run.facts['threads']} threads, torch {run.facts['torch']}, fused kernels: "
         f"{rivals.cpu_isa() if arguments.device == 'cpu' else 'CUDA'}; medians of forward + backward"
     )
-    # A run that only fills the cache does it for the one that started it.
-    with nullcontext() if arguments.prepare else rivals.private_compile_cache():
+    # A run that only fills the cache does it for the one that started it, or for those that are given the same folder.
+    own = arguments.prepare and arguments.compile_cache is None
+    with nullcontext() if own else rivals.private_compile_cache(arguments.compile_cache):
         if arguments.quick and not arguments.prepare:
             compile_ahead(arguments, run.compile_until)
         try:

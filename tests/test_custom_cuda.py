@@ -1,4 +1,4 @@
-"""The CUDA side of custom losses without a GPU: on the emulated device, and through nvcc."""
+"""The CUDA side of custom losses: on the emulated device, through nvcc, and on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import emulated_device
 import gallery
 import pytest
 import test_custom_gallery as on_the_cpu
+import torch
 
 from fused_losses.custom import builder
 
@@ -64,3 +65,28 @@ def test_nvcc_compiles_the_generated_source(tmp_path, monkeypatch):
         _, said = process.communicate()
         assert process.returncode == 0, said
         assert b"sm_90" in unit.with_suffix(".o").read_bytes()
+
+
+ON_A_GPU = {
+    gallery.log_cosh: lambda: (list(torch.randn(2, 61, 53)), []),
+    gallery.generalized_cross_entropy: lambda: ([torch.randn(4, 5, 3)], [torch.arange(12).view(4, 3) % 5]),
+    gallery.matthews: lambda: ([torch.randn(2, 3, 4, 5)], [(torch.rand(2, 3, 4, 5) > 0.5).float()]),
+    gallery.triplet: lambda: (list(torch.randn(3, 4, 100)), []),
+}
+
+
+@pytest.fixture(scope="module")
+def built_for_the_gpu(custom_folder):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    functors = {loss.custom.op_name: loss.custom.functor for loss in ON_A_GPU}
+    if any(builder.find(name, "cuda") is None for name in functors):
+        builder.build(functors, "cuda")
+
+
+@pytest.mark.parametrize("loss", ON_A_GPU, ids=lambda f: f.__name__)
+def test_on_a_gpu(built_for_the_gpu, loss):
+    """Its own kernel, and the numbers of the plain function."""
+    leaves, others = ([t.cuda() for t in tensors] for tensors in ON_A_GPU[loss]())
+    on_the_cpu.same(loss, leaves, others)
+    assert loss.custom.op.has_cuda_kernel

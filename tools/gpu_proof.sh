@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Proof on a GPU, part by part: builds for it, runs the GPU tests, the sanitizers and the benchmark; a summary comes last.
 #
-#   tools/gpu_proof.sh all | build | test | sanitize | roof | bench | summary   [further arguments for pytest or benchmarks.run]
+#   tools/gpu_proof.sh all | build | test | results | sanitize | roof | bench | summary   [further arguments for pytest or benchmarks.run]
 #   tools/gpu_proof.sh dry-run     everything that needs no GPU: CUDA build and link, collection, the benchmark's CPU path
 #
 # A call ends within LIMIT seconds (540): what is running then is cut off, what has not begun waits for the next call.
-# What passed is not run again until a source it depends on changes (FORCE=1 runs it anyway). Tests keep this note for
-# each file, the sanitizers for each tool and file, the benchmark for each loss and size of its CSV. Logs and notes:
+# What passed is not run again until a source it depends on changes (FORCE=1 runs it anyway). The sanitizers keep this
+# note for each tool and share of the calls, the benchmark for each loss and size of its CSV. Logs and notes:
 # build/gpu_proof, packed with the CSV into $OUT/gpu_proof.tar.gz if OUT names a folder.
 # PYTHON (python3) must have torch with CUDA, pytest and hypothesis; TORCH_CUDA_ARCH_LIST defaults to 9.0 (Hopper).
-# TESTED_FILES, SANITIZED_FILES and SANITIZERS narrow the tests and sanitizers, TEST_JOBS (4) and SANITIZER_JOBS (2)
-# processes run at a time.
+# Arguments after `test` choose tests; SANITIZERS names some of the four tools, SANITIZER_SHARES (2) into how many shares
+# the calls of each are parted; TEST_JOBS (4) and SANITIZER_JOBS (2) processes run at a time.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -71,48 +71,47 @@ part_build() {
   once build "$(library)" build_library
 }
 
-# The GPU tests of one file. pytest's 5 means that the file has none.
-test_file() {
-  within "$python" -m pytest -q -rs -p no:cacheprovider "$@"
+# pytest's 5 means that there are none. INT lets it print what it found so far.
+tests() {
+  timeout -s INT -k 20 "$(left)" "$python" -m pytest -q -rfE --tb=short -p no:cacheprovider "$@"
   local status=$?
   [ $status -eq 5 ] || return $status
 }
 part_test() {
   say test
-  local workers=() failed=0 file
+  local workers=() failed=0 alone="two_to_the_31 or on_a_gpu"
   "$python" -c "import xdist" 2>/dev/null && workers=(-n "${TEST_JOBS:-4}")
-  [ $# -gt 0 ] || set -- -k cuda
-  local first="tests/test_cuda.py tests/test_reference_agreement.py tests/test_special_values.py tests/test_gradients.py"
-  for file in ${TESTED_FILES:-$first $(ls tests/test_*.py | grep -vxF "${first// /$'\n'}")}; do
-    once "test-$(basename "$file" .py)" "$(tested) $*" test_file "$file" "${workers[@]}" "$@" || failed=1
-  done
+  if [ $# -gt 0 ]; then
+    once test-chosen "$(tested) $*" tests "${workers[@]}" "$@"
+    return
+  fi
+  # What fills the memory of a GPU has a process of its own.
+  once test-large "$(tested)" tests tests/test_cuda.py tests/test_custom_cuda.py -k "$alone" &
+  once test "$(tested)" tests tests "${workers[@]}" -k "cuda and not ($alone)" || failed=1
+  wait $! || failed=1
   return $failed
 }
 
-# Runs the GPU tests of one file under one tool.
-sanitize_file() {
-  local tool=$1 file=$2
+# Every loss, variant and dtype, and the sizes around packs, warps, blocks and tiles, in shares side by side.
+sanitize_share() {
+  local tool=$1 share=$2
   shift 2
   # Without torch's caching allocator every tensor is an allocation of its own, so that an overrun is seen.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 within compute-sanitizer --tool "$tool" --error-exitcode 99 --report-api-errors no \
-    --print-limit 20 "$python" -m pytest "$file" -q -x -p no:cacheprovider "$@"
-  local status=$?
-  [ $status -eq 5 ] || return $status
+    --print-limit 20 "$python" tests/device_results.py run --shard "$share" --seconds $(($(left) - 25)) "$@"
 }
 part_sanitize() {
   say sanitize
   command -v compute-sanitizer >/dev/null || { echo "gpu_proof: no compute-sanitizer on PATH." >&2; return 1; }
-  [ $# -gt 0 ] || set -- -k "cuda and not large and not compile and not capture and not threads and not 70001 and not 35001"
-  local files=${SANITIZED_FILES:-$(ls tests/test_values_*.py tests/test_reference_agreement.py tests/test_special_values.py \
-    tests/test_gradients.py)}
-  local tool file name digest names=() failed=0
-  digest="$(tested) $*"
+  local shares=${SANITIZER_SHARES:-2} tool share name digest names=() failed=0
+  digest="$(tested) $shares $*"
+  export PYTHONPATH=.
   for tool in ${SANITIZERS:-memcheck racecheck initcheck synccheck}; do
-    for file in $files; do
+    for share in $(seq "$shares"); do
       while [ "$(jobs -rp | wc -l)" -ge "${SANITIZER_JOBS:-2}" ]; do wait -n; done
-      name=$tool-$(basename "$file" .py)
+      name=$tool-$share
       names+=("$name")
-      once "$name" "$digest" sanitize_file "$tool" "$file" "$@" &
+      once "$name" "$digest" sanitize_share "$tool" "$share/$shares" "$@" &
     done
   done
   wait
@@ -120,6 +119,12 @@ part_sanitize() {
     [ "$(cat "$proof/notes/$name")" = "passed $digest" ] || failed=1
   done
   return $failed
+}
+
+# The results for tests/device_results.py compare, where the emulated device is built.
+part_results() {
+  say results
+  PYTHONPATH=. once results "$(tested)" within "$python" tests/device_results.py run --output "$proof/results.pt"
 }
 
 part_roof() {
@@ -140,7 +145,7 @@ part_bench() {
 # Everything to take along, for machines that keep nothing.
 pack() {
   [ -n "${OUT:-}" ] || return 0
-  tar -czf "$OUT/gpu_proof.tar.gz" "$proof"/*.log "$proof/notes" benchmarks/results 2>/dev/null
+  tar -czf "$OUT/gpu_proof.tar.gz" "$proof"/*.log "$proof"/*.pt "$proof/notes" benchmarks/results 2>/dev/null
   echo "packed: $OUT/gpu_proof.tar.gz"
 }
 
@@ -152,7 +157,7 @@ summary() {
     name=$(basename "$note")
     state=$(cut -d' ' -f1 "$note")
     printf '%-44s %-8s %s\n' "$name" "$state" \
-      "$(grep -hE '(passed|failed|no tests ran|deselected).* in [0-9.]+|ERROR SUMMARY|RACECHECK SUMMARY|^fused_losses .*built' \
+      "$(grep -hE '(passed|failed|no tests ran|deselected).* in [0-9.]+|calls on |out of time at|ERROR SUMMARY|RACECHECK SUMMARY|^fused_losses .*built' \
         "$proof/$name.log" 2>/dev/null | sed -E 's/^=+ | =+$//g' | tail -n 2 | paste -sd';')"
   done
 }
@@ -189,7 +194,7 @@ part=${1:-help}
 [ $# -gt 0 ] && shift
 status=0
 case $part in
-  build | test | sanitize | roof | bench)
+  build | test | results | sanitize | roof | bench)
     need_gpu
     "part_$part" "$@" || status=1
     ;;
@@ -197,6 +202,7 @@ case $part in
     need_gpu
     part_build || { summary; exit 1; }
     part_test || status=1
+    part_results || status=1
     part_sanitize || status=1
     part_roof || status=1
     part_bench || status=1
