@@ -192,9 +192,9 @@ def test_input_used_twice(case, device):
     values = torch.rand_like(problem.tensors[first]) * 0.8 + 0.1
     found = []
     for function in (case.function, case.reference):
-        leaf = (values.double() if function is case.reference else values.clone()).requires_grad_()
+        leaf = (values.double().cpu() if function is case.reference else values.clone()).requires_grad_()
         maker = problem.double() if function is case.reference else problem
         loss = total(maker.call(function, case.reduced(), **{first: leaf, same[0]: leaf}))
         found.append(torch.autograd.grad(loss, leaf)[0])
     # A divergence of a distribution from itself has gradient 0: the scale is that of the terms, not of the result.
-    torch.testing.assert_close(found[0].double(), found[1], **tolerance(torch.float32, problem.n_terms))
+    torch.testing.assert_close(found[0].double().cpu(), found[1], **tolerance(torch.float32, problem.n_terms))

@@ -66,6 +66,7 @@ class OverlapLaunches {
     o_.second_weight = options_.second_weight;
     in_registers_ =
         options_.softmax() && o_.class_index && o_.classes <= kMostClasses && o_.input_dtype != Dtype::kFloat64;
+    o_.paired = o_.positions % 2 == 0 && aligned(o_.input, o_.gradient);
     swept_ = options_.joint() && !in_registers_;
     of_all_classes_ = kSecond && (!options_.second_softmax() || options_.label_smoothing != 0);
     choose_chunks();
@@ -103,11 +104,12 @@ class OverlapLaunches {
   // Whether the gradient reads the classes of a position one after the other.
   bool sweeps_gradient() const { return swept_ || (in_registers_ && of_all_classes_); }
 
-  // Chunks of a row such that the items fill the device a few times, no smaller than what repays adding them up.
+  // Chunks of a row such that the items fill the device a few times, no smaller than what repays adding them up. The
+  // sums of all classes are a block's largest expense where it holds them in registers: there each block has one chunk.
   void choose_chunks() {
     const int64_t S = o_.positions, apart = in_registers_ ? o_.samples : o_.samples * o_.classes;
     const int64_t least = in_registers_ ? 4 * kSoftmaxThreads : 8 * kThreads;
-    const int64_t wanted = int64_t{launch_.multiprocessors()} * (in_registers_ ? 16 : 4 * kBlocksPerSm);
+    const int64_t wanted = int64_t{launch_.multiprocessors()} * (in_registers_ ? kRegisterBlocks : 4 * kBlocksPerSm);
     const int64_t chunks = apart > 0 && wanted > apart ? wanted / apart : 1;
     const int64_t even = ((S + chunks - 1) / chunks + least - 1) / least * least;
     const int64_t most = in_registers_ ? kMostCounted * kSoftmaxThreads / least * least : even;
@@ -122,7 +124,7 @@ class OverlapLaunches {
   }
 
   int element_blocks() const { return blocks(o_.samples * o_.classes * o_.chunks, kThreads / o_.team); }
-  int register_blocks() const { return blocks(o_.samples * o_.chunks, 1); }
+  int register_blocks() const { return launch_.grid(o_.samples * o_.chunks, 1, 2048 / kSoftmaxThreads); }
   int position_blocks() const { return launch_.grid(o_.samples * o_.positions, kThreads); }
 
   template <class A>
@@ -231,6 +233,8 @@ class OverlapLaunches {
     if (sweeps_gradient()) {
       run(softmax_gradient_kernel<T>, position_blocks(), kThreads);
     } else if (in_registers_) {
+      o_.chunk = 4 * kSoftmaxThreads;  // nothing is added up
+      o_.chunks = (o_.positions + o_.chunk - 1) / o_.chunk;
       with_register_kernels<T>(o_.classes, [&](auto, auto kernel) { run(kernel, register_blocks(), kSoftmaxThreads); });
     } else {
       with_element_kernels<T, kSecond>(packs<T>(o_.gradient),

@@ -7,6 +7,7 @@
 // Included inside the anonymous namespace of overlap.cu, after the formulas.
 
 constexpr int kSoftmaxThreads = 128;  // all classes of a position in registers: fewer threads, more registers each
+constexpr int kRegisterBlocks = 4;    // that share a multiprocessor
 constexpr int kMostClasses = 32;      // held in registers
 constexpr int kMostCounted = 255;     // positions of a class that a thread counts in a byte
 
@@ -38,6 +39,7 @@ struct OverlapOperands : OverlapProblem {
   int64_t chunk, chunks;                 // positions of a chunk, chunks of a row
   int team;                              // threads that share an item: 1, 32 or kThreads
   bool packed;                           // packs of the input may be read, and written to the gradient
+  bool paired;                           // and what kernels in registers take together
   double* partial;                       // [B, C, chunks, kRegionSums], in the forward
   double* class_sums;                    // [rows, C, kRegionSums]: of all chunks, for what needs all classes; or null
   double* present;                       // [1]: losses of what has a target, at least 1, where the mean is over them

@@ -140,6 +140,57 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- Softmax against class indices, at most kClasses: in registers. Blocks of kSoftmaxThreads. ----
 
+// Neighbouring positions that a thread takes together: as many as fill four bytes of a class.
+template <class T>
+constexpr int kTogether = sizeof(T) < 4 ? 4 / sizeof(T) : 1;
+
+// Values of one class at neighbouring positions.
+template <class T>
+struct alignas(kTogether<T> * sizeof(T)) Neighbours {
+  T v[kTogether<T>];
+};
+
+// The logits of neighbouring positions. x: the first's first, those of the next class S further on; there: how many
+// positions there are; paired: they may be read at once.
+template <class T, int kClasses>
+struct NeighbourLogits {
+  Neighbours<T> of[kClasses];
+
+  __device__ __forceinline__ NeighbourLogits(const T* x, int64_t S, int classes, int there, bool paired) {
+    if (paired) {
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+        if (c < classes) of[c] = *reinterpret_cast<const Neighbours<T>*>(x + c * S);
+      }
+    } else {
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+#pragma unroll
+        for (int j = 0; j < kTogether<T>; ++j) {
+          if (c < classes && j < there) of[c].v[j] = x[c * S + j];
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(T* to, int64_t S, int classes, int there, bool paired) const {
+    if (paired) {
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+        if (c < classes) *reinterpret_cast<Neighbours<T>*>(to + c * S) = of[c];
+      }
+    } else {
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+#pragma unroll
+        for (int j = 0; j < kTogether<T>; ++j) {
+          if (c < classes && j < there) to[c * S + j] = of[c].v[j];
+        }
+      }
+    }
+  }
+};
+
 // The probabilities of one position.
 template <class T, int kClasses>
 struct Position {
@@ -148,11 +199,10 @@ struct Position {
   A log_p;        // of class y, where that is a class and `with_log`
   SoftmaxRow<A> row;
 
-  // x: its first logit, the next S further on.
-  __device__ __forceinline__ Position(const T* x, int64_t S, int classes, int y, bool with_log) {
+  __device__ __forceinline__ Position(const NeighbourLogits<T, kClasses>& x, int j, int classes, int y, bool with_log) {
     A row_max = -infinity_<A>(), sum = 0;
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) p[c] = c < classes ? widen<A>(x[c * S]) : -infinity_<A>();
+    for (int c = 0; c < kClasses; ++c) p[c] = c < classes ? widen<A>(x.of[c].v[j]) : -infinity_<A>();
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) row_max = p[c] > row_max ? p[c] : row_max;
     log_p = 0;
@@ -196,32 +246,35 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
 #pragma unroll
     for (int c = 0; c < kClasses / 4; ++c) G[c] = 0;
 #pragma unroll 1
-    for (int64_t s = begin + threadIdx.x; s < end; s += kSoftmaxThreads) {
-      const int y = static_cast<int>(class_at(o, sample * S + s));
-      const Position<T, kClasses> at(x + s, S, classes, y, both);
+    for (int64_t s = begin + kTogether<T> * threadIdx.x; s < end; s += kTogether<T> * kSoftmaxThreads) {
+      const int there = s + kTogether<T> <= end ? kTogether<T> : static_cast<int>(end - s);
+      const NeighbourLogits<T, kClasses> logits(x + s, S, classes, there, o.paired);
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        const A q = y >= 0 ? at.p[c] : A(0);
-        I[c] += c == y ? q : A(0);
-        P[c] += o.squared ? q * q : q;
-      }
-      const unsigned one = 1u << (8 * (y & 3));
+      for (int j = 0; j < kTogether<T>; ++j) {
+        if (j >= there) break;
+        const int y = static_cast<int>(class_at(o, sample * S + s + j));
+        const Position<T, kClasses> at(logits, j, classes, y, both);
 #pragma unroll
-      for (int c = 0; c < kClasses / 4; ++c) G[c] += c == y >> 2 ? one : 0u;
-      counted += y >= 0;
-      if (!both || y < 0) {
-        if (o.softmax_rows) store_row(o, sample * S + s, at.row);
-        continue;
-      }
-      if (o.softmax_rows) {  // the second term is of all classes
-        store_row(o, sample * S + s, at.row);
-        const PositionTerm<A> term = second_of_position(o, second, x + s, 0, y, at.row);
-        loss += term.loss;
-        count += term.count;
-      } else {
-        const A weight = class_weight<A>(o, y);
-        loss += weight * second.of_class(at.log_p, exp_(at.log_p)).loss;
-        count += o.counts_weights ? weight : A(1);
+        for (int c = 0; c < kClasses; ++c) {
+          const A q = y >= 0 ? at.p[c] : A(0);
+          I[c] += c == y ? q : A(0);
+          P[c] += o.squared ? q * q : q;
+        }
+        const unsigned one = 1u << (8 * (y & 3));
+#pragma unroll
+        for (int c = 0; c < kClasses / 4; ++c) G[c] += c == y >> 2 ? one : 0u;
+        counted += y >= 0;
+        if (o.softmax_rows) store_row(o, sample * S + s + j, at.row);
+        if (!both || y < 0) continue;
+        if (o.softmax_rows) {  // the second term is of all classes
+          const PositionTerm<A> term = second_of_position(o, second, x + s + j, 0, y, at.row);
+          loss += term.loss;
+          count += term.count;
+        } else {
+          const A weight = class_weight<A>(o, y);
+          loss += weight * second.of_class(at.log_p, exp_(at.log_p)).loss;
+          count += o.counts_weights ? weight : A(1);
+        }
       }
     }
 #pragma unroll
@@ -250,7 +303,9 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
 }
 
 template <class T, int kClasses>
-__global__ void __launch_bounds__(kSoftmaxThreads)
+__global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? 2
+                                                   : kClasses > 8 ? 4
+                                                                  : 8)
     register_gradient_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   FL_SHARED(Coefficients<A>, k, [kClasses]);
@@ -269,22 +324,29 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
     const T* x = static_cast<const T*>(o.input) + sample * classes * S;
     T* to = static_cast<T*>(o.gradient) + sample * classes * S;
 #pragma unroll 1
-    for (int64_t s = begin + threadIdx.x; s < end; s += kSoftmaxThreads) {
-      const int y = static_cast<int>(class_at(o, sample * S + s));
-      const Position<T, kClasses> at(x + s, S, classes, y, both);
-      A by_log = 0;
-      if (both && y >= 0) by_log = scale * class_weight<A>(o, y) * second.of_class(at.log_p, exp_(at.log_p)).slope;
-      A inner = by_log;
+    for (int64_t s = begin + kTogether<T> * threadIdx.x; s < end; s += kTogether<T> * kSoftmaxThreads) {
+      const int there = s + kTogether<T> <= end ? kTogether<T> : static_cast<int>(end - s);
+      NeighbourLogits<T, kClasses> logits(x + s, S, classes, there, o.paired);  // later their gradients
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        inner += times_by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c], at.p[c]);
-      }
+      for (int j = 0; j < kTogether<T>; ++j) {
+        if (j >= there) break;
+        const int y = static_cast<int>(class_at(o, sample * S + s + j));
+        const Position<T, kClasses> at(logits, j, classes, y, both);
+        A by_log = 0;
+        if (both && y >= 0) by_log = scale * class_weight<A>(o, y) * second.of_class(at.log_p, exp_(at.log_p)).slope;
+        A inner = by_log;
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        const A d = times_by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c], at.p[c]);
-        const A g = d - at.p[c] * inner + (c == y ? by_log : A(0));
-        if (c < classes) to[c * S + s] = narrow<T>(y >= 0 ? g : A(0));
+        for (int c = 0; c < kClasses; ++c) {
+          inner += times_by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c], at.p[c]);
+        }
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) {
+          const A d = times_by_p(o, k[c], TargetValue<A>{c == y ? A(1) : A(0), true}, at.p[c], at.p[c]);
+          const A g = d - at.p[c] * inner + (c == y ? by_log : A(0));
+          logits.of[c].v[j] = narrow<T>(y >= 0 ? g : A(0));
+        }
       }
+      logits.store(to + s, S, classes, there, o.paired);
     }
     __syncthreads();
   }

@@ -21,8 +21,8 @@ template <class A>
 __device__ __forceinline__ A widen(__nv_bfloat16 x) {
   return static_cast<A>(__bfloat162float(x));
 }
-template <class A>
-__device__ __forceinline__ A widen(uint8_t x) {
+template <class A, class Integer>
+__device__ __forceinline__ std::enable_if_t<std::is_integral_v<Integer>, A> widen(Integer x) {
   return static_cast<A>(x);
 }
 
@@ -50,11 +50,43 @@ __device__ __forceinline__ A load_any(const void* data, Dtype dtype, int64_t i) 
     case Dtype::kUInt8:
       return widen<A>(static_cast<const uint8_t*>(data)[i]);
     case Dtype::kInt32:
-      return static_cast<A>(static_cast<const int32_t*>(data)[i]);
+      return widen<A>(static_cast<const int32_t*>(data)[i]);
     case Dtype::kInt64:
-      return static_cast<A>(static_cast<const int64_t*>(data)[i]);
+      return widen<A>(static_cast<const int64_t*>(data)[i]);
     default:
       return widen<A>(static_cast<const float*>(data)[i]);
+  }
+}
+
+// The elements from `at` on, as many as `values` has room for: one switch for all. kAligned: `data` to 16 bytes, `at`
+// to kSize elements.
+template <bool kAligned, class A, int kSize>
+__device__ __forceinline__ void load_any_values(const void* data, Dtype dtype, int64_t at, A (&values)[kSize]) {
+  const auto from = [&](const auto* typed) {
+    using U = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    constexpr size_t kBytes = kSize * sizeof(U);
+    struct alignas(!kAligned ? alignof(U) : kBytes < 16 ? kBytes : 16) Chunk {
+      U values[kSize];
+    };
+    const Chunk chunk = *reinterpret_cast<const Chunk*>(typed + at);
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) values[k] = widen<A>(chunk.values[k]);
+  };
+  switch (dtype) {
+    case Dtype::kFloat64:
+      return from(static_cast<const double*>(data));
+    case Dtype::kFloat16:
+      return from(static_cast<const __half*>(data));
+    case Dtype::kBFloat16:
+      return from(static_cast<const __nv_bfloat16*>(data));
+    case Dtype::kUInt8:
+      return from(static_cast<const uint8_t*>(data));
+    case Dtype::kInt32:
+      return from(static_cast<const int32_t*>(data));
+    case Dtype::kInt64:
+      return from(static_cast<const int64_t*>(data));
+    default:
+      return from(static_cast<const float*>(data));
   }
 }
 

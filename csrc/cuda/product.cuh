@@ -24,14 +24,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The total of n losses, by one block in a fixed order.
+// The total of n losses.
 template <class A>
-__global__ void __launch_bounds__(kThreads) total_kernel(const A* losses, int64_t n, const Results results) {
-  FL_SHARED(double, shared, [32]);
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += losses[i];
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) store_total<A>(results, results.counted, sum);
+__global__ void __launch_bounds__(kThreads)
+    total_kernel(const A* losses, int64_t n, const Results results, double* partial, unsigned* finished) {
+  double sum = 0, total;
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
+    sum += losses[i];
+  }
+  if (grid_sum(sum, partial, finished, &total)) store_total<A>(results, results.counted, total);
 }
 
 struct CudaProducts : CudaDevice {
@@ -68,7 +69,10 @@ struct CudaProducts : CudaDevice {
     const Launch launch(losses);
     with_floating(dtype_of(losses), [&](auto tag) {
       using A = Accumulation<decltype(tag)>;
-      launch(total_kernel<A>, 1, kThreads, 0, static_cast<const A*>(losses.const_data_ptr()), losses.numel(), results);
+      const int grid = launch.grid(losses.numel(), 4 * kThreads);
+      GridSum sum(launch, losses, grid);
+      launch(total_kernel<A>, grid, kThreads, 0, static_cast<const A*>(losses.const_data_ptr()), losses.numel(),
+             results, sum.data(), sum.finished);
     });
   }
 };

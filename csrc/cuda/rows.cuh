@@ -76,12 +76,12 @@ struct Team {
 
 // Where a row is kept between its passes. Its classes begin at element `base` and lie `step` elements apart; space:
 // [classes] in shared memory. `each` calls run(slot, at, values) for the values that belong to this thread, `at` the
-// first one's class; `get` finds the values of another row at the same place.
+// first one's class; `get` finds the values of another row at the same place. kSlots: of registers, 0 elsewhere.
 
 // In registers, at most kPacks times kSize values per thread; step is 1.
 template <class T, int kSize, int kPacks, class Threads>
 struct RegisterRow {
-  static constexpr bool kShared = false;
+  static constexpr int kSlots = kPacks, kValues = kSize;
   Values<T, kSize> held[kPacks];
   int64_t classes;
 
@@ -114,7 +114,7 @@ struct RegisterRow {
 // In shared memory; a thread reads only what it wrote. step is 1.
 template <class T, int kSize, int, class Threads>
 struct SharedRow {
-  static constexpr bool kShared = true;
+  static constexpr int kSlots = 0, kValues = kSize;
   T* held;
   int64_t classes;
 
@@ -143,7 +143,7 @@ struct SharedRow {
 // Not kept: read again by every pass.
 template <class T, int kSize, int, class Threads>
 struct GlobalRow {
-  static constexpr bool kShared = false;
+  static constexpr int kSlots = 0, kValues = kSize;
   const T* x;
   int64_t step, classes;
 
@@ -168,7 +168,7 @@ struct GlobalRow {
 // As GlobalRow, of any dtype, value by value in the accumulation dtype A.
 template <class A, int, int, class Threads>
 struct AnyRow {
-  static constexpr bool kShared = false;
+  static constexpr int kSlots = 0, kValues = 1;
   const void* data;
   Dtype dtype;
   int64_t base, step, classes;
@@ -216,9 +216,30 @@ __device__ __forceinline__ Softmax<A> finish_softmax(A rate, A row_max, A sum) {
   return {rate, row_max, log_(sum), A(1) / sum};  // a row of -inf alone: -inf - -inf, NaN as torch
 }
 
+// Of a row in registers: its maximum first, then one exponential for each value, which use(slot, i, e) may keep.
+template <class A, class T, class Threads, class Row, class Use>
+__device__ __forceinline__ Running<A> held_softmax(const Row& row, A rate, const Use& use) {
+  A row_max = -infinity_<A>(), sum = 0;
+  row.each([&](int, int64_t, const auto& x) {
+#pragma unroll
+    for (int i = 0; i < Row::kValues; ++i) row_max = widen<A>(x.v[i]) > row_max ? widen<A>(x.v[i]) : row_max;
+  });
+  row_max = Threads::maximum(row_max);
+  row.each([&](int slot, int64_t, const auto& x) {
+#pragma unroll
+    for (int i = 0; i < Row::kValues; ++i) {
+      const A e = exp_below<ExpPolicy<T>>(widen<A>(x.v[i]), row_max, rate);
+      use(slot, i, e);
+      sum += e;
+    }
+  });
+  return {row_max, Threads::sum(sum)};
+}
+
 template <class A, class T, class Threads, class Row>
 __device__ __forceinline__ Running<A> running_softmax(const Row& row, A rate) {
   using Policy = ExpPolicy<T>;
+  if constexpr (Row::kSlots > 0) return held_softmax<A, T, Threads>(row, rate, [](int, int, A) {});
   A row_max = -infinity_<A>(), sum = 0;
   row.each([&](int, int64_t, const auto& x) {
     constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);

@@ -67,14 +67,21 @@ __device__ __forceinline__ void write_row(const Row& row, T* to, int64_t step, c
   });
 }
 
-// The gradient against class y: slope (delta - p) + pull p.
-template <class A, class T, class Row>
-__device__ __forceinline__ void write_index_gradient(const Row& row, T* to, int64_t step, const Softmax<A>& s,
-                                                     int64_t y, A slope, A pull) {
-  const A factor = (pull - slope) * s.inverse;
-  write_row<A>(row, to, step, [&](int64_t c, A x) {
-    const A g = exp_<ExpPolicy<T>>((x - s.row_max) * s.rate) * factor;
-    return c == y ? g + slope : g;
+// The gradient against class y: slope (delta - p) + pull p, p from exponential(slot, i, x) = exp(x - row_max).
+template <class A, class T, class Row, class Exponential>
+__device__ __forceinline__ void write_index_gradient(const Row& row, T* to, int64_t step, A inverse, int64_t y, A slope,
+                                                     A pull, const Exponential& exponential) {
+  const A factor = (pull - slope) * inverse;
+  row.each([&](int slot, int64_t at, const auto& x) {
+    auto out = x;
+    constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
+    const int here = y >= at && y < at + kSize ? static_cast<int>(y - at) : -1;
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const A g = exponential(slot, i, widen<A>(x.v[i])) * factor;
+      out.v[i] = narrow<T>(i == here ? g + slope : g);
+    }
+    store_values<T, kSize>(to + at * step, out);
   });
 }
 
@@ -107,12 +114,26 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const SoftmaxOp
     class_logit = widen<A>(x[y * step]);
     Threads::finish_reads();
   }
-  const Softmax<A> s = row_softmax<A, T, Threads>(row, A(1));
+  constexpr bool kKeeps = kTarget == Target::kClassIndex && Row::kSlots > 0;
+  A kept[kKeeps ? Row::kSlots : 1][kKeeps ? Row::kValues : 1];  // exponentials
+  Softmax<A> s;
+  if constexpr (kKeeps) {
+    const Running<A> r = held_softmax<A, T, Threads>(row, A(1), [&](int slot, int i, A e) { kept[slot][i] = e; });
+    s = finish_softmax(A(1), r.row_max, r.sum);
+  } else {
+    s = row_softmax<A, T, Threads>(row, A(1));
+  }
   const A scale = row_scale<A>(o, position);
   const ClassTerms<A> normaliser = row_normaliser(o, s);
   if constexpr (kTarget == Target::kClassIndex) {
     const ClassTerms<A> t = index_terms(f, o, s, class_logit, y);
-    if (to) write_index_gradient<A>(row, to, step, s, y, scale * t.slope, scale * normaliser.slope);
+    if (to) {
+      write_index_gradient<A>(row, to, step, s.inverse, y, scale * t.slope, scale * normaliser.slope,
+                              [&](int slot, int i, A x) {
+                                if constexpr (kKeeps) return kept[slot][i];
+                                return exp_<ExpPolicy<T>>(x - s.row_max);
+                              });
+    }
     return t.loss + normaliser.loss;
   } else {
     const A kept = static_cast<A>(1 - o.label_smoothing), spread = static_cast<A>(o.label_smoothing / o.classes);
@@ -157,6 +178,24 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxO
     return f(u, *p, v, *q);
   };
   A loss = 0, slope_x = 0, slope_z = 0, p, q;
+  if constexpr (F::kKnownSlope) {  // the gradient of the input in the pass of the loss
+    if (!o.grad_target) {
+      const A scale = row_scale<A>(o, position) * f.rate;
+      row.each([&](int slot, int64_t at, const auto& x) {
+        constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
+        const auto z = other.get(slot, at);
+        auto grad = x;
+#pragma unroll
+        for (int i = 0; i < kSize; ++i) {
+          const PairTerms<A> t = terms(widen<A>(x.v[i]), widen<A>(z.v[i]), &p, &q);
+          loss += t.loss;
+          grad.v[i] = narrow<T>(scale * (t.slope_input - p * f.slope_of_all()));
+        }
+        if (o.grad_input) store_values<T, kSize>(static_cast<T*>(o.grad_input) + base + at * step, grad);
+      });
+      return Threads::sum(loss);
+    }
+  }
   row.each([&](int slot, int64_t at, const auto& x) {
     constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
     const auto z = other.get(slot, at);
@@ -271,7 +310,10 @@ __global__ void __launch_bounds__(kMostThreads) split_index_kernel(const F f, co
       const ClassTerms<A> t = index_terms(f, o, s, static_cast<const A*>(o.class_logits)[position], y);
       const ClassTerms<A> normaliser = row_normaliser(o, s);
       const A scale = row_scale<A>(o, position);
-      if (to) write_index_gradient<A>(row, to, 1, s, y - begin, scale * t.slope, scale * normaliser.slope);
+      if (to) {
+        write_index_gradient<A>(row, to, 1, s.inverse, y - begin, scale * t.slope, scale * normaliser.slope,
+                                [&](int, int, A x) { return exp_<ExpPolicy<T>>(x - s.row_max); });
+      }
       loss = t.loss + normaliser.loss;
     }
     if (threadIdx.x == 0 && part % o.splits == 0) {

@@ -4,9 +4,7 @@ constexpr int64_t kOwnShared = 2048;  // more than what the kernels declare them
 
 // The device's most shared memory for one block, less the kernels' own.
 inline int64_t shared_bytes(int device) {
-  const int64_t bytes = device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>(device);
-  constexpr int64_t kTwoBlocks = 100 * 1024;  // at least two blocks of a large multiprocessor
-  return bytes - kOwnShared < kTwoBlocks ? bytes - kOwnShared : kTwoBlocks;
+  return device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>(device) - kOwnShared;
 }
 
 template <Target kTarget, class F, class T>

@@ -22,12 +22,15 @@ FL_HD A excess_divergence(A q, A p, A d) {
 template <class A>
 struct KLDivWithLogits : Plain<KLDivWithLogits<A>> {
   static constexpr bool kPair = true;
+  static constexpr bool kKnownSlope = true;  // the sum of slope_input over a distribution, without computing it
 
   A rate, factor;
 
   explicit KLDivWithLogits(const Options& options)
       : rate(static_cast<A>(1 / options.temperature)),
         factor(static_cast<A>(options.temperature * options.temperature)) {}
+
+  FL_HD A slope_of_all() const { return -factor; }
 
   FL_HD PairTerms<A> operator()(A u, A p, A v, A q) const {
     const A share = factor * q, slope_target = q == A(0) ? A(0) : share * (v - u);
@@ -40,6 +43,7 @@ struct KLDivWithLogits : Plain<KLDivWithLogits<A>> {
 template <class A>
 struct JSDivWithLogits : Plain<JSDivWithLogits<A>> {
   static constexpr bool kPair = true;
+  static constexpr bool kKnownSlope = false;
 
   A rate, beta;
 
