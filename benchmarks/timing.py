@@ -84,8 +84,8 @@ class Cpu:
 class Cuda:
     """The same on CUDA: events are read after the whole run, so nothing waits between calls.
 
-    After a flush the device is kept busy for a millisecond, in which the host enqueues the call: a cold figure is of the
-    device alone. Without it a call of less than 0.3 ms is measured by how fast the host launches it.
+    After a flush the device is kept busy for a millisecond, in which the host enqueues the call: a cold figure is of
+    the device alone. Without it a call of less than 0.3 ms is measured by how fast the host launches it.
     """
 
     BUSY = 2_000_000  # cycles
