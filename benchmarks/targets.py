@@ -68,6 +68,16 @@ COMPUTE_BOUND = (
     "expected_bleu_loss",
     "mahalanobis_distance",
     "mahalanobis_loss",
+    "linear_cross_entropy",
+    "linear_kl_div",
+    "linear_js_div",
+    "info_nce_loss",
+    "clip_loss",
+    "siglip_loss",
+    "nt_xent_loss",
+    "sup_con_loss",
+    "multi_similarity_loss",
+    "triplet_batch_hard_loss",
 )
 
 
