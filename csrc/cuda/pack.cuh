@@ -63,14 +63,19 @@ __device__ __forceinline__ A load_any(const void* data, Dtype dtype, int64_t i) 
 template <bool kAligned, class A, int kSize>
 __device__ __forceinline__ void load_any_values(const void* data, Dtype dtype, int64_t at, A (&values)[kSize]) {
   const auto from = [&](const auto* typed) {
-    using U = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
-    constexpr size_t kBytes = kSize * sizeof(U);
-    struct alignas(!kAligned ? alignof(U) : kBytes < 16 ? kBytes : 16) Chunk {
-      U values[kSize];
-    };
-    const Chunk chunk = *reinterpret_cast<const Chunk*>(typed + at);
+    if constexpr (kAligned) {
+      using U = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+      constexpr size_t kBytes = kSize * sizeof(U);
+      struct alignas(kBytes < 16 ? kBytes : 16) Chunk {
+        U values[kSize];
+      };
+      const Chunk chunk = *reinterpret_cast<const Chunk*>(typed + at);
 #pragma unroll
-    for (int k = 0; k < kSize; ++k) values[k] = widen<A>(chunk.values[k]);
+      for (int k = 0; k < kSize; ++k) values[k] = widen<A>(chunk.values[k]);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kSize; ++k) values[k] = widen<A>(typed[at + k]);
+    }
   };
   switch (dtype) {
     case Dtype::kFloat64:
