@@ -118,8 +118,7 @@ def private_compile_cache(given: Path | None = None):
     """
     names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}
-    fresh = tempfile.TemporaryDirectory(prefix="fused_losses_compile_")
-    with nullcontext(given) if given else fresh as folder:
+    with nullcontext(given) if given else tempfile.TemporaryDirectory(prefix="fused_losses_compile_") as folder:
         os.environ |= {name: os.path.join(folder, name.lower()) for name in names}
         try:
             yield Path(folder)

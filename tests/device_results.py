@@ -27,6 +27,7 @@ from tolerances import assert_agrees
 
 LARGEST = 40_000  # elements
 KEPT = 2_000  # elements of a result that goes into the file
+OUT_OF_TIME = 75  # status of a run that did not come to its end
 
 
 def problems(device: str, dtypes=DTYPES, shard: str = "1/1") -> Iterator[tuple[str, Problem, str | None]]:
@@ -62,11 +63,12 @@ def results(problem: Problem, reduction: str | None) -> list[torch.Tensor]:
 
 
 def run(arguments) -> int:
-    kept, count, end = {}, 0, time.monotonic() + arguments.seconds
+    kept, count, end, status = {}, 0, time.monotonic() + arguments.seconds, 0
     dtypes = [getattr(torch, name) for name in arguments.dtypes.split(",")]
     for name, problem, reduction in problems(arguments.device, dtypes, arguments.shard):
         if time.monotonic() > end:
             print(f"out of time at {name}")
+            status = OUT_OF_TIME
             break
         count += 1
         found = [t.cpu() for t in results(problem, reduction)]
@@ -75,7 +77,7 @@ def run(arguments) -> int:
     if arguments.output:
         torch.save(kept, arguments.output)
     print(f"{count} calls on {arguments.device}, the results of {len(kept)} kept")
-    return 0
+    return status
 
 
 def compare(arguments) -> int:

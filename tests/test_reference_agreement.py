@@ -33,7 +33,9 @@ def compare(problem, names, reduction, kind):
 
 
 def cancelling(problem, name, losses) -> float:
-    """The magnitude of the terms of a gradient that may cancel to much less, by the order they are added in."""
+    """On a GPU, which adds in its own order: the magnitude of terms of a gradient that may cancel to much less."""
+    if not problem.arguments[name].is_cuda:
+        return 0.0
     if "products" in problem.case.groups:  # a mean over rows; each of one pair alone is a zero made of a one and a one
         return 1 / max(problem.arguments[name].shape[:1], default=1)
     if name == "weight":  # a mean over weights takes the mean itself from each of its terms

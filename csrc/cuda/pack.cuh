@@ -37,62 +37,52 @@ __device__ __forceinline__ T narrow(A x) {
   }
 }
 
-// Element i of an array of any dtype. The switch is the same for all threads.
-template <class A>
-__device__ __forceinline__ A load_any(const void* data, Dtype dtype, int64_t i) {
+// run(pointer) with `data` as what it is. The switch is the same for all threads.
+template <class Run>
+__device__ __forceinline__ auto with_typed(const void* data, Dtype dtype, const Run& run) {
   switch (dtype) {
     case Dtype::kFloat64:
-      return widen<A>(static_cast<const double*>(data)[i]);
+      return run(static_cast<const double*>(data));
     case Dtype::kFloat16:
-      return widen<A>(static_cast<const __half*>(data)[i]);
+      return run(static_cast<const __half*>(data));
     case Dtype::kBFloat16:
-      return widen<A>(static_cast<const __nv_bfloat16*>(data)[i]);
+      return run(static_cast<const __nv_bfloat16*>(data));
     case Dtype::kUInt8:
-      return widen<A>(static_cast<const uint8_t*>(data)[i]);
+      return run(static_cast<const uint8_t*>(data));
     case Dtype::kInt32:
-      return widen<A>(static_cast<const int32_t*>(data)[i]);
+      return run(static_cast<const int32_t*>(data));
     case Dtype::kInt64:
-      return widen<A>(static_cast<const int64_t*>(data)[i]);
+      return run(static_cast<const int64_t*>(data));
     default:
-      return widen<A>(static_cast<const float*>(data)[i]);
+      return run(static_cast<const float*>(data));
   }
+}
+
+// Element i of an array of any dtype.
+template <class A>
+__device__ __forceinline__ A load_any(const void* data, Dtype dtype, int64_t i) {
+  return with_typed(data, dtype, [&](const auto* from) { return widen<A>(from[i]); });
 }
 
 // The elements from `at` on, as many as `values` has room for: one switch for all. kAligned: `data` to 16 bytes, `at`
 // to kSize elements.
 template <bool kAligned, class A, int kSize>
 __device__ __forceinline__ void load_any_values(const void* data, Dtype dtype, int64_t at, A (&values)[kSize]) {
-  const auto from = [&](const auto* typed) {
+  with_typed(data, dtype, [&](const auto* from) {
+    using U = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
+    constexpr size_t kBytes = kSize * sizeof(U);
+    struct alignas(kBytes < 16 ? kBytes : 16) Chunk {
+      U values[kSize];
+    } chunk;
     if constexpr (kAligned) {
-      using U = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
-      constexpr size_t kBytes = kSize * sizeof(U);
-      struct alignas(kBytes < 16 ? kBytes : 16) Chunk {
-        U values[kSize];
-      };
-      const Chunk chunk = *reinterpret_cast<const Chunk*>(typed + at);
-#pragma unroll
-      for (int k = 0; k < kSize; ++k) values[k] = widen<A>(chunk.values[k]);
+      chunk = *reinterpret_cast<const Chunk*>(from + at);
     } else {
 #pragma unroll
-      for (int k = 0; k < kSize; ++k) values[k] = widen<A>(typed[at + k]);
+      for (int k = 0; k < kSize; ++k) chunk.values[k] = from[at + k];
     }
-  };
-  switch (dtype) {
-    case Dtype::kFloat64:
-      return from(static_cast<const double*>(data));
-    case Dtype::kFloat16:
-      return from(static_cast<const __half*>(data));
-    case Dtype::kBFloat16:
-      return from(static_cast<const __nv_bfloat16*>(data));
-    case Dtype::kUInt8:
-      return from(static_cast<const uint8_t*>(data));
-    case Dtype::kInt32:
-      return from(static_cast<const int32_t*>(data));
-    case Dtype::kInt64:
-      return from(static_cast<const int64_t*>(data));
-    default:
-      return from(static_cast<const float*>(data));
-  }
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) values[k] = widen<A>(chunk.values[k]);
+  });
 }
 
 template <class A>

@@ -1,0 +1,172 @@
+"""What custom losses refuse: one sentence, with the line and what to write instead."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import gallery
+import pytest
+import torch
+
+from fused_losses import custom
+
+CONSTANT = torch.ones(3)
+
+
+def reduces(input, target):
+    return (input - target).abs().sum()
+
+
+def branches(input, target):
+    if (input > target).any():
+        return input
+    return target
+
+
+def branches_on_option(input, target, *, beta=1.0):
+    return input if beta == 0 else target
+
+
+def changes_shape(input, target):
+    return (input - target)[0]
+
+
+def looks_back(input, target):
+    return torch.cumsum(input - target, 0)
+
+
+def captures(input, target):
+    return (input - target) * CONSTANT
+
+
+def counts(input, target):
+    return (input - target).long()
+
+
+def fails(input, target):
+    return input.no_such_method()
+
+
+def loops(input, target):
+    while input.abs().max() > 1:
+        input = input / 2
+    return input - target
+
+
+def takes_a_number(input, target):
+    return target * math.exp(input[0, 0])
+
+
+def is_of_another_shape(input, target, *, scale=1.0):
+    return 2 * scale
+
+
+def is_longer(input, target):
+    return torch.ones(5)
+
+
+def is_an_outer_difference(input, target):
+    return input.unsqueeze(-1) - target.unsqueeze(-2)
+
+
+def draws(input, target):
+    return input + torch.rand_like(target)
+
+
+@pytest.mark.parametrize(
+    "function, says",
+    [
+        (reduces, r"reduces: cannot fuse torch.sum in line \d+ \(`return .*sum\(\)`\); write a loss for each element"),
+        (branches, r"branches: cannot fuse torch.any in line \d+ .*; write a loss for each element"),
+        (branches_on_option, r"branches_on_option: cannot fuse a Python value made of a tensor's .* torch.where"),
+        (changes_shape, r"changes_shape: cannot fuse torch.select in line \d+"),
+        (looks_back, r"looks_back: cannot fuse torch.cumsum in line \d+"),
+        (captures, r"captures: cannot fuse a tensor from outside the function in line \d+ .*as an argument"),
+        (counts, r"counts: cannot fuse torch._?to_copy of these dtypes"),
+        (fails, r"fails: expected a formula of PyTorch on tensors, got AttributeError: .*no_such_method"),
+        (loops, r"loops: cannot fuse torch.max in line \d+ \(`while input.*`\); write a loss for each element"),
+        (takes_a_number, r"takes_a_number: cannot fuse torch.select in line \d+"),
+        (is_of_another_shape, r"is_of_another_shape: expected a loss for each element, got one of another shape"),
+        (is_longer, r"is_longer: cannot fuse torch.ones, which changes the shape, in line \d+"),
+        (is_an_outer_difference, r"is_an_outer_difference: cannot fuse torch.unsqueeze, which changes the shape"),
+        (draws, r"draws: cannot fuse torch.rand_like in line \d+ .*; write noise as one more tensor"),
+        (lambda input: 1.0, r"expected a tensor to be returned, got float"),
+        (lambda a, b, c, d, e: a, r"expected one to 4 tensors, got 5 \(a, b, c, d, e\)"),
+        (lambda input, target=1: input, r"expected tensors without defaults, then options after `\*`, got target=1"),
+        (lambda input, *, weight=1.0: input, r"expected names other than reduction, weight, .* got weight"),
+    ],
+)
+def test_refused(function, says):
+    with pytest.raises(ValueError, match=says) as raised:
+        custom.elementwise(function)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_its_source_a_function_is_read_all_the_same():
+    """Of a function that was typed in or made by `exec` the messages name the line and cannot show it."""
+    made = {"torch": torch}
+    exec("def typed(input, target):\n    return torch.sinh(input - target)\n"
+         "def wrong(input, target):\n    return input.sum()\n", made)  # fmt: skip
+    assert "sinh_(" in custom.elementwise(made["typed"]).source
+    with pytest.raises(ValueError, match=r"^wrong: cannot fuse torch.sum in line 4; write a loss for each element"):
+        custom.elementwise(made["wrong"])
+
+
+@pytest.mark.parametrize("thing", [torch.abs, 3, functools.partial(branches, 1), torch.nn.MSELoss()])
+def test_only_a_function_is_decorated(thing):
+    with pytest.raises(TypeError, match=r"expected a function to decorate, got \w+$"):
+        custom.elementwise(thing, name="thing")
+
+
+def test_options_of_the_decorator_are_checked():
+    for name in ("$(touch pwned)", "x y", "lambda", None):
+        with pytest.raises(ValueError, match=r"custom: expected a name for the loss by name=, got '") as raised:
+            custom.elementwise(lambda input: input, name=name)
+        assert repr(name or "<lambda>") in str(raised.value)
+    for options, says in (
+        ({"differentiable": ("inputs",)}, "expected differentiable among input, target, got inputs"),
+        ({"ignores": True}, "expected a second tensor whose elements are ignored, got 1 tensor"),
+    ):
+        function = (lambda input: input) if "ignores" in options else (lambda input, target: input)
+        with pytest.raises(ValueError, match=says):
+            custom.elementwise(function, name="loss", **options)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        custom.elementwise(branches, dtype=torch.float32)
+
+
+def test_other_families_refuse_in_the_same_words():
+    for decorate, function, says in (
+        (custom.softmax, lambda log_p: log_p, r"expected 2 tensors, got 1 \(log_p\)"),
+        (custom.softmax, lambda log_p, p: -log_p.sum(), r"cannot fuse torch.sum"),
+        (custom.overlap, lambda a, b: a, r"expected 3 tensors, got 2 \(a, b\)"),
+        (custom.overlap, lambda i, p, g, *, squared=1.0: i, r"expected names other than .*squared.*, got squared"),
+        (custom.row_sums(term=lambda a, b: a * b), lambda total, a: total, r"expected a target with a name of its own"),
+        (custom.row_sums(term=lambda a: a.mean()), lambda total: total, r"cannot fuse torch.mean"),
+    ):
+        with pytest.raises(ValueError, match=says) as raised:
+            decorate(function)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("default", [True, None, "mean"])
+def test_an_option_is_a_number(default):
+    function = lambda input, target, *, beta: input * beta  # noqa: E731
+    function.__kwdefaults__ = {"beta": default}
+    with pytest.raises(TypeError, match="expected option beta to have a number as its default, got"):
+        custom.elementwise(function)
+
+
+def test_calls_are_checked_as_a_built_in_loss_checks_them(gallery_built):
+    x = torch.zeros(2, 3)
+    for call, error, says in (
+        (lambda: gallery.log_cosh(x, x[0]), ValueError, r"log_cosh: expected target of shape \(2, 3\), got \(3,\)"),
+        (lambda: gallery.log_cosh(x, x, scale="1"), TypeError, "log_cosh: expected scale to be a number, got str"),
+        (lambda: gallery.log_cosh(x, x, scale=float("nan")), ValueError, "log_cosh: expected scale"),
+        (lambda: gallery.log_cosh(x, x, reduction="median"), ValueError, "log_cosh: expected reduction to be one of"),
+        (lambda: gallery.log_cosh(x, x, weight=x[:, :2]), ValueError, "log_cosh: expected weight to broadcast"),
+        (lambda: gallery.log_cosh(x.long(), x), TypeError, "log_cosh: expected input of dtype"),
+        (lambda: gallery.log_cosh(x, x, beta=1), TypeError, "unexpected keyword argument 'beta'"),
+    ):
+        with pytest.raises(error, match=says):
+            call()
