@@ -231,6 +231,21 @@ def test_any_tile_gives_the_same_loss(name, dtype, tile_bytes):
             torch.testing.assert_close(a, b, rtol=4 * torch.finfo(b.dtype).eps, atol=2e-6)
 
 
+@pytest.mark.parametrize("rows", [7, None])
+def test_similarities_too_large_to_be_rounded_alike(rows, tile_bytes, device):
+    """A similarity of 1e12, and that of the same pair the other way round, may be rounded thousands apart: which of the
+    two is the larger is not said, but no probability is above 1."""
+    features = (1e6 * torch.randn(N, 5)).to(device).requires_grad_()
+    labels = (torch.arange(N, device=device) // 3) % 4
+    tile_bytes(rows * N * 4 if rows else 0)
+    loss = F.sup_con_loss(features, labels, normalize=False)
+    (gradient,) = torch.autograd.grad(loss, features)
+    want = F.sup_con_loss.reference(features.detach().double(), labels, normalize=False)
+    torch.testing.assert_close(loss.double(), want, rtol=1e-6, atol=0)
+    of_a_pair = 2 / (N * 0.07) * float(features.detach().norm(dim=1).max())
+    assert gradient.norm(dim=1).max() <= 2 * N * of_a_pair
+
+
 def parts(rows):
     """Three processes, of which the last has fewer rows."""
     return [(0, 8), (8, 16), (16, rows)]

@@ -23,6 +23,7 @@ CAPTURE = "while a CUDA graph is captured"
 MANY = "of more than 2^32 elements"
 NAMED = {  # by the beginning of the line
     ("elementwise.cu", "const int64_t row = at / o.positions;"): MANY,
+    ("elementwise.cu", "ClassTargets(o, at).read(targets);"): NEIGHBOUR,
     ("elementwise.cu", "set(at, row, row / o.classes);"): MANY,
     ("launch.cuh", "};"): CAPTURE,
     ("launch.cuh", "*keep = fresh();"): CAPTURE,

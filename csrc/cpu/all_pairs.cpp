@@ -33,16 +33,14 @@ struct CpuAllPairs : CpuProducts {
     run(loops().entries[loss_of(id).place].gradient, options, problem);
   }
 
-  static void columns(const PairsProblem& problem, const Tensor&, bool first) {
-    for (int64_t j = 0; first && j < problem.columns; ++j) {
-      store_scalar(-std::numeric_limits<double>::infinity(), problem.column_max, problem.dtype, j);
-      problem.column_sum[j] = 0;
-    }
-    const PairsTask task{problem};
-    const auto loop = loops().columns[problem.dtype == Dtype::kFloat64];
-    const int64_t blocks = (problem.columns + kColumnBlock - 1) / kColumnBlock;
+  static void columns(LossId id, const Options& options, const PairsProblem& problem, const Tensor&, bool first) {
+    PairsTask task{problem};
+    task.options = &options;
+    task.first_merge = first;
+    const PairsLoop loop = loops().entries[loss_of(id).place].columns[problem.dtype == Dtype::kFloat64];
+    const int64_t from = problem.merged_from, blocks = (problem.columns - from + kColumnBlock - 1) / kColumnBlock;
     parallel(blocks, problem.rows * kColumnBlock * 2, [&](int64_t begin, int64_t end) {
-      loop(task, begin * kColumnBlock, std::min(end * kColumnBlock, problem.columns));
+      loop(task, from + begin * kColumnBlock, std::min(from + end * kColumnBlock, problem.columns));
     });
   }
 
@@ -51,7 +49,7 @@ struct CpuAllPairs : CpuProducts {
     const Dtype dtype = problem.dtype;
     for (int64_t j = 0; problem.rows > 0 && j < problem.columns; ++j) {
       const double most = load_scalar(problem.column_max, dtype, j);
-      const double log_sum = (std::isfinite(most) ? most : 0) + std::log(problem.column_sum[j]);
+      const double log_sum = (std::isfinite(most) ? most : 0) + std::log(problem.column_sums[j]);
       store_scalar(log_sum, problem.column_statistics, dtype, j);
     }
     for (int64_t i = 0; i < problem.rows; ++i) {

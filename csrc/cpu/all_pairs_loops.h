@@ -101,9 +101,13 @@ void statistics_of_rows(const PairsTask& task, int64_t begin, int64_t end) {
   const F f(*task.options);
   for (int64_t i = begin; i < end; ++i) {
     const PairsRow<A> row = pairs_row<A>(task, i);
-    const Extremes<A> of = F::kStatistics > 0 ? pairs_extremes(f, row.x, row.groups, row) : Extremes<A>{};
+    Extremes<A> of = F::kStatistics > 0 ? pairs_extremes(f, row.x, row.groups, row) : Extremes<A>{};
+    const A known = task.known_max ? static_cast<const A*>(task.known_max)[i] : -infinity_<A>();
+    of.high = known > of.high ? known : of.high;
+    PairSums3<A> sums = pairs_sums(f, row, of);
+    if (task.known_max) sums = with_known(sums, task.known_sums + i * F::kColumnSums, known, of.high);
     A statistics[F::kStatistics + 1];
-    static_cast<A*>(task.losses)[i] = f.finish(of.low, of.high, pairs_sums(f, row, of), statistics);
+    static_cast<A*>(task.losses)[i] = f.finish(of.low, of.high, sums, statistics);
     A* to = static_cast<A*>(task.row_statistics) + i * F::kStatistics;
     for (int k = 0; k < F::kStatistics; ++k) to[k] = statistics[k];
   }
@@ -125,57 +129,85 @@ void gradient_of_rows(const PairsTask& task, int64_t begin, int64_t end) {
   }
 }
 
-template <class A>
-void column_maximum(const A* __restrict x, A* __restrict most, const A scale, const A bias, const int64_t n) {
+// Row i merged into the maxima of n columns from `at` on.
+template <class F, class A>
+void column_maximum(const F f, const PairsRow<A> row, const int64_t at, A* __restrict most, const int32_t n) {
+  const A* __restrict x = row.x + at;
+  const int32_t* __restrict groups = row.groups + (F::kLabels ? at : 0);
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) {
-    const A s = fma_(scale, x[j], bias);
-    most[j] = s > most[j] ? s : most[j];
+  for (int32_t j = 0; j < n; ++j) {
+    const A s = fma_(row.scale, x[j], row.bias);
+    const bool same = F::kLabels && groups[j] == row.group;
+    most[j] = f.in_high(false, same) && s > most[j] ? s : most[j];
   }
 }
 
-template <class A>
-void column_exponentials(const A* __restrict x, const A* __restrict most, A* __restrict sum, const A scale,
-                         const A bias, const int64_t n) {
+// And into their sums below those maxima, [kColumnSums, kColumnBlock].
+template <class F, class A>
+void column_sums(const F f, const PairsRow<A> row, const int64_t at, const A* __restrict most, A* __restrict sums,
+                 const int32_t n) {
+  const A* __restrict x = row.x + at;
+  const int32_t* __restrict groups = row.groups + (F::kLabels ? at : 0);
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) sum[j] += exp_(fma_(scale, x[j], bias) - finite_shift(most[j]));
+  for (int32_t j = 0; j < n; ++j) {
+    const A s = fma_(row.scale, x[j], row.bias);
+    const bool same = F::kLabels && groups[j] == row.group;
+    const PairSums3<A> t = f.terms(s, false, same, A(0), most[j]);
+    sums[j] += t.a;
+    if constexpr (F::kColumnSums > 1) {
+      sums[kColumnBlock + j] += t.b;
+      sums[2 * kColumnBlock + j] += t.c;
+    }
+  }
 }
 
-template <class A>
+// The pair of a row with itself is no matter here: it is not among these columns, or its row's part in the sums is not
+// asked for.
+template <template <class> class Functor, class A>
 void merge_columns(const PairsTask& task, int64_t begin, int64_t end) {
-  const PairsRow<A> row = pairs_row<A>(task, 0);
+  using F = Functor<A>;
+  constexpr int kSums = F::kColumnSums;
+  const F f(*task.options);
   A* known = static_cast<A*>(task.column_max);
-  double* column_sum = task.column_sum;
   for (int64_t at = begin; at < end; at += kColumnBlock) {
-    const int64_t n = kColumnBlock < end - at ? kColumnBlock : end - at;
-    A most[kColumnBlock], sum[kColumnBlock] = {};
-    for (int64_t j = 0; j < n; ++j) most[j] = known[at + j];
-    for (int64_t i = 0; i < task.rows; ++i) column_maximum(row.x + i * task.columns + at, most, row.scale, row.bias, n);
-    for (int64_t i = 0; i < task.rows; ++i) {
-      column_exponentials(row.x + i * task.columns + at, most, sum, row.scale, row.bias, n);
-    }
-    for (int64_t j = 0; j < n; ++j) {
-      const A shrunk = exp_(finite_shift(known[at + j]) - finite_shift(most[j]));
-      const double before = column_sum[at + j] == 0 ? 0 : column_sum[at + j] * shrunk;
-      column_sum[at + j] = before + sum[j];
+    const int32_t n = static_cast<int32_t>(kColumnBlock < end - at ? kColumnBlock : end - at);
+    A most[kColumnBlock], sums[kSums * kColumnBlock] = {};
+    for (int32_t j = 0; j < n; ++j) most[j] = task.first_merge ? -infinity_<A>() : known[at + j];
+    for (int64_t i = 0; i < task.rows; ++i) column_maximum(f, pairs_row<A>(task, i), at, most, n);
+    for (int64_t i = 0; i < task.rows; ++i) column_sums(f, pairs_row<A>(task, i), at, most, sums, n);
+    for (int32_t j = 0; j < n; ++j) {
+      double* to = task.column_sums + (at + j) * kSums;
+      for (int k = 0; k < kSums; ++k) {
+        const double before = task.first_merge ? 0 : k == 0 ? below(most[j], to[k], known[at + j]) : to[k];
+        to[k] = before + sums[k * kColumnBlock + j];
+      }
       known[at + j] = most[j];
     }
   }
 }
 
+template <template <class> class Functor, class A>
+constexpr PairsLoop column_loop() {
+  if constexpr (Functor<A>::kColumnSums > 0) return merge_columns<Functor, A>;
+  return nullptr;
+}
+
 template <LossId id, template <class> class Functor>
 constexpr PairsEntry pairs_entry() {
   using F = Functor<float>;
-  static_assert(F::kStatistics == pairs_traits(id).statistics && F::kColumns == pairs_traits(id).columns &&
-                F::kCounts == pairs_traits(id).counts);
+  constexpr PairsTraits kTraits = pairs_traits(id);
+  static_assert(F::kStatistics == kTraits.statistics && F::kColumns == kTraits.columns &&
+                F::kCounts == kTraits.counts && F::kMirrors == kTraits.mirrors &&
+                F::kColumnSums == kTraits.column_sums);
   return {{statistics_of_rows<Functor, float>, statistics_of_rows<Functor, double>},
-          {gradient_of_rows<Functor, float>, gradient_of_rows<Functor, double>}};
+          {gradient_of_rows<Functor, float>, gradient_of_rows<Functor, double>},
+          {column_loop<Functor, float>(), column_loop<Functor, double>()}};
 }
 
 #define FL_ENTRY(op, Functor, ...) pairs_entry<LossId::op, Functor>(),
 const PairsEntry pairs_entries[] = {FL_ALL_PAIRS(FL_ENTRY)};
 #undef FL_ENTRY
 
-extern const PairsLoops pairs_loops = {pairs_entries, {merge_columns<float>, merge_columns<double>}};
+extern const PairsLoops pairs_loops = {pairs_entries};
 
 }  // namespace fused_losses::FL_ISA

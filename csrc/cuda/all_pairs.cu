@@ -56,6 +56,8 @@ __global__ void __launch_bounds__(kThreads) pairs_statistics_kernel(const F f, c
       if constexpr (F::kLow) low = -block_max(-low, shared);
       high = block_max(high, shared);
     }
+    const A known = p.known_max ? static_cast<const A*>(p.known_max)[i] : -infinity_<A>();
+    high = known > high ? known : high;
     PairSums3<A> sums{};
     row.each([&](int64_t, A s, bool own, bool same) {
       const PairSums3<A> t = f.terms(s, own, same, low, high);
@@ -65,6 +67,7 @@ __global__ void __launch_bounds__(kThreads) pairs_statistics_kernel(const F f, c
     });
     sums = {block_sum(sums.a, shared), block_sum(sums.b, shared), block_sum(sums.c, shared)};
     if (threadIdx.x != 0) continue;
+    if (p.known_max) sums = with_known(sums, p.known_sums + i * F::kColumnSums, known, high);
     A statistics[F::kStatistics + 1];
     static_cast<A*>(p.losses)[i] = f.finish(low, high, sums, statistics);
     for (int k = 0; k < F::kStatistics; ++k) {
@@ -98,26 +101,36 @@ __global__ void __launch_bounds__(kThreads) pairs_gradient_kernel(const F f, con
   }
 }
 
-// The rows of a tile merged into each column's running maximum and sum.
-template <class A>
-__global__ void __launch_bounds__(kThreads) columns_kernel(const PairsProblem p, bool first) {
+// The rows of a tile merged into each column's running maximum and the sums below it. The pair of a row with itself is
+// no matter here: it is not among these columns, or its row's part in the sums is not asked for.
+template <class F, class A>
+__global__ void __launch_bounds__(kThreads) columns_kernel(const F f, const PairsProblem p, bool first) {
   const A scale = scalar_or(p.scale, A(1)), bias = scalar_or(p.bias, A(0));
-  for (int64_t j = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < p.columns;
+  for (int64_t j = p.merged_from + blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < p.columns;
        j += int64_t{gridDim.x} * blockDim.x) {
     const A* x = static_cast<const A*>(p.tile) + j;
+    const int64_t label = F::kLabels ? p.column_labels[j] : 0;
     A* known = static_cast<A*>(p.column_max) + j;
     const A before = first ? -infinity_<A>() : *known;
-    A most = before, sum = 0;
+    A most = before;
     for (int64_t i = 0; i < p.rows; ++i) {
       const A s = fma_(scale, x[i * p.columns], bias);
-      most = s > most ? s : most;
+      most = f.in_high(false, F::kLabels && p.row_labels[i] == label) && s > most ? s : most;
     }
+    PairSums3<A> sums{};
     for (int64_t i = 0; i < p.rows; ++i) {
-      sum += exp_(fma_(scale, x[i * p.columns], bias) - finite_shift(most));
+      const A s = fma_(scale, x[i * p.columns], bias);
+      const PairSums3<A> t = f.terms(s, false, F::kLabels && p.row_labels[i] == label, A(0), most);
+      sums.a += t.a;
+      sums.b += t.b;
+      sums.c += t.c;
     }
-    const double known_sum = first ? 0.0 : p.column_sum[j];
-    const A shrunk = exp_(finite_shift(before) - finite_shift(most));
-    p.column_sum[j] = (known_sum == 0 ? 0.0 : known_sum * shrunk) + static_cast<double>(sum);
+    double* to = p.column_sums + j * F::kColumnSums;
+    to[0] = (first ? 0.0 : below(most, to[0], before)) + static_cast<double>(sums.a);
+    if constexpr (F::kColumnSums > 1) {
+      to[1] = (first ? 0.0 : to[1]) + static_cast<double>(sums.b);
+      to[2] = (first ? 0.0 : to[2]) + static_cast<double>(sums.c);
+    }
     *known = most;
   }
 }
@@ -127,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_kernel(const PairsProble
   for (int64_t j = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < p.columns;
        j += int64_t{gridDim.x} * blockDim.x) {
     static_cast<A*>(p.column_statistics)[j] =
-        static_cast<A>(finite_shift(static_cast<const A*>(p.column_max)[j]) + log_(p.column_sum[j]));
+        static_cast<A>(finite_shift(static_cast<const A*>(p.column_max)[j]) + log_(p.column_sums[j]));
   }
 }
 
@@ -182,17 +195,29 @@ struct CudaAllPairs : CudaProducts {
   static std::shared_ptr<void> prepare(PairsProblem*) { return nullptr; }
 
   static void statistics(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like) {
-    run<true>(id, options, problem, like);
+    with_functor(id, options, problem.dtype, [&](const auto& f, auto tag) {
+      const Launch launch(like);
+      launch(pairs_statistics_kernel<std::remove_cvref_t<decltype(f)>, decltype(tag)>, launch.grid(problem.rows, 1),
+             kThreads, 0, f, problem);
+    });
   }
 
   static void gradient(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like) {
-    run<false>(id, options, problem, like);
+    with_functor(id, options, problem.dtype, [&](const auto& f, auto tag) {
+      const Launch launch(like);
+      launch(pairs_gradient_kernel<std::remove_cvref_t<decltype(f)>, decltype(tag)>, launch.grid(problem.rows, 1),
+             kThreads, 0, f, problem);
+    });
   }
 
-  static void columns(const PairsProblem& problem, const Tensor& like, bool first) {
-    const Launch launch(like);
-    with_accumulation(problem.dtype, [&](auto tag) {
-      launch(columns_kernel<decltype(tag)>, launch.grid(problem.columns, kThreads), kThreads, 0, problem, first);
+  static void columns(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like, bool first) {
+    with_functor(id, options, problem.dtype, [&](const auto& f, auto tag) {
+      using F = std::remove_cvref_t<decltype(f)>;
+      if constexpr (F::kColumnSums > 0) {
+        const Launch launch(like);
+        const int grid = launch.grid(problem.columns - problem.merged_from, kThreads);
+        launch(columns_kernel<F, decltype(tag)>, grid, kThreads, 0, f, problem, first);
+      }
     });
   }
 
@@ -225,33 +250,19 @@ struct CudaAllPairs : CudaProducts {
   }
 
  private:
-  template <bool kStatistics>
-  static void run(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like) {
+  // Calls run(functor, A{}) of a loss, with the accumulation type.
+  template <class Run>
+  static void with_functor(LossId id, const Options& options, Dtype dtype, const Run& run) {
     switch (id) {
-#define FL_RUN(op, Functor, ...) \
-  case LossId::op:               \
-    return run_loss<LossId::op, Functor, kStatistics>(options, problem, like);
+#define FL_RUN(op, Functor, ...)                                                       \
+  case LossId::op:                                                                     \
+    static_assert(Functor<float>::kStatistics == pairs_traits(LossId::op).statistics); \
+    return with_accumulation(dtype, [&](auto tag) { run(Functor<decltype(tag)>(options), tag); });
       FL_ALL_PAIRS(FL_RUN)
 #undef FL_RUN
       default:
         return;
     }
-  }
-
-  template <LossId id, template <class> class Functor, bool kStatistics>
-  static void run_loss(const Options& options, const PairsProblem& problem, const Tensor& like) {
-    static_assert(Functor<float>::kStatistics == pairs_traits(id).statistics);
-    const Launch launch(like);
-    with_accumulation(problem.dtype, [&](auto tag) {
-      using A = decltype(tag);
-      const Functor<A> f(options);
-      const int grid = launch.grid(problem.rows, 1);
-      if constexpr (kStatistics) {
-        launch(pairs_statistics_kernel<Functor<A>, A>, grid, kThreads, 0, f, problem);
-      } else {
-        launch(pairs_gradient_kernel<Functor<A>, A>, grid, kThreads, 0, f, problem);
-      }
-    });
   }
 };
 

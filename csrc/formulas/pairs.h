@@ -16,13 +16,28 @@ FL_HD A finite_shift(A most) {
   return most < infinity_<A>() && most > -infinity_<A>() ? most : A(0);
 }
 
+// Sums of exponentials below `before`, as sums below `most`.
+template <class A>
+FL_HD double below(A most, double sum, A before) {
+  return sum == 0 ? 0.0 : sum * static_cast<double>(exp_(finite_shift(before) - finite_shift(most)));
+}
+
+// The sums of a row, and those of the same row as a column of tiles before, below what was the largest then.
+template <class A>
+FL_HD PairSums3<A> with_known(const PairSums3<A>& sums, const double* known, A before, A most) {
+  return {static_cast<A>(sums.a + below(most, known[0], before)), static_cast<A>(sums.b + known[1]),
+          static_cast<A>(sums.c + known[2])};
+}
+
 template <class A>
 struct PairsBase {
   static constexpr int kStatistics = 2;    // of a row
+  static constexpr int kColumnSums = 0;    // of those three, which columns have as well, the first of exponentials
   static constexpr bool kLabels = false;   // `same` is of labels; else it is `own`
   static constexpr bool kColumns = false;  // columns have a log sum of exponentials of their own
   static constexpr bool kCounts = false;   // the mean divides by the rows whose statistic 1 is not 0
   static constexpr bool kLow = false;      // reads the least and the largest logit; else the largest alone
+  static constexpr bool kMirrors = false;  // a pair of one set is read once, for its row and for its column
 };
 
 // Both cross-entropies of s against the diagonal; Radford et al., "Learning Transferable Visual Models From Natural
@@ -30,6 +45,7 @@ struct PairsBase {
 template <class A>
 struct Clip : PairsBase<A> {
   static constexpr bool kColumns = true;
+  static constexpr int kColumnSums = 1;
 
   explicit Clip(const Options&) {}
 
@@ -76,8 +92,10 @@ struct SigLip : PairsBase<A> {
 // over the number of positives, or 0.
 template <class A>
 struct SupCon : PairsBase<A> {
+  static constexpr int kColumnSums = 3;
   static constexpr bool kLabels = true;
   static constexpr bool kCounts = true;
+  static constexpr bool kMirrors = true;
 
   explicit SupCon(const Options&) {}
 
@@ -94,10 +112,13 @@ struct SupCon : PairsBase<A> {
     statistics[1] = share;
     return counts ? log_sum - sums.b * share : A(0);
   }
+  // At most 1, though s may be rounded otherwise than that of the pair's other order, which the log sum is of.
+  FL_HD A probability(A s, A log_sum) const { return exp_(at_most_(s - log_sum, A(0))); }
+
   // As the row's and as the column's anchor.
   FL_HD A gradient(A s, bool own, bool same, const A* row, const A* column) const {
     const A pull = row[1] + column[1];  // read whatever the pair: a read under a condition is not vectorised
-    const A g = exp_(s - row[0]) + exp_(s - column[0]) - (same ? pull : A(0));
+    const A g = probability(s, row[0]) + probability(s, column[0]) - (same ? pull : A(0));
     return own ? A(0) : g;
   }
 };

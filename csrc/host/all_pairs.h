@@ -3,7 +3,8 @@
 //
 // A loss reads its rows once for their statistics (and CLIP those of the columns) and a second time, when all are
 // known, for the gradient of the similarities, in place. Four products forward and backward of two sets, three of one;
-// one less where all similarities fit into the memory of one tile, which is then kept between the two.
+// one less where all similarities fit into the memory of one tile, which is then kept between the two. Two of one set
+// whose loss `mirrors`: a tile has no columns before its own rows, and counts for its rows and for its columns.
 //
 // Many processes: each has some rows, row i being column `first` + i, and all columns. The forward gives the statistics
 // of its rows, [rows, kStatistics], and for CLIP the log sums of the columns over its rows, [columns]; merged over the
@@ -24,7 +25,7 @@ namespace fused_losses {
 //   static constexpr int64_t kKeptBytes                          of similarities that are kept for the second reading
 //   static std::shared_ptr<void> prepare(PairsProblem*)          labels as the kernels read them
 //   static void statistics(LossId, const Options&, const PairsProblem&, const Tensor& like)
-//   static void columns(const PairsProblem&, const Tensor& like, bool first)         CLIP: a chunk's rows merged in
+//   static void columns(LossId, const Options&, const PairsProblem&, const Tensor& like, bool first)   rows merged in
 //   static void finish_columns(const PairsProblem&, const Tensor& like)              their log sums; losses of all rows
 //   static void gradient(LossId, const Options&, const PairsProblem&, const Tensor& like)
 //   static void count(const Matrix& statistics, double* counted)                     rows whose statistic 1 is not 0
@@ -114,18 +115,19 @@ class AllPairsCall : Call<Device> {
     Blocks x(a.first(), problem_.rows, a.first().size(1), product, tiles.most);
     Blocks y(others(), problem_.columns, a.first().size(1), product, panel_rows());
     const bool kept = forward && writes && tiles.most >= problem_.rows;
-    Tensor column_max, column_sum;
-    if (forward && kTraits.columns) {
+    Tensor column_max, column_sums;
+    if (forward && merges()) {
       column_max = new_tensor(a.first(), {problem_.columns}, dtype_);
-      column_sum = new_tensor(a.first(), {problem_.columns}, Dtype::kFloat64);
+      column_sums = new_tensor(a.first(), {problem_.columns, kTraits.column_sums}, Dtype::kFloat64);
       problem_.column_max = column_max.mutable_data_ptr();
-      problem_.column_sum = static_cast<double*>(column_sum.mutable_data_ptr());
+      problem_.column_sums = static_cast<double*>(column_sums.mutable_data_ptr());
     }
     if (forward && two_readings) {
-      each_chunk(tiles, [&](int64_t begin, const PairsProblem& part, const Matrix& tile) {
-        multiply(&x, &y, begin, tile);
-        Device::statistics(id, a.options, part, a.first());
-        if (kTraits.columns) Device::columns(part, a.first(), begin == 0);
+      each_chunk(tiles, [&](const Chunk& chunk) {
+        multiply(&x, &y, chunk);
+        Device::statistics(id, a.options, chunk.problem, a.first());
+        if (!merges() || chunk.problem.merged_from == chunk.problem.columns) return;
+        Device::columns(id, a.options, chunk.problem, a.first(), chunk.row == 0);
       });
       if (kTraits.columns) Device::finish_columns(whole(), a.first());
     }
@@ -135,16 +137,30 @@ class AllPairsCall : Call<Device> {
   }
 
  private:
+  static constexpr int64_t kMirrored = 8;  // tiles of a set at least, where they are more than one
+  static constexpr int64_t kAligned = 16;  // elements, on which the rows of a product should begin
+
   struct Tiles {
     int64_t most;
-    Matrix tile, factor;
+    Tensor tile, factor;
     Dtype product;
+  };
+
+  // A tile of similarities, its problem, and which of all rows and columns are its first.
+  struct Chunk {
+    int64_t row, column;
+    PairsProblem problem;
+    Matrix tile;
   };
 
   PairsProblem problem_;  // of all rows; a chunk's is a part of it
   Dtype dtype_ = Dtype::kFloat32;
   OptionalTensor losses_, rows_, columns_;
   std::array<OptionalTensor, kMostTensors> gradients_;
+
+  // One set whose pairs are read once for both of their rows; in one process, which has both.
+  bool mirrors() const { return kTraits.mirrors && !a.tensors[kAll]; }
+  bool merges() const { return kTraits.columns || mirrors(); }
 
   bool wants_any() const {
     return std::any_of(gradients_.begin(), gradients_.end(), [](const OptionalTensor& t) { return t.has_value(); });
@@ -199,11 +215,14 @@ class AllPairsCall : Call<Device> {
     const bool casts = writes && product != dtype_;
     const int64_t row_bytes = problem_.columns * element_size(dtype_) * (1 + casts);
     Tiles tiles{tile_rows<Device>(problem_.rows, row_bytes), {}, {}, product};
-    if (keeps && chosen_tile_bytes.load() == 0 && row_bytes * problem_.rows <= Device::kKeptBytes) {
+    if (mirrors() && tiles.most < problem_.rows) {  // the more tiles, the fewer pairs that are read twice
+      tiles.most = std::min(tiles.most, (problem_.rows + kMirrored - 1) / kMirrored);
+      if (tiles.most > kAligned && chosen_tile_bytes.load() == 0) tiles.most -= tiles.most % kAligned;
+    } else if (keeps && chosen_tile_bytes.load() == 0 && row_bytes * problem_.rows <= Device::kKeptBytes) {
       tiles.most = std::max<int64_t>(problem_.rows, 1);
     }
-    tiles.tile = new_matrix(a.first(), tiles.most, problem_.columns, dtype_);
-    tiles.factor = casts ? new_matrix(a.first(), tiles.most, problem_.columns, product) : tiles.tile;
+    tiles.tile = new_tensor(a.first(), {tiles.most, problem_.columns}, dtype_);
+    tiles.factor = casts ? new_tensor(a.first(), {tiles.most, problem_.columns}, product) : tiles.tile;
     return tiles;
   }
 
@@ -226,31 +245,52 @@ class AllPairsCall : Call<Device> {
   void each_chunk(const Tiles& tiles, const Run& run) {
     const PairsProblem all = whole();
     for (int64_t begin = 0; begin < problem_.rows; begin += tiles.most) {
-      PairsProblem part = all;
-      const int64_t n = std::min(tiles.most, problem_.rows - begin);
-      const Matrix tile = tiles.tile.part(0, n);
+      const int64_t n = std::min(tiles.most, problem_.rows - begin), column = mirrors() ? begin : 0;
+      Chunk chunk{begin, column, from_column(all, column), matrix_of(tiles.tile, n, problem_.columns - column)};
+      PairsProblem& part = chunk.problem;
       part.rows = n;
       part.first += begin;
-      part.tile = tile.data();
+      part.merged_from = mirrors() ? n : 0;
+      part.tile = chunk.tile.data();
       part.row_statistics = at(rows_, (known_from() + begin) * kTraits.statistics);
       part.losses = at(losses_, begin);
       if (part.row_labels) part.row_labels += begin;
       if (part.row_groups) part.row_groups += begin;
-      run(begin, part, tile);
+      run(chunk);
     }
   }
 
-  void multiply(Blocks* x, Blocks* y, int64_t begin, const Matrix& tile) {
-    const Matrix rows = x->block(begin, tile.rows);
-    each_panel(y, [&](int64_t at, int64_t m) {
-      Device::multiply(view(rows), transposed(y->block(at, m)), product_factor(), false,
-                       view(tile.part(0, tile.rows, at, m)));
+  // The problem without the columns before this one; which in a loss that mirrors is the chunk's first row.
+  PairsProblem from_column(PairsProblem part, int64_t column) const {
+    if (!mirrors()) return part;
+    part.first -= column;
+    part.columns -= column;
+    part.column_labels += column;
+    if (part.column_groups) part.column_groups += column;
+    part.column_statistics = element(part.column_statistics, column * kTraits.statistics, dtype_);
+    if (!part.column_max) return part;
+    part.column_max = element(part.column_max, column, dtype_);
+    part.column_sums += column * kTraits.column_sums;
+    if (column == 0) return part;
+    part.known_max = part.column_max;
+    part.known_sums = part.column_sums;
+    return part;
+  }
+
+  void multiply(Blocks* x, Blocks* y, const Chunk& chunk) {
+    const Matrix rows = x->block(chunk.row, chunk.tile.rows);
+    each_panel(y, chunk, chunk.tile, [&](const Matrix& others, const Matrix& part, bool) {
+      Device::multiply(view(rows), transposed(others), product_factor(), false, view(part));
     });
   }
 
+  // Calls run(rows of y, their columns of the tile, whether they are the first) block by block.
   template <class Run>
-  static void each_panel(Blocks* y, const Run& run) {
-    for (int64_t at = 0; at < y->rows(); at += y->most()) run(at, std::min(y->most(), y->rows() - at));
+  static void each_panel(Blocks* y, const Chunk& chunk, const Matrix& tile, const Run& run) {
+    for (int64_t at = chunk.column; at < y->rows(); at += y->most()) {
+      const int64_t m = std::min(y->most(), y->rows() - at);
+      run(y->block(at, m), tile.part(0, tile.rows, at - chunk.column, m), at == chunk.column);
+    }
   }
 
   // The anchors that count, of all processes where their statistics are known.
@@ -270,31 +310,44 @@ class AllPairsCall : Call<Device> {
       problem_.results = {};
     }
     const Results* scale = casts ? &whole : nullptr;
-    GradientSum<Device> grad_x = sum_of(kX, tiles.most, scale), grad_y;
-    if (kTwoSets) grad_y = sum_of(kY, problem_.columns, scale);
+    GradientSum<Device> of_rows, of_columns;  // one sum where a pair is read for both
+    if (!mirrors()) of_rows = sum_of(kX, tiles.most, scale);
+    if (kTwoSets || mirrors()) of_columns = sum_of(kTwoSets ? kY : kX, problem_.columns, scale);
     const Tensor scalars = new_tensor(a.first(), {problem_.rows, 2}, dtype_);
-    each_chunk(tiles, [&](int64_t begin, PairsProblem part, const Matrix& tile) {
-      if (!kept) multiply(x, y, begin, tile);
-      part.scalars = at(scalars, begin * 2);
-      if (kTraits.statistics == 0 && forward) Device::statistics(id, a.options, part, a.first());
+    each_chunk(tiles, [&](Chunk chunk) {
+      const auto [begin, column, part, tile] = chunk;
+      if (!kept) multiply(x, y, chunk);
+      chunk.problem.scalars = at(scalars, begin * 2);
+      if (kTraits.statistics == 0 && forward) Device::statistics(id, a.options, chunk.problem, a.first());
       if (!writes) return;
-      Device::gradient(id, a.options, part, a.first());
-      const Matrix gradient = casts ? tiles.factor.part(0, tile.rows) : tile;
+      Device::gradient(id, a.options, chunk.problem, a.first());
+      const Matrix gradient = casts ? matrix_of(tiles.factor, tile.rows, tile.columns) : tile;
       if (casts) copy(view(tile), view(gradient));
-      const Matrix rows = x->block(begin, tile.rows);
-      each_panel(y, [&](int64_t at, int64_t m) {
-        const Matrix part_of = gradient.part(0, tile.rows, at, m);
-        if (grad_x) grad_x.add(view(part_of), view(y->block(at, m)), product_factor(), begin, tile.rows, at == 0);
-        if (grad_y) grad_y.add(transposed(part_of), view(rows), product_factor(), at, m, begin == 0);
-      });
-      if (grad_x) grad_x.finish(begin, tile.rows);
+      add_products(x, y, chunk, gradient, mirrors() ? &of_columns : &of_rows, &of_columns);
+      if (of_rows) of_rows.finish(begin, tile.rows);
     });
-    if (grad_y) grad_y.finish_all(problem_.rows == 0);
+    if (of_columns) of_columns.finish_all(problem_.rows == 0);
     problem_.results = whole;
     if (!kTwoSets || (!gradients_[kScale] && !gradients_[kBias])) return;
     Results of_scalars = whole;
     if (problem_.columns == 0) of_scalars.denominator = 1;  // the gradient of no pair is 0, not 0 / 0
     Device::reduce_scalars(scalars, of_scalars, at(gradients_[kScale], 0), at(gradients_[kBias], 0));
+  }
+
+  // What the gradient of a chunk's similarities adds to those of its rows and of its columns, its own rows but once.
+  void add_products(Blocks* x, Blocks* y, const Chunk& chunk, const Matrix& gradient, GradientSum<Device>* of_rows,
+                    GradientSum<Device>* of_columns) const {
+    const int64_t n = gradient.rows, own = mirrors() ? n : 0, rest = gradient.columns - own;
+    const bool first = chunk.row == 0;
+    if (*of_rows) {
+      each_panel(y, chunk, gradient, [&](const Matrix& others, const Matrix& part, bool begins) {
+        of_rows->add(view(part), view(others), product_factor(), chunk.row, n, begins && (first || !mirrors()));
+      });
+    }
+    if (!*of_columns || rest == 0) return;
+    const Matrix rows = x->block(chunk.row, n);
+    of_columns->add(transposed(gradient.part(0, n, own, rest)), view(rows), product_factor(), chunk.column + own, rest,
+                    first);
   }
 
   GradientSum<Device> sum_of(size_t position, int64_t window, const Results* scale) {

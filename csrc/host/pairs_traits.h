@@ -10,19 +10,19 @@ constexpr bool compares_two_sets(LossId id) { return id == LossId::clip_loss || 
 
 // What a loss keeps of its rows; as in formulas/pairs.h.
 struct PairsTraits {
-  int64_t statistics;
-  bool columns, counts;
+  int64_t statistics, column_sums;
+  bool columns, counts, mirrors;
 };
 consteval PairsTraits pairs_traits(LossId id) {
   switch (id) {
     case LossId::clip_loss:
-      return {2, true, false};
+      return {2, 1, true, false, false};
     case LossId::siglip_loss:
-      return {0, false, false};
+      return {0, 0, false, false, false};
     case LossId::multi_similarity_loss:
-      return {4, false, false};
+      return {4, 0, false, false, false};
     default:
-      return {2, false, true};
+      return {2, 3, false, true, true};
   }
 }
 

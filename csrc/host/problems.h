@@ -115,8 +115,11 @@ struct PairsProblem {
   const void *scale = nullptr, *bias = nullptr;  // [1]; null: 1 and 0
   void* row_statistics = nullptr;                // [rows, the loss's number of them]
   void* column_statistics = nullptr;             // [columns, that number], or [columns] log sums of exponentials
+  int64_t merged_from = 0;                       // the rows are merged into the columns from this one on:
   void* column_max = nullptr;                    // [columns] running: the largest logit
-  double* column_sum = nullptr;                  // [columns] and the sum of exponentials below it
+  double* column_sums = nullptr;                 // [columns, the loss's number of them] and the sums below it
+  const void* known_max = nullptr;               // [rows] as columns of earlier tiles; null: of none
+  const double* known_sums = nullptr;            // [rows, that number]
   void* losses = nullptr;                        // [rows]
   void* scalars = nullptr;                       // [rows, 2] the sums of the gradients of scale and of bias of a row
   Results results;                               // of the gradients; `counts`: the rows that count

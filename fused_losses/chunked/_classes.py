@@ -9,39 +9,7 @@ from __future__ import annotations
 import torch
 
 from .._op import MEAN, NONE, Op, accumulation_dtype, linear_log_sums
-from ._processes import Processes, check_even, gathered, log_sums, processes, reduced
-
-
-class _GatherParts(torch.autograd.Function):
-    """The parts of all processes where each goes on to the same: its own part of the gradient is its own."""
-
-    @staticmethod
-    def forward(x, among):
-        return gathered(x, among)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.among = inputs[1]
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _OwnPart.apply(grad, ctx.among), None
-
-
-class _OwnPart(torch.autograd.Function):
-    """This process's part of what is the same in all."""
-
-    @staticmethod
-    def forward(x, among):
-        return x.chunk(among.size)[among.rank].clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.among = inputs[1]
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _GatherParts.apply(grad, ctx.among), None
+from ._processes import Processes, check_even, gathered_parts, log_sums, processes, reduced
 
 
 def whole_layer(name: str, group, weight, bias) -> tuple:
@@ -50,7 +18,7 @@ def whole_layer(name: str, group, weight, bias) -> tuple:
         return weight, bias
     among = processes(name, group)
     check_even("linear_weight", weight, among)
-    return tuple(t if t is None else _GatherParts.apply(t, among) for t in (weight, bias))
+    return tuple(t if t is None else gathered_parts(t, among) for t in (weight, bias))
 
 
 def check_classes_of_all(name, group, dense, weight, label_smoothing):

@@ -70,6 +70,11 @@ def shared_out(x: torch.Tensor, among: Processes) -> torch.Tensor:
     return out
 
 
+def own_part(x: torch.Tensor, among: Processes) -> torch.Tensor:
+    """This process's rows of what is the same in all."""
+    return x.chunk(among.size)[among.rank].clone()
+
+
 def reduced(x: torch.Tensor, among: Processes, by: str = "SUM") -> torch.Tensor:
     """The sum, or the largest, of all processes' x, element by element."""
     out = x.clone(memory_format=torch.contiguous_format)
@@ -89,36 +94,30 @@ def log_sums(x: torch.Tensor, among: Processes) -> torch.Tensor:
     return most + reduced((x - most).exp(), among).log()
 
 
-class _Gather(torch.autograd.Function):
-    """`gathered`, any number of times differentiable: the gradients of a row are added up where it is."""
+class _Collective(torch.autograd.Function):
+    """A linear map of all processes' x, any number of times differentiable; its transpose is one too."""
 
     @staticmethod
-    def forward(x, among):
-        return gathered(x, among)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.among = inputs[1]
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _ShareOut.apply(grad, ctx.among), None
-
-
-class _ShareOut(torch.autograd.Function):
-    """`shared_out`, and so on."""
-
-    @staticmethod
-    def forward(x, among):
-        return shared_out(x, among)
+    def forward(x, among, function, transpose):
+        return function(x, among)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.among = inputs[1]
+        _, ctx.among, ctx.function, ctx.transpose = inputs
 
     @staticmethod
     def backward(ctx, grad):
-        return _Gather.apply(grad, ctx.among), None
+        return _Collective.apply(grad, ctx.among, ctx.transpose, ctx.function), None, None, None
+
+
+def gathered_rows(x: torch.Tensor, among: Processes) -> torch.Tensor:
+    """`gathered`, differentiable: the gradients of a row, from all processes, are added up where it is."""
+    return _Collective.apply(x, among, gathered, shared_out)
+
+
+def gathered_parts(x: torch.Tensor, among: Processes) -> torch.Tensor:
+    """`gathered`, differentiable, where every process goes on to the same: its part of the gradient is its own."""
+    return _Collective.apply(x, among, gathered, own_part)
 
 
 def check_even(argument: str, x: torch.Tensor, among: Processes) -> None:
@@ -143,7 +142,7 @@ def whole_batch(name: str, group, *tensors: torch.Tensor) -> tuple[torch.Tensor,
         return tensors
     among = processes(name, group)
     check_even("rows", tensors[0], among)
-    return tuple(_Gather.apply(t, among) for t in tensors)
+    return tuple(gathered_rows(t, among) for t in tensors)
 
 
 def _reference(op: Op, spread: tuple[str, ...], group) -> Callable:

@@ -332,12 +332,12 @@ def sup_con_loss(features, labels, *, temperature=0.07, normalize=True, group=No
     Returns:
         A scalar; float64 for float64 features, else float32.
 
-    Three products of N x N x D forward and backward; two where all similarities fit into 64 MiB on the CPU (24 on
-    CUDA), N = 4096 in float32; one without gradients. Memory beyond the gradients: those similarities, else a tile of
-    some rows of them, 16 MiB on the CPU and 24 on CUDA or, where N is large, 64 rows; float32 sums of half-precision
-    gradients; with `normalize` or a tensor as temperature what these make of the features. Labels are compared where
-    they are used: there is no mask matrix. Second derivatives and torch.func come from plain PyTorch, which
-    holds all similarities.
+    Two products of N x N x D forward and backward, since a pair is read once for both of its rows; half a product
+    without gradients, one where all similarities fit into a tile. With a group three, and one. Memory beyond the
+    gradients: that tile of some rows of similarities, at most 16 MiB on the CPU and 24 on CUDA or, where N is large, 64
+    rows; float32 sums of half-precision gradients; with `normalize` or a tensor as temperature what these make of the
+    features. Labels are compared where they are used: there is no mask matrix. Second derivatives and torch.func come
+    from plain PyTorch, which holds all similarities.
     Gradients flow to features and temperature. A row without a positive contributes 0 and leaves the mean; where no row
     has one the loss is NaN with gradient 0, as is that of nothing. NaN propagates. Matrix products are PyTorch's, and
     with them their rounding for a given number of threads.
