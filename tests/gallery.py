@@ -225,6 +225,23 @@ def matthews(intersection, predicted, true, count):
     return 1 - covariance / torch.sqrt(predicted * (count - predicted) * true * (count - true) + 1e-5)
 
 
+@custom.overlap
+def generalized_dice(intersection, predicted, true, count):
+    # Sudre et al., "Generalised Dice Overlap as a Deep Learning Loss Function for Highly Unbalanced Segmentations",
+    # 2017, of a region and its surroundings
+    region, rest = 1 / (true**2 + 1e-5), 1 / ((count - true) ** 2 + 1e-5)
+    shared = region * intersection + rest * (count - predicted - true + intersection)
+    return 1 - 2 * shared / (region * (predicted + true) + rest * (2 * count - predicted - true))
+
+
+@custom.overlap
+def focal_tversky(intersection, predicted, true, *, alpha=0.7, gamma=4 / 3):
+    # Abraham and Khan, "A Novel Focal Tversky Loss Function with Improved Attention U-Net", 2019
+    missed, beside = true - intersection, predicted - intersection
+    index = (intersection + 1e-5) / (intersection + alpha * missed + (1 - alpha) * beside + 1e-5)
+    return (1 - index) ** (1 / gamma)
+
+
 # ---- Of a row. ----
 
 

@@ -96,16 +96,19 @@ def test_sup_con_without_a_positive(device):
 
 
 @each_dtype
-def test_multi_similarity(dtype, device):
-    """The loop of the paper's algorithm."""
+@pytest.mark.parametrize(
+    "labels", [LABELS, torch.zeros(N, dtype=torch.int64), torch.arange(N)], ids=["mixed", "equal", "different"]
+)
+def test_multi_similarity(labels, dtype, device):
+    """The loop of the paper's algorithm; without a negative, or a positive, nothing is hard enough to be kept."""
 
     def theirs(z):
         z = T.normalize(z, dim=1)
         s = z @ z.T
-        total = 0
+        total = 0 * z.sum()
         for i in range(N):
-            positives = [p for p in range(N) if p != i and LABELS[p] == LABELS[i]]
-            negatives = [n for n in range(N) if LABELS[n] != LABELS[i]]
+            positives = [p for p in range(N) if p != i and labels[p] == labels[i]]
+            negatives = [n for n in range(N) if labels[n] != labels[i]]
             low = min((s[i, p].item() for p in positives), default=math.inf)
             high = max((s[i, n].item() for n in negatives), default=-math.inf)
             near = [torch.exp(-2 * (s[i, p] - 0.5)) for p in positives if s[i, p] - 0.1 < high]
@@ -116,7 +119,7 @@ def test_multi_similarity(dtype, device):
         return total / N
 
     def ours(z):
-        return F.multi_similarity_loss(z, LABELS.to(device), beta=10.0)
+        return F.multi_similarity_loss(z, labels.to(device), beta=10.0)
 
     assert_same(ours, theirs, pair()[0], dtype=dtype, device=device)
 

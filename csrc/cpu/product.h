@@ -9,7 +9,7 @@
 namespace fused_losses {
 
 struct CpuProducts : CpuDevice {
-  static constexpr int64_t kTileBytes = 16 << 20, kLeastRows = 64;
+  static constexpr int64_t kTileBytes = 32 << 20, kLeastRows = 64;
 
   // Halves are converted block by block: their sums would be rounded to halves.
   static Dtype product_dtype(Dtype dtype, const Results&) { return accumulation_dtype(dtype); }

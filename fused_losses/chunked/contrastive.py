@@ -30,6 +30,8 @@ from ._shared import (
     unit_rows,
 )
 
+SMALL = 1 << 16  # elements, below which a call costs more than what it reads and writes
+
 
 def scalar_shape(tensors, options, reduction):
     return ()
@@ -98,7 +100,7 @@ def clip_loss(x, y, logit_scale, *, normalize=False, group=None):
 
     Four products of N x N x D forward and backward; three where all similarities fit into 64 MiB on the CPU (24 on
     CUDA), N = 4096 in float32; one without gradients. Memory beyond the gradients: those similarities, else a tile of
-    some rows of them, 16 MiB on the CPU and 24 on CUDA or, where N is large, 64 rows; float32 sums of half-precision
+    some rows of them, 32 MiB on the CPU and 24 on CUDA or, where N is large, 64 rows; float32 sums of half-precision
     gradients. Similarities are float32 at least; each row and each column has its own maximum. Second derivatives and
     torch.func come from plain PyTorch, which holds all N x N similarities.
     Gradients flow to x, y and logit_scale. NaN propagates; the loss of nothing is NaN. Matrix products are PyTorch's,
@@ -172,7 +174,7 @@ def siglip_loss(x, y, logit_scale, logit_bias, *, normalize=False, group=None):
         A scalar; float64 for float64 embeddings, else float32.
 
     Three products of N x N x D forward and backward, in one pass; one without gradients; a fourth for float16, whose
-    gradient is computed in the backward. Memory beyond the gradients: a tile of some rows of similarities, 16 MiB on
+    gradient is computed in the backward. Memory beyond the gradients: a tile of some rows of similarities, 32 MiB on
     the CPU and 24 on CUDA or, where N is large, 64 rows; float32 sums of half-precision gradients. Similarities are
     float32 at least. Second derivatives and torch.func come from plain PyTorch, which holds all N x N similarities.
     Gradients flow to x, y, logit_scale and logit_bias. NaN propagates; the loss of nothing is NaN. Matrix products are
@@ -234,12 +236,21 @@ def check_views(name, z1, z2, temperature):
     check_scalar(name, "temperature", temperature, z1)
 
 
+def unit_views(z1, z2):
+    """Both views one below the other, as unit rows: in fewer calls where they are small, else in less memory."""
+    if not torch.compiler.is_compiling() and z1.numel() < SMALL:
+        return unit_rows(joined(z1, z2))
+    return joined(unit_rows(z1), unit_rows(z2))
+
+
 def views(z1, z2, temperature, normalize, group):
     """The op's tensors: both views as one set, in which a row and its other view have a label of their own."""
-    z1, z2 = (unit_rows(z1), unit_rows(z2)) if normalize else (z1, z2)
-    features = at_temperature(joined(z1, z2), temperature)
-    first = 0 if group is None else processes("nt_xent_loss", group).first(z1.shape[0])
-    return features, torch.arange(first, first + z1.shape[0], device=z1.device).repeat(2), None, None
+    n = z1.shape[0]
+    features = at_temperature(unit_views(z1, z2) if normalize else joined(z1, z2), temperature)
+    labels = torch.arange(2 * n, device=z1.device) % max(n, 1)
+    if group is not None:
+        labels += processes("nt_xent_loss", group).first(n)
+    return features, labels, None, None
 
 
 ONE_SET = {
@@ -334,7 +345,7 @@ def sup_con_loss(features, labels, *, temperature=0.07, normalize=True, group=No
 
     Two products of N x N x D forward and backward, since a pair is read once for both of its rows; half a product
     without gradients, one where all similarities fit into a tile. With a group three, and one. Memory beyond the
-    gradients: that tile of some rows of similarities, at most 16 MiB on the CPU and 24 on CUDA or, where N is large, 64
+    gradients: that tile of some rows of similarities, at most 32 MiB on the CPU and 24 on CUDA or, where N is large, 64
     rows; float32 sums of half-precision gradients; with `normalize` or a tensor as temperature what these make of the
     features. Labels are compared where they are used: there is no mask matrix. Second derivatives and torch.func come
     from plain PyTorch, which holds all similarities.

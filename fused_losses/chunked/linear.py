@@ -1,7 +1,7 @@
 """Losses of a linear layer whose logits are never all there: formulas in plain PyTorch, and Modules.
 
 The fused functions make the logits of some rows at a time, turn them into their gradient where they are, and multiply
-that on: three products forward and backward, and beyond the gradients a tile of memory, about 16 MiB on the CPU. The
+that on: three products forward and backward, and beyond the gradients a tile of memory, about 32 MiB on the CPU. The
 formulas below, which also serve second derivatives and torch.func, hold all logits.
 """
 
@@ -108,7 +108,7 @@ def linear_cross_entropy(
 
     Three products of N x V x D forward and backward, in one pass; one product without gradients; a fourth where the
     gradient is computed in the backward ("none", float16). Memory beyond the gradients: a tile of some rows of logits,
-    16 MiB on the CPU and 24 on CUDA or, where V is large, 64 rows; float32 sums of the gradients of half-precision
+    32 MiB on the CPU and 24 on CUDA or, where V is large, 64 rows; float32 sums of the gradients of half-precision
     weights. With a group every process has the same input and targets, which count all classes, and V of them, in the
     processes' order: its part of linear_weight and linear_bias. Each gets the loss and the whole gradients of what it
     holds, in four products; weight, label_smoothing and probabilities are refused.
@@ -199,7 +199,7 @@ def linear_kl_div(
         A scalar, or the input's shape without D with "none"; float64 for a float64 input, else float32.
 
     Four products forward and backward, in one pass: the logits of both, and two for the gradients of the student.
-    Memory beyond them: two tiles of some rows of logits, 16 MiB together on the CPU and 24 on CUDA or, where V is
+    Memory beyond them: two tiles of some rows of logits, 32 MiB together on the CPU and 24 on CUDA or, where V is
     large, 64 rows; float32 sums of the gradients of half-precision weights. Gradients flow to input, linear_weight and
     linear_bias; those of the teacher's side, second derivatives and torch.func come from plain PyTorch, which holds all
     logits. NaN propagates; the mean of nothing is NaN. Matrix products are PyTorch's, and with them their rounding.

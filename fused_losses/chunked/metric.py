@@ -170,7 +170,7 @@ def triplet_batch_hard_loss(features, labels, *, margin=1.0, squared=False, soft
         A scalar; float64 for float64 features, else float32.
 
     One product of N x N x D, forward and backward together: of the similarities a tile of some rows is there at a time,
-    16 MiB on the CPU and 24 on CUDA or, where N is large, 64 rows. They choose; the chosen distances come from the rows
+    32 MiB on the CPU and 24 on CUDA or, where N is large, 64 rows. They choose; the chosen distances come from the rows
     themselves, so that near duplicates keep their digits, but rows whose distances agree to the rounding of a
     squared norm may be taken for each other. Memory beyond that and the gradient: for half-precision features them and
     their gradient in float32. Second derivatives and torch.func come from plain PyTorch, which holds all similarities.

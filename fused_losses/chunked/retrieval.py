@@ -76,7 +76,7 @@ def info_nce_loss(query, key, *, target=None, temperature=0.07, normalize=False,
         A scalar, or (N,) with "none"; float64 for a float64 query, else float32.
 
     Three products of N x M x D forward and backward, in one pass; one without gradients; a fourth where the gradient is
-    computed in the backward ("none", float16). Memory beyond the gradients: a tile of some rows of similarities, 16 MiB
+    computed in the backward ("none", float16). Memory beyond the gradients: a tile of some rows of similarities, 32 MiB
     on the CPU and 24 on CUDA or, where M is large, 64 rows; float32 sums of the gradients of half-precision keys;
     with `normalize` or a tensor as temperature what these make of query and key. Similarities are float32 at least.
     Second derivatives and torch.func come from plain PyTorch, which holds all N x M similarities.
