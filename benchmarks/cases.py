@@ -88,6 +88,11 @@ def rows(columns):
     return lambda n: (max(1, n // columns), min(columns, n))
 
 
+def labelled_rows(columns):
+    """Eight rows at least: fewer have no pair to learn from."""
+    return lambda n: (max(8, n // columns), max(1, min(columns, n // 8)))
+
+
 def maps(batch, channels):
     def shape(n):
         c = min(channels, n)
@@ -258,7 +263,7 @@ def two_views(shape, *like):
 
 
 def labelled_features(shape, dtype, device, generator):
-    labels = torch.randint(0, max(shape[0] // 8, 1), shape[:1], device=device, generator=generator)
+    labels = torch.randint(0, max(shape[0] // 8, 2), shape[:1], device=device, generator=generator)
     return {"features": _randn(shape, dtype, device, generator), "labels": labels}
 
 
@@ -379,11 +384,12 @@ ALL = [
     ),
     Case("nt_xent_loss", (512, 128), rows(128), two_views, leaves=("z1", "z2"), chains=(chains.nt_xent,)),
     Case(
-        "sup_con_loss", (1024, 128), rows(128), labelled_features, leaves=("features",), chains=(chains.sup_con,)
+        "sup_con_loss", (1024, 128), labelled_rows(128), labelled_features, leaves=("features",),
+        chains=(chains.sup_con,),
     ),
-    Case("multi_similarity_loss", (1024, 128), rows(128), labelled_features, leaves=("features",)),
+    Case("multi_similarity_loss", (1024, 128), labelled_rows(128), labelled_features, leaves=("features",)),
     Case(
-        "triplet_batch_hard_loss", (1024, 128), rows(128), labelled_features, leaves=("features",),
+        "triplet_batch_hard_loss", (1024, 128), labelled_rows(128), labelled_features, leaves=("features",),
         chains=(chains.batch_hard,),
     ),
     Case(
