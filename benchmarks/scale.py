@@ -159,11 +159,11 @@ def measure_time(work: Work, forms: list[str], n: int, seconds: float) -> dict[s
     taken = {form: [] for form in forms}
     for run in runs.values():
         run()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, taken.values())) < 2:
-        for form, run in runs.items():
+    # Each for so long, so that a slow form does not leave the others two calls.
+    while turn := [form for form in runs if len(taken[form]) < 2 or sum(taken[form]) < seconds]:
+        for form in turn:
             begin = time.perf_counter()
-            run()
+            runs[form]()
             taken[form].append(time.perf_counter() - begin)
     return {form: statistics.median(all_of) for form, all_of in taken.items()}
 
@@ -250,7 +250,7 @@ def main(argv=None) -> None:
     parser.add_argument("--losses", type=lambda text: text.split(","), help="comma-separated (default: all)")
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of calls for each size")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of calls for each form and size")
     parser.add_argument("--max-seconds", type=float, default=600.0, help="start nothing new after this time")
     parser.add_argument("--output", type=Path, help="CSV file (default: results/scale/<machine>.csv)")
     parser.add_argument("--serve", type=json.loads, help=argparse.SUPPRESS)
