@@ -12,7 +12,7 @@ import torch
 from torch import is_grad_enabled
 from torch.autograd.function import Function
 
-from ._op import NONE, Op, Settings, scale_
+from ._op import NONE, Op, Settings, scale_, without_autocast
 from ._torch_private import (
     TRACED,
     direct_apply,
@@ -243,7 +243,7 @@ class FusedLossBackward(Function):
                 full[i] = value
             return tuple(_first_derivative(ctx.call, *full))
 
-        with _no_autocast(grad_gradients):
+        with without_autocast(grad_gradients[0]):  # which would cast the products of a backward
             found = torch.func.vjp(first, *(arguments[i] for i in active))[1](tuple(grad_gradients))
         spread = dict(zip(active, found))
         return None, None, *(spread.get(i) for i in range(len(arguments)))
@@ -260,11 +260,6 @@ def _first_derivative(call: tuple, *arguments) -> Sequence[torch.Tensor]:
             tensors[i] = value
         return op.call_reference(tensors, settings.keywords)
 
-    with _no_autocast(grad_outputs):
+    with without_autocast(grad_outputs[0]):
         _, pullback = torch.func.vjp(loss, *(tensors[i] for i in active))
         return pullback(grad_outputs[0] if op.losses == 1 else tuple(grad_outputs))
-
-
-def _no_autocast(tensors: Sequence[torch.Tensor]) -> torch.autocast:
-    """A backward inside torch.autocast computes what it would outside: matrix products would be cast."""
-    return torch.autocast(tensors[0].device.type, enabled=False)

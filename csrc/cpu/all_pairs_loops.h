@@ -102,10 +102,12 @@ void statistics_of_rows(const PairsTask& task, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const PairsRow<A> row = pairs_row<A>(task, i);
     Extremes<A> of = F::kStatistics > 0 ? pairs_extremes(f, row.x, row.groups, row) : Extremes<A>{};
-    const A known = task.known_max ? static_cast<const A*>(task.known_max)[i] : -infinity_<A>();
+    const A known = F::kMirrors && task.known_max ? static_cast<const A*>(task.known_max)[i] : -infinity_<A>();
     of.high = known > of.high ? known : of.high;
     PairSums3<A> sums = pairs_sums(f, row, of);
-    if (task.known_max) sums = with_known(sums, task.known_sums + i * F::kColumnSums, known, of.high);
+    if constexpr (F::kMirrors) {
+      if (task.known_max) sums = with_known(sums, task.known_sums + i * F::kColumnSums, known, of.high);
+    }
     A statistics[F::kStatistics + 1];
     static_cast<A*>(task.losses)[i] = f.finish(of.low, of.high, sums, statistics);
     A* to = static_cast<A*>(task.row_statistics) + i * F::kStatistics;

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) pairs_statistics_kernel(const F f, c
       if constexpr (F::kLow) low = -block_max(-low, shared);
       high = block_max(high, shared);
     }
-    const A known = p.known_max ? static_cast<const A*>(p.known_max)[i] : -infinity_<A>();
+    const A known = F::kMirrors && p.known_max ? static_cast<const A*>(p.known_max)[i] : -infinity_<A>();
     high = known > high ? known : high;
     PairSums3<A> sums{};
     row.each([&](int64_t, A s, bool own, bool same) {
@@ -67,7 +67,9 @@ __global__ void __launch_bounds__(kThreads) pairs_statistics_kernel(const F f, c
     });
     sums = {block_sum(sums.a, shared), block_sum(sums.b, shared), block_sum(sums.c, shared)};
     if (threadIdx.x != 0) continue;
-    if (p.known_max) sums = with_known(sums, p.known_sums + i * F::kColumnSums, known, high);
+    if constexpr (F::kMirrors) {
+      if (p.known_max) sums = with_known(sums, p.known_sums + i * F::kColumnSums, known, high);
+    }
     A statistics[F::kStatistics + 1];
     static_cast<A*>(p.losses)[i] = f.finish(low, high, sums, statistics);
     for (int k = 0; k < F::kStatistics; ++k) {

@@ -315,16 +315,16 @@ class AllPairsCall : Call<Device> {
     if (kTwoSets || mirrors()) of_columns = sum_of(kTwoSets ? kY : kX, problem_.columns, scale);
     const Tensor scalars = new_tensor(a.first(), {problem_.rows, 2}, dtype_);
     each_chunk(tiles, [&](Chunk chunk) {
-      const auto [begin, column, part, tile] = chunk;
       if (!kept) multiply(x, y, chunk);
-      chunk.problem.scalars = at(scalars, begin * 2);
+      chunk.problem.scalars = at(scalars, chunk.row * 2);
       if (kTraits.statistics == 0 && forward) Device::statistics(id, a.options, chunk.problem, a.first());
       if (!writes) return;
       Device::gradient(id, a.options, chunk.problem, a.first());
+      const Matrix& tile = chunk.tile;
       const Matrix gradient = casts ? matrix_of(tiles.factor, tile.rows, tile.columns) : tile;
       if (casts) copy(view(tile), view(gradient));
       add_products(x, y, chunk, gradient, mirrors() ? &of_columns : &of_rows, &of_columns);
-      if (of_rows) of_rows.finish(begin, tile.rows);
+      if (of_rows) of_rows.finish(chunk.row, tile.rows);
     });
     if (of_columns) of_columns.finish_all(problem_.rows == 0);
     problem_.results = whole;

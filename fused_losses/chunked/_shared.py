@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 
 from .. import _checks as check
-from .._op import NONE, accumulation_dtype
+from .._op import NONE, accumulation_dtype, without_autocast
 from .._options import Flag, Number, Option
 
 
@@ -58,32 +56,21 @@ class Group(Option):
         return (0.0,) * len(self.names)
 
 
-_NOTHING = nullcontext()
-
-
-def _as_they_are(x: torch.Tensor):
-    """Autocast is off for x's device; where it is, no context is entered, which costs a small loss a tenth."""
-    device = x.device.type
-    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
-        return _NOTHING
-    return torch.autocast(device, enabled=False)
-
-
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a @ b, which autocast leaves alone."""
-    with _as_they_are(a):
+    with without_autocast(a):
         return a @ b
 
 
 def joined(*parts: torch.Tensor) -> torch.Tensor:
     """One below the other; under autocast on the CPU torch refuses it for float16."""
-    with _as_they_are(parts[0]):
+    with without_autocast(parts[0]):
         return torch.cat(parts)
 
 
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """The rows over their norms, in the accumulation dtype; a norm counts as 1e-12 at least."""
-    with _as_they_are(x):
+    with without_autocast(x):
         return torch.nn.functional.normalize(x.to(accumulation_dtype(x.dtype)), dim=-1)
 
 

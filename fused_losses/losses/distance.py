@@ -7,7 +7,7 @@ import torch
 from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
-from .._op import NONE, accumulation_dtype
+from .._op import NONE, accumulation_dtype, without_autocast
 from .._options import Flag, Number
 from ._shared import accumulate, elementwise_shape, reduce, rows_shape
 
@@ -270,7 +270,7 @@ def fit_gaussian(x: torch.Tensor, *, shrinkage: float = 0.0) -> tuple[torch.Tens
     if x.ndim != 2 or x.shape[0] == 0:
         raise ValueError(f"{name}: expected x of shape (N, D) with N >= 1, got {tuple(x.shape)}")
     shrinkage = Number(low=0, high=1).read(f"{name}: expected shrinkage", shrinkage, x.dtype, x.dim())
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         x = x.to(accumulation_dtype(x.dtype))
         mean = x.mean(0)
         centred = x - mean
