@@ -168,8 +168,8 @@ def test_memory(case):
 @each_dtype
 @pytest.mark.parametrize("place", ["cpu", EMULATED])
 def test_a_product_is_never_all_there(case, dtype, tile_bytes, place):
-    """1024 x 1024 values pass through tiles of 64 KiB: less than 1 MiB, a quarter of them in float32, at any time. On the
-    emulated device, whose kernels add up in workspaces too, less than a third of them."""
+    """1024 x 1024 values pass through tiles of 64 KiB: less than 1 MiB, a quarter of them in float32, at any time; on
+    the emulated device, whose kernels add up in workspaces too, less than a third of them."""
     tile_bytes(1 << 16)
     shape = (1024, 8, 1024)[: len(case.shape)]
     problem = case.problem(None, dtype, "cpu", shape)
