@@ -8,6 +8,7 @@ namespace fused_losses::FL_ISA {
 #include "math/convert.h"
 #include "formulas/contract.h"
 #include "cpu/streaming.h"
+#include "cpu/lanes.h"
 #include "cpu/lowest.h"
 #include "formulas/binary.h"
 #include "formulas/distance.h"
@@ -27,8 +28,12 @@ constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::
 
 template <class F, class A>
 void compute_ahead(const A* __restrict x, A* __restrict ahead, const int64_t n) {
+  if constexpr (requires(Line<A> v) { F::ahead(v); }) {
+    map_row(x, ahead, n, [](auto v) { return F::ahead(v); });
+  } else {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) ahead[i] = F::ahead(x[i]);
+    for (int64_t i = 0; i < n; ++i) ahead[i] = F::ahead(x[i]);
+  }
 }
 
 // The terms of element i; `ahead` is read only for a loss in two steps, p only with kExtras, third and fourth only for
@@ -55,14 +60,34 @@ FL_HD A unless_ignored(const F& f, A t, A value) {
   return value;
 }
 
+// Whether an input and a target lie in the loss's domain; kOfIntegers: the target holds integers.
+template <bool kOfIntegers, class F, class A>
+FL_HD bool is_valid(const F f, A x, A t) {
+  bool valid = true;
+  if constexpr (F::kChecks) valid = F::valid_input(x) & F::valid_target(t);
+  if constexpr (F::kMask && kOfIntegers) {
+    bool allowed = (t == A(0)) | (t == A(1));
+    if constexpr (F::kIgnores) allowed |= f.ignored(t);
+    valid &= allowed;
+  }
+  return valid;
+}
+
+// What a pass over a block finds: the sum of its losses, and how many elements are outside the loss's domain.
+template <class T>
+struct BlockSum {
+  T sum = 0, invalid = 0;
+};
+
 // n elements; w and p are read only with kExtras. Returns the sum of w * loss; gradients are scale * w * derivative.
 template <class F, class A, int kOut, bool kExtras>
-A elementwise_part(const F f, const A* __restrict x, const A* __restrict ahead, const A* __restrict t,
-                   const A* __restrict w, const A* __restrict p, const A* __restrict third, const A* __restrict fourth,
-                   const A scale, A* __restrict loss, A* __restrict grad_input, A* __restrict grad_target,
-                   A* __restrict grad_third, A* __restrict grad_fourth, const int64_t n) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
+BlockSum<A> elementwise_part(const F f, const A* __restrict x, const A* __restrict ahead, const A* __restrict t,
+                             const A* __restrict w, const A* __restrict p, const A* __restrict third,
+                             const A* __restrict fourth, const A scale, A* __restrict loss, A* __restrict grad_input,
+                             A* __restrict grad_target, A* __restrict grad_third, A* __restrict grad_fourth,
+                             const int64_t n) {
+  A sum = 0, invalid = 0;
+#pragma omp simd reduction(+ : sum, invalid)
   for (int64_t i = 0; i < n; ++i) {
     const Terms<A> r = terms_at<F, A, kExtras>(f, x, ahead, t, p, third, fourth, i);
     const A wi = kExtras ? w[i] : A(1);
@@ -75,32 +100,36 @@ A elementwise_part(const F f, const A* __restrict x, const A* __restrict ahead, 
       grad_third[i] = unless_ignored(f, t[i], slope * r.grad_third);
       if constexpr (F::kTensors > 3) grad_fourth[i] = unless_ignored(f, t[i], slope * r.grad_fourth);
     }
+    if constexpr (F::kChecks) invalid += is_valid<false>(f, x[i], t[i]) ? A(0) : A(1);
   }
-  return sum;
+  return {sum, invalid};
 }
 
 // elementwise_part, of a loss in two steps in two loops: in one, its chain of dependent operations is longer than what
 // a core looks ahead.
 template <class F, class A, int kOut, bool kExtras>
-double elementwise_block(const F f, const A* x, const A* t, const A* w, const A* p, const A* third, const A* fourth,
-                         const A scale, A* loss, A* grad_input, A* grad_target, A* grad_third, A* grad_fourth,
-                         const int64_t n) {
+BlockSum<double> elementwise_block(const F f, const A* x, const A* t, const A* w, const A* p, const A* third,
+                                   const A* fourth, const A scale, A* loss, A* grad_input, A* grad_target,
+                                   A* grad_third, A* grad_fourth, const int64_t n) {
   if constexpr (!F::kAhead) {
-    return elementwise_part<F, A, kOut, kExtras>(f, x, nullptr, t, w, p, third, fourth, scale, loss, grad_input,
-                                                 grad_target, grad_third, grad_fourth, n);
+    const BlockSum<A> all = elementwise_part<F, A, kOut, kExtras>(f, x, nullptr, t, w, p, third, fourth, scale, loss,
+                                                                  grad_input, grad_target, grad_third, grad_fourth, n);
+    return {all.sum, all.invalid};
   } else {
     const auto from = [](bool used, auto* data, int64_t i) { return used ? data + i : data; };
     alignas(64) A ahead[kAheadBlock];
-    double sum = 0;
+    BlockSum<double> all;
     for (int64_t i = 0; i < n; i += kAheadBlock) {
-      const int64_t part = kAheadBlock < n - i ? kAheadBlock : n - i;
-      compute_ahead<F>(x + i, ahead, part);
-      sum += elementwise_part<F, A, kOut, kExtras>(f, x + i, ahead, t + i, from(kExtras, w, i), from(kExtras, p, i),
-                                                   nullptr, nullptr, scale, from(kOut & kLoss, loss, i),
-                                                   from(kOut & kGradInput, grad_input, i),
-                                                   from(kOut & kGradTarget, grad_target, i), nullptr, nullptr, part);
+      const int64_t count = kAheadBlock < n - i ? kAheadBlock : n - i;
+      compute_ahead<F>(x + i, ahead, count);
+      const BlockSum<A> part = elementwise_part<F, A, kOut, kExtras>(
+          f, x + i, ahead, t + i, from(kExtras, w, i), from(kExtras, p, i), nullptr, nullptr, scale,
+          from(kOut & kLoss, loss, i), from(kOut & kGradInput, grad_input, i), from(kOut & kGradTarget, grad_target, i),
+          nullptr, nullptr, count);
+      all.sum += part.sum;
+      all.invalid += part.invalid;
     }
-    return sum;
+    return all;
   }
 }
 
@@ -109,19 +138,6 @@ template <class A>
 void saturate(A* __restrict values, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) values[i] = at_least_(at_most_(values[i], A(65504)), A(-65504));
-}
-
-// Whether an input or a target lies outside the loss's domain; kOfIntegers: the target holds integers.
-template <bool kOfIntegers, class F, class A>
-FL_HD bool is_valid(const F f, A x, A t) {
-  bool valid = true;
-  if constexpr (F::kChecks) valid = F::valid_input(x) & F::valid_target(t);
-  if constexpr (F::kMask && kOfIntegers) {
-    bool allowed = (t == A(0)) | (t == A(1));
-    if constexpr (F::kIgnores) allowed |= f.ignored(t);
-    valid &= allowed;
-  }
-  return valid;
 }
 
 // The first of n elements that is not valid, or n.
@@ -223,8 +239,8 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
       note_lowest(task.invalid, 0);  // of the problem: the driver looks for it
       return 0;
     }
-    if (F::kChecks || (F::kMask && task.mask)) {
-      const int64_t i = task.mask ? first_invalid<true>(f, x, t, n) : first_invalid<false>(f, x, t, n);
+    if (F::kMask && task.mask) {
+      const int64_t i = first_invalid<true>(f, x, t, n);
       if (i < n) {
         note_lowest(task.invalid, at + i);
         return 0;
@@ -236,15 +252,21 @@ double elementwise_range(const F f, const ElementwiseTask& task, int64_t begin, 
     if (kOut & kLoss) loss += at;
     third.at(task.third, task.grad_third, at, n, non_temporal);
     fourth.at(task.fourth, task.grad_fourth, at, n, non_temporal);
+    BlockSum<double> block;
     if (extras) {
       const A* w = factors(task, at, n, ws, gs);
       const A* p = task.pos_weight ? values(task.pos_weight, at, n, ps) : ones(n, ps);
-      sum += elementwise_block<F, A, kOut, true>(f, x, t, w, p, third.in, fourth.in, scale, loss, grad_input,
-                                                 grad_target, third.out, fourth.out, n);
+      block = elementwise_block<F, A, kOut, true>(f, x, t, w, p, third.in, fourth.in, scale, loss, grad_input,
+                                                  grad_target, third.out, fourth.out, n);
     } else {
-      sum += elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, third.in, fourth.in, scale, loss,
-                                                  grad_input, grad_target, third.out, fourth.out, n);
+      block = elementwise_block<F, A, kOut, false>(f, x, t, nullptr, nullptr, third.in, fourth.in, scale, loss,
+                                                   grad_input, grad_target, third.out, fourth.out, n);
     }
+    if (F::kChecks && block.invalid != 0) {
+      note_lowest(task.invalid, at + first_invalid<false>(f, x, t, n));
+      return 0;
+    }
+    sum += block.sum;
     if (F::kSaturates && (kOut & kGradInput) && task.input.dtype == Dtype::kFloat16) saturate(dx, n);
     if ((kOut & kGradInput) && grad_input == dx && task.grad_input)
       write_block(dx, task.grad_input, task.input.dtype, at, n, non_temporal);

@@ -1,32 +1,6 @@
 // The softmax of the overlap losses over blocks of positions, one in each lane of a vector, all classes of a block
 // before the next: every logit and every probability is read once. Included by overlap_loops.h.
 
-// n values from `from` in the first lanes, `rest` in the others; n is the number of lanes where kWhole.
-template <class A, bool kWhole>
-FL_HD Line<A> load_lanes(const A* from, const int64_t n, const A rest) {
-  if constexpr (kWhole) return Line<A>::load(from);
-  A all[Line<A>::kLanes];
-  for (int k = 0; k < Line<A>::kLanes; ++k) all[k] = k < n ? from[k] : rest;
-  return Line<A>::load(all);
-}
-
-template <class A, bool kWhole>
-FL_HD void store_lanes(const Line<A> v, A* to, const int64_t n) {
-  if constexpr (kWhole) return v.store(to);
-  A all[Line<A>::kLanes];
-  v.store(all);
-  for (int64_t k = 0; k < n; ++k) to[k] = all[k];
-}
-
-// Calls run(first position, how many, whether they fill a vector as a constant) for each block of n positions.
-template <class A, class Run>
-FL_HD void each_block(const int64_t n, const Run& run) {
-  constexpr int64_t kLanes = Line<A>::kLanes;
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) run(i, kLanes, std::true_type{});
-  if (i < n) run(i, n - i, std::false_type{});
-}
-
 // Whether there is code for fixed numbers of classes: where the registers hold a block.
 #if defined(FL_HAS_AVX512)
 template <class A>

@@ -15,9 +15,8 @@ FL_HD A probability_of(A kept) {
 }
 
 template <class A>
-void exp_minus_abs_row(const A* __restrict x, A* __restrict e, const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) e[i] = exp_minus_abs(x[i]);
+void exp_minus_abs_row(const A* x, A* e, const int64_t n) {
+  map_row(x, e, n, [](auto v) { return exp_minus_abs(v); });
 }
 
 template <class A>

@@ -11,6 +11,7 @@ namespace fused_losses::FL_ISA {
 #include "formulas/classification.h"
 #include "formulas/compound.h"
 
+#include "cpu/lanes.h"
 #include "cpu/overlap_tile.h"
 #include "cpu/overlap_targets.h"
 #include "cpu/overlap_second.h"

@@ -6,6 +6,7 @@ namespace fused_losses::FL_ISA {
 
 #include "math/numerics.h"
 #include "math/convert.h"
+#include "cpu/lanes.h"
 #include "formulas/sequence.h"
 
 constexpr int64_t kSequenceBlock = 2048;
@@ -14,26 +15,8 @@ template <class A>
 constexpr Dtype kSequenceDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
 template <class A>
-A max_of(const A* __restrict x, const int64_t n) {
-  A row_max = -infinity_<A>();
-#pragma omp simd reduction(max : row_max)
-  for (int64_t i = 0; i < n; ++i) row_max = x[i] > row_max ? x[i] : row_max;
-  return row_max;
-}
-
-// Sum of exp(x - row_max), row_max >= x.
-template <class A>
-A sum_of_exponentials(const A* __restrict x, const A row_max, const int64_t n) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += detail::exp_minus(row_max - x[i]);
-  return sum;
-}
-
-template <class A>
-void scaled_exponentials(const A* __restrict x, const A row_max, const A factor, A* __restrict out, const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) out[i] = factor * detail::exp_minus(row_max - x[i]);
+void scaled_exponentials(const A* x, const A row_max, const A factor, A* out, const int64_t n) {
+  map_row(x, out, n, [=](auto v) { return factor * detail::exp_minus(row_max - v); });
 }
 
 // n logits from element `at`: in place, or converted into the buffer.
@@ -55,12 +38,13 @@ void sequence_read(const SequenceTask& task, int64_t begin, int64_t end) {
     for (int64_t at = 0; at < task.classes; at += kSequenceBlock) {
       const int64_t n = kSequenceBlock < task.classes - at ? kSequenceBlock : task.classes - at;
       const A* x = logits_block(task, first + at, n, buffer);
-      const A block_max = max_of(x, n);
+      const A block_max = maximum(x, n);
       if (block_max > row_max) {
         sum *= detail::exp_minus(static_cast<double>(block_max) - row_max);
         row_max = block_max;
       }
-      sum += sum_of_exponentials(x, row_max == -infinity_<A>() ? A(0) : row_max, n);
+      const A shift = row_max == -infinity_<A>() ? A(0) : row_max;
+      sum += row_exp<A, false, false>(x, nullptr, A(1), shift, nullptr, nullptr, n);
     }
     const A inverse = static_cast<A>(1 / sum);
     A* softmax = static_cast<A*>(task.softmax) + 2 * row;

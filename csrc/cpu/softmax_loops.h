@@ -11,10 +11,7 @@ namespace fused_losses::FL_ISA {
 #include "formulas/divergence.h"
 #include "formulas/custom.h"
 
-// e^-a, a: what a logit is below its row_max.
-FL_HD float exp_below(float a) { return detail::exp_minus(a); }
-FL_HD double exp_below(double a) { return exp_(-a); }
-
+#include "cpu/lanes.h"
 #include "cpu/lowest.h"
 #include "cpu/softmax_rows.h"
 #include "cpu/softmax_tiles.h"

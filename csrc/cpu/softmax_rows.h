@@ -8,31 +8,6 @@ struct RowSoftmax {
   A* factor;  // [blocks]
 };
 
-template <class A>
-A maximum(const A* __restrict x, const int64_t n) {
-  A found = -infinity_<A>();
-#pragma omp simd reduction(max : found)
-  for (int64_t i = 0; i < n; ++i) found = x[i] > found ? x[i] : found;
-  return found;
-}
-
-// Sum of e = exp(rate (x - shift)); e is written only with kStore. kAhead: *next_max becomes the maximum of `next`, the
-// values worked on after these: finding it costs nothing beside the exponentials.
-template <class A, bool kStore, bool kAhead>
-A row_exp(const A* __restrict x, A* __restrict e, const A rate, const A shift, const A* __restrict next, A* next_max,
-          const int64_t n) {
-  A sum = 0, found = -infinity_<A>();
-#pragma omp simd reduction(+ : sum) reduction(max : found)
-  for (int64_t i = 0; i < n; ++i) {
-    if constexpr (kAhead) found = next[i] > found ? next[i] : found;
-    const A v = exp_below((shift - x[i]) * rate);
-    sum += v;
-    if constexpr (kStore) e[i] = v;
-  }
-  if constexpr (kAhead) *next_max = found;
-  return sum;
-}
-
 // What is known of the row after the one worked on.
 template <class A>
 struct NextRow {
@@ -181,7 +156,7 @@ struct PairSums {
   A loss, slope_x, slope_z;
 };
 
-// kKeep: ez becomes the slope of the input, for pair_gradient_kept.
+// kKeep: ez becomes the slope of the input, for pair_gradient_kept. No sum of slopes that is known or not needed.
 template <class F, class A, bool kKeep>
 PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, const A row_max_x, const A log_sum_x,
                       const A factor_x, const A* __restrict z, A* __restrict ez, const A row_max_z, const A log_sum_z,
@@ -192,8 +167,8 @@ PairSums<A> pair_sums(const F f, const A* __restrict x, const A* __restrict ex, 
     const PairTerms<A> t = f((x[i] - row_max_x) * f.rate - log_sum_x, ex[i] * factor_x,
                              (z[i] - row_max_z) * f.rate - log_sum_z, ez[i] * factor_z);
     loss += t.loss;
-    slope_x += t.slope_input;
-    slope_z += t.slope_target;
+    if constexpr (!F::kKnownSlope) slope_x += t.slope_input;
+    if constexpr (!(kKeep && F::kKnownSlope)) slope_z += t.slope_target;
     if constexpr (kKeep) ez[i] = t.slope_input;
   }
   return {loss, slope_x, slope_z};
@@ -239,7 +214,8 @@ A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int6
     slope_x += of.slope_x;
     slope_z += of.slope_z;
   });
-  const A total_x = static_cast<A>(slope_x), total_z = static_cast<A>(slope_z), factor = scale * f.rate;
+  if constexpr (F::kKnownSlope) slope_x = f.slope_of_all();
+  const A total_x = static_cast<A>(slope_x), total_z = static_cast<A>(slope_z), factor = scale * f.slope();
   if (keep) {
     blocks([&](int64_t b, int64_t at, int64_t part) {
       pair_gradient_kept(ex + at, ez + at, s.factor[b] * total_x, factor, part);
@@ -251,5 +227,5 @@ A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int6
           r.factor[b], total_z, factor, part);
     });
   }
-  return static_cast<A>(loss);
+  return f.loss_of(static_cast<A>(loss));
 }

@@ -48,14 +48,13 @@ void lanes_max(const A* __restrict x, A* __restrict row_max, const int64_t n) {
 }
 
 template <class A, bool kStore>
-void lanes_exp(const A* __restrict x, A* __restrict e, const A rate, const A* __restrict row_max, A* __restrict sum,
-               const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const A v = exp_below((row_max[i] - x[i]) * rate);
-    sum[i] += v;
-    if constexpr (kStore) e[i] = v;
-  }
+void lanes_exp(const A* x, A* e, const A rate, const A* row_max, A* sum, const int64_t n) {
+  each_block<A>(n, [&](int64_t i, int64_t count, auto whole) {
+    const auto load = [&](const A* row) { return load_lanes<A, whole()>(row + i, count, A(0)); };
+    const Line<A> v = detail::exp_minus((load(row_max) - load(x)) * rate);
+    store_lanes<A, whole()>(load(sum) + v, sum + i, count);
+    if constexpr (kStore) store_lanes<A, whole()>(v, e + i, count);
+  });
 }
 
 template <class A>
@@ -232,7 +231,7 @@ void lanes_pair_gradient(const F f, const A* __restrict x, A* __restrict ex, con
                          const A* __restrict scale, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const A p = ex[i] * s->factor[i], q = ez[i] * r->factor[i], factor = scale[i] * f.rate;
+    const A p = ex[i] * s->factor[i], q = ez[i] * r->factor[i], factor = scale[i] * f.slope();
     const PairTerms<A> t =
         f((x[i] - s->row_max[i]) * f.rate - s->log_sum[i], p, (z[i] - r->row_max[i]) * f.rate - r->log_sum[i], q);
     if constexpr (kX) ex[i] = factor * (t.slope_input - p * s->slope[i]);
@@ -261,6 +260,7 @@ void pair_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> ex,
     lanes_flush(slope_z, z_total, n);
   }
   lanes_narrow(loss_total, s->loss, n);
+  for (int64_t i = 0; i < n; ++i) s->loss[i] = f.loss_of(s->loss[i]);
   lanes_narrow(x_total, s->slope, n);
   lanes_narrow(z_total, r->slope, n);
   if (!grad_x && !grad_z) return;

@@ -180,7 +180,7 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxO
   A loss = 0, slope_x = 0, slope_z = 0, p, q;
   if constexpr (F::kKnownSlope) {  // the gradient of the input in the pass of the loss
     if (!o.grad_target) {
-      const A scale = row_scale<A>(o, position) * f.rate;
+      const A scale = row_scale<A>(o, position) * f.slope();
       row.each([&](int slot, int64_t at, const auto& x) {
         constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
         const auto z = other.get(slot, at);
@@ -193,7 +193,7 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxO
         }
         if (o.grad_input) store_values<T, kSize>(static_cast<T*>(o.grad_input) + base + at * step, grad);
       });
-      return Threads::sum(loss);
+      return f.loss_of(Threads::sum(loss));
     }
   }
   row.each([&](int slot, int64_t at, const auto& x) {
@@ -207,11 +207,11 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxO
       slope_z += t.slope_target;
     }
   });
-  loss = Threads::sum(loss);
+  loss = f.loss_of(Threads::sum(loss));
   if (!o.grad_input && !o.grad_target) return loss;
   slope_x = Threads::sum(slope_x);
   slope_z = Threads::sum(slope_z);
-  const A scale = row_scale<A>(o, position) * f.rate;
+  const A scale = row_scale<A>(o, position) * f.slope();
   row.each([&](int slot, int64_t at, const auto& x) {
     constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
     const auto z = other.get(slot, at);

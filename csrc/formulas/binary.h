@@ -9,9 +9,9 @@ FL_HD Terms<A> logistic_terms(const Sigmoid<A>& s, A t, A pos_weight) {
 
 // -[t log p + (1-t) log_q], log_q = log(1-p), logarithms >= -100, with the derivative (p-t) / max(p(1-p), 1e-12).
 template <class A>
-FL_HD Terms<A> probability_terms(A p, A log_q, A t) {
+FL_HD Terms<A> probability_terms(A p, A log_p, A log_q, A t) {
   const A negative = A(1) - t, floor = A(-100);
-  const A loss = -(t * at_least_(log_(p), floor) + negative * at_least_(log_q, floor));
+  const A loss = -(t * at_least_(log_p, floor) + negative * at_least_(log_q, floor));
   return {loss, (p - t) / at_least_(p * (A(1) - p), A(1e-12)), A(0)};
 }
 
@@ -19,7 +19,10 @@ FL_HD Terms<A> probability_terms(A p, A log_q, A t) {
 template <class Self, class A>
 struct Logistic : InTwoSteps<Self, A> {
   static constexpr bool kMask = true;
-  FL_HD static A ahead(A x) { return exp_minus_abs(x); }
+  template <class T>
+  FL_HD static T ahead(T x) {
+    return exp_minus_abs(x);
+  }
 };
 
 template <class A>
@@ -62,13 +65,15 @@ struct OfProbability : InTwoSteps<Self, A> {
   FL_HD static bool valid_input(A p) { return !(p * (A(1) - p) < A(0)); }
   FL_HD static bool valid_target(A t) { return valid_input(t); }
   FL_HD static A ahead(A p) { return log1p_neg(p); }
+  // Of p in [0, 1]; NaN comes through log_q.
+  FL_HD static Terms<A> in_range(A p, A log_q, A t) { return probability_terms(p, log_finite(p), log_q, t); }
 };
 
 template <class A>
 struct BinaryCrossEntropy : OfProbability<BinaryCrossEntropy<A>, A> {
   explicit BinaryCrossEntropy(const Options&) {}
 
-  FL_HD Terms<A> terms(A p, A log_q, A t, A) const { return probability_terms(p, log_q, t); }
+  FL_HD Terms<A> terms(A p, A log_q, A t, A) const { return this->in_range(p, log_q, t); }
 };
 
 // (t w1 + (1-t) w0) of the loss on probabilities.
@@ -80,7 +85,7 @@ struct WeightedBinaryCrossEntropy : OfProbability<WeightedBinaryCrossEntropy<A>,
 
   FL_HD Terms<A> terms(A p, A log_q, A t, A) const {
     const A w = t * w1 + (A(1) - t) * w0;
-    const Terms<A> r = probability_terms(p, log_q, t);
+    const Terms<A> r = this->in_range(p, log_q, t);
     return {w * r.loss, w * r.grad_input, A(0)};
   }
 };

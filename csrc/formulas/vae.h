@@ -21,7 +21,7 @@ struct BernoulliTerm : ReconstructionTerm<BernoulliTerm<A>> {
   static constexpr bool kSaturates = true;
   explicit BernoulliTerm(const Options&) {}
   FL_HD RowTerms<A> operator()(A p, A t, A, A) const {
-    const Terms<A> r = probability_terms(p, log1p_neg(p), t);
+    const Terms<A> r = probability_terms(p, log_(p), log1p_neg(p), t);
     return this->terms(r.loss, r.grad_input);
   }
 };

@@ -156,15 +156,26 @@ FL_HD T exp_tail(T r) {
   }
 }
 
-// x = n ln 2 + r. Returns r; *power holds n + offset in its low bits.
+// x = n ln 2 + r. Returns r; the low bits of *power hold n + offset.
 template <class T>
-FL_HD T exp_reduce(T x, int offset, typename Real<T>::Uint* power) {
+FL_HD T exp_reduce(T x, int offset, T* n, typename Real<T>::Uint* power) {
   using R = Real<T>;
   const T round = R::kRound + T(offset);
   const T t = fma_(x, R::kLog2e, round);
-  const T n = t - round;
+  *n = t - round;
   *power = __builtin_bit_cast(typename R::Uint, t);
-  return fma_(n, -R::kLn2Low, fma_(n, -R::kLn2High, x));
+  return fma_(*n, -R::kLn2Low, fma_(*n, -R::kLn2High, x));
+}
+template <class T>
+FL_HD T exp_reduce(T x, int offset, typename Real<T>::Uint* power) {
+  T n;
+  return exp_reduce(x, offset, &n, power);
+}
+
+// e^r for |r| <= 0.3475.
+template <class T>
+FL_HD T exp_reduced(T r) {
+  return fma_(fma_(exp_tail(r), r, T(1)), r, T(1));
 }
 
 // e^-a for a >= 0. Its power of 2 is applied in two factors, 2^(n+64) and 2^-64, for gradual underflow.
@@ -175,10 +186,21 @@ FL_HD T exp_minus(T a) {
   const auto b = bits(a);
   typename R::Uint power;
   const T r = exp_reduce(-from_bits(b < R::kExpLimit ? b : R::kExpLimit), R::kBias + 64, &power);
-  const T y = fma_(fma_(exp_tail(r), r, T(1)), r, T(1)) * from_bits(power << R::kMantissa) * T(0x1p-64);
+  const T y = exp_reduced(r) * from_bits(power << R::kMantissa) * T(0x1p-64);
   return from_bits(bits(y) | nan_mask<T>(b));
 }
 #ifndef FL_CUDA
+#ifdef FL_HAS_AVX512
+// The same bits in fewer operations: a minimum that is a where a is NaN, a power of 2 with gradual underflow.
+FL_HD Vector<float> exp_minus(Vector<float> a) {
+  const Vector<float> most = from_bits(Real<float>::kExpLimit);
+  Vector<float> n;
+  Vector<float>::Bits power;
+  const Vector<float> bounded = Vector<float>::of(_mm512_maskz_min_ps(0xffff, most.values, a.values));
+  const Vector<float> r = exp_reduce(-bounded, 0, &n, &power);
+  return Vector<float>::of(_mm512_maskz_scalef_ps(0xffff, exp_reduced(r).values, n.values));
+}
+#endif
 template <class A, class V>
 FL_HD Pair<A, V> exp_minus(Pair<A, V> a) {
   return {exp_minus(a.low), exp_minus(a.high)};
@@ -242,7 +264,7 @@ FL_HD T exp_(T x) {
   // 2^n in two factors, because n goes beyond the exponents of T on both sides.
   const auto half = power >> 1;
   const T first = detail::from_bits(half << R::kMantissa), second = detail::from_bits((power - half) << R::kMantissa);
-  const T y = fma_(fma_(detail::exp_tail(r), r, T(1)), r, T(1)) * first * second;
+  const T y = detail::exp_reduced(r) * first * second;
   return detail::from_bits(detail::bits(y) | detail::nan_mask<T>(magnitude));
 }
 
@@ -266,9 +288,10 @@ FL_HD T tanh_(T x) {
   return x < T(0) ? -t : t;
 }
 
-// log x within 8.5e-8, double 1.7e-16; -inf at 0, NaN below.
+// log x of 0 <= x < infinity as log_, denormal x too, but at 0 a number below the logarithm of any other x; anything
+// for other x.
 template <class Policy = DefaultPolicy, class T>
-FL_HD T log_(T x) {
+FL_HD T log_finite(T x) {
 #ifdef FL_DEVICE_CODE
   if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) return __logf(x);
 #endif
@@ -280,7 +303,14 @@ FL_HD T log_(T x) {
   const auto i = detail::bits(tiny ? x * kUp : x) - R::kTwoThirds;
   const T k = detail::high_exponent(i) - (tiny ? T(R::kMantissa) : T(0));
   const T m = detail::from_bits((i & ((kOne << R::kMantissa) - 1)) + R::kTwoThirds);
-  const T r = detail::log_assemble(m - T(1), k);
+  return detail::log_assemble(m - T(1), k);
+}
+
+// log x within 8.5e-8, double 1.7e-16; -inf at 0, NaN below.
+template <class Policy = DefaultPolicy, class T>
+FL_HD T log_(T x) {
+  const T r = log_finite<Policy>(x);
+  if constexpr (detail::kLibrary<T>) return r;
   const T finite = x < infinity_<T>() ? r : x;
   return x > T(0) ? finite : (x == T(0) ? -infinity_<T>() : nan_<T>());
 }

@@ -2,6 +2,24 @@
 // that hold blocks of positions in registers. What of numerics.h is a template takes it in place of a number.
 // Included by numerics.h.
 
+namespace detail {
+
+// The combination of all numbers of a vector, half with half.
+template <class A, class Values, class Combine>
+FL_HD A folded(Values values, const Combine& combine) {
+  constexpr int kHalf = sizeof(Values) / sizeof(A) / 2;
+  const auto both = [&]<int... kAt>(std::integer_sequence<int, kAt...>) {
+    return combine(__builtin_shufflevector(values, values, kAt...),
+                   __builtin_shufflevector(values, values, (kHalf + kAt)...));
+  }(std::make_integer_sequence<int, kHalf>());
+  if constexpr (kHalf == 1)
+    return both[0];
+  else
+    return folded<A>(both, combine);
+}
+
+}  // namespace detail
+
 #if defined(FL_HAS_AVX512)
 constexpr int kVectorBytes = 64;
 #elif defined(FL_HAS_FMA)
@@ -22,7 +40,7 @@ struct Vector {
   Values values;
 
   Vector() = default;
-  FL_HD Vector(A number) : values(Values{} + number) {}
+  FL_HD Vector(A number) : values(number - Values{}) {}
   static FL_HD Vector of(Values values) {
     Vector v;
     v.values = values;
@@ -30,6 +48,12 @@ struct Vector {
   }
   static FL_HD Vector load(const A* from) { return of(*reinterpret_cast<const Unaligned*>(from)); }
   FL_HD void store(A* to) const { *reinterpret_cast<Unaligned*>(to) = values; }
+  FL_HD A sum() const {
+    return detail::folded<A>(values, [](auto a, auto b) { return a + b; });
+  }
+  FL_HD A largest() const {
+    return detail::folded<A>(values, [](auto a, auto b) { return a > b ? a : b; });
+  }
 
   FL_HD friend Vector operator+(Vector a, Vector b) { return of(a.values + b.values); }
   FL_HD friend Vector operator-(Vector a, Vector b) { return of(a.values - b.values); }
@@ -37,6 +61,8 @@ struct Vector {
   FL_HD friend Vector operator/(Vector a, Vector b) { return of(a.values / b.values); }
   FL_HD friend Vector operator-(Vector a) { return of(-a.values); }
   FL_HD Vector& operator+=(Vector b) { return *this = *this + b; }
+  // b where the two are not ordered.
+  FL_HD friend Vector larger_(Vector a, Vector b) { return of(a.values > b.values ? a.values : b.values); }
   FL_HD friend Mask operator==(Vector a, Vector b) { return a.values == b.values; }
   FL_HD friend Mask operator!=(Vector a, Vector b) { return a.values != b.values; }
   FL_HD friend Mask operator>(Vector a, Vector b) { return a.values > b.values; }
@@ -44,6 +70,9 @@ struct Vector {
   FL_HD friend Vector select_(Mask mask, Vector a, Vector b) { return of(mask ? a.values : b.values); }
   // The compiler contracts it to one instruction where the target has one.
   FL_HD friend Vector fma_(Vector a, Vector b, Vector c) { return of(a.values * b.values + c.values); }
+  FL_HD friend Vector abs_(Vector a) {
+    return of(__builtin_bit_cast(Values, bits(a) & std::numeric_limits<typename detail::Real<A>::Int>::max()));
+  }
   FL_HD friend Mask bits(Vector a) { return __builtin_bit_cast(Mask, a.values); }
 };
 
@@ -65,12 +94,16 @@ struct Pair {
     low.store(to);
     high.store(to + V::kLanes);
   }
+  FL_HD A sum() const { return (low + high).sum(); }
+  FL_HD A largest() const { return larger_(low, high).largest(); }
 
   FL_HD friend Pair operator+(Pair a, Pair b) { return {a.low + b.low, a.high + b.high}; }
   FL_HD friend Pair operator-(Pair a, Pair b) { return {a.low - b.low, a.high - b.high}; }
   FL_HD friend Pair operator*(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; }
   FL_HD friend Pair operator/(Pair a, Pair b) { return {a.low / b.low, a.high / b.high}; }
   FL_HD Pair& operator+=(Pair b) { return *this = *this + b; }
+  FL_HD friend Pair larger_(Pair a, Pair b) { return {larger_(a.low, b.low), larger_(a.high, b.high)}; }
+  FL_HD friend Pair abs_(Pair a) { return {abs_(a.low), abs_(a.high)}; }
   FL_HD friend Mask operator==(Pair a, Pair b) { return {a.low == b.low, a.high == b.high}; }
   FL_HD friend Mask operator!=(Pair a, Pair b) { return {a.low != b.low, a.high != b.high}; }
   FL_HD friend Mask operator>(Pair a, Pair b) { return {a.low > b.low, a.high > b.high}; }
