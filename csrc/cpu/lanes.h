@@ -38,13 +38,18 @@ A maximum(const A* x, const int64_t n) {
 }
 
 // Sum of e = exp(rate (x - shift)), shift >= x; e is written only with kStore. kAhead: *next_max becomes the maximum of
-// `next`, the values worked on after these: finding it costs nothing beside the exponentials.
-template <class A, bool kStore, bool kAhead>
+// `next`, the values worked on after these: finding it costs nothing beside the exponentials. kPrefetch: what lies
+// behind those, as many, is asked for, where rows of two arrays are read in turns and the hardware begins anew with
+// each.
+template <class A, bool kStore, bool kAhead, bool kPrefetch>
 A row_exp(const A* x, A* e, const A rate, const A shift, const A* next, A* next_max, const int64_t n) {
   Line<A> sum = A(0), found = -infinity_<A>();
   each_block<A>(n, [&](int64_t i, int64_t count, auto whole) {
     const auto load = [&](const A* row) { return load_lanes<A, whole()>(row + i, count, -infinity_<A>()); };
-    if constexpr (kAhead) found = larger_(load(next), found);
+    if constexpr (kAhead) {
+      found = larger_(load(next), found);
+      if constexpr (kPrefetch) __builtin_prefetch(next + i + n, 0, 2);
+    }
     const Line<A> value = detail::exp_minus((shift - load(x)) * rate);
     sum += value;
     if constexpr (kStore) store_lanes<A, whole()>(value, e + i, count);

@@ -44,7 +44,7 @@ void sequence_read(const SequenceTask& task, int64_t begin, int64_t end) {
         row_max = block_max;
       }
       const A shift = row_max == -infinity_<A>() ? A(0) : row_max;
-      sum += row_exp<A, false, false>(x, nullptr, A(1), shift, nullptr, nullptr, n);
+      sum += row_exp<A, false, false, false>(x, nullptr, A(1), shift, nullptr, nullptr, n);
     }
     const A inverse = static_cast<A>(1 / sum);
     A* softmax = static_cast<A*>(task.softmax) + 2 * row;

@@ -17,8 +17,8 @@ struct NextRow {
 };
 
 // space: [2 * blocks]. e: [n], or null where the exponentials are not needed. next: what the call before found about
-// this row, replaced by what this one finds about the row at next->values.
-template <class A>
+// this row, replaced by what this one finds about the row at next->values. kPrefetch: as row_exp.
+template <bool kPrefetch, class A>
 RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* space, NextRow<A>* next) {
   const int64_t blocks = (n + kRowBlock - 1) / kRowBlock;
   const auto length = [n](int64_t b) { return n - b * kRowBlock < kRowBlock ? n - b * kRowBlock : kRowBlock; };
@@ -32,8 +32,8 @@ RowSoftmax<A> row_softmax(const A* x, A* e, const int64_t n, const A rate, A* sp
     const A shift = block_max[b] == -infinity_<A>() ? A(0) : block_max[b];
     const A* following = last ? next->values : x + at + part;
     next->known = following && length(last ? 0 : b + 1) == part;
-    const auto run = next->known ? (e ? row_exp<A, true, true> : row_exp<A, false, true>)
-                                 : (e ? row_exp<A, true, false> : row_exp<A, false, false>);
+    const auto run = next->known ? (e ? row_exp<A, true, true, kPrefetch> : row_exp<A, false, true, kPrefetch>)
+                                 : (e ? row_exp<A, true, false, kPrefetch> : row_exp<A, false, false, kPrefetch>);
     sums[b] = run(x + at, e ? e + at : nullptr, rate, shift, following, &next->block_max, part);
     row_max = block_max[b] > row_max ? block_max[b] : row_max;
   }
@@ -59,7 +59,7 @@ void row_scale(A* __restrict values, const A factor, const int64_t n) {
 template <class F, class A>
 A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_t y, const A w, const A z,
             const A scale, NextRow<A>* next) {
-  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space, next);
+  const RowSoftmax<A> s = row_softmax<false>(x, e, n, A(1), space, next);
   const A u = (x[y] - s.row_max) - s.log_sum;
   const ClassTerms<A> t = f(u, exp_(u)), normaliser = normaliser_terms(z, s.row_max + s.log_sum);
   if (e) {
@@ -118,7 +118,7 @@ void mixture_gradient(const F f, const A* __restrict x, A* __restrict e, const A
 template <bool kTarget, class F, class A>
 A mixture_row(const F f, const A* x, A* e, A* space, const int64_t n, const Mixture<A> m, const int64_t extra,
               const A extra_share, const A z, const bool gradient, const A scale, NextRow<A>* next) {
-  const RowSoftmax<A> s = row_softmax(x, e, n, A(1), space, next);
+  const RowSoftmax<A> s = row_softmax<false>(x, e, n, A(1), space, next);
   double loss = 0, slope = 0;
   const auto blocks = [n](const auto& run) {
     for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) run(b, at, n - at < kRowBlock ? n - at : kRowBlock);
@@ -199,8 +199,8 @@ void pair_gradient(const F f, const A* __restrict x, A* __restrict ex, const A r
 template <class F, class A>
 A pair_row(const F f, const A* x, A* ex, const A* z, A* ez, A* space, const int64_t n, const bool grad_x,
            const bool grad_z, const A scale, NextRow<A>* next) {
-  const RowSoftmax<A> s = row_softmax(x, ex, n, f.rate, space, &next[0]);
-  const RowSoftmax<A> r = row_softmax(z, ez, n, f.rate, space + 2 * (n / kRowBlock + 1), &next[1]);
+  const RowSoftmax<A> s = row_softmax<true>(x, ex, n, f.rate, space, &next[0]);
+  const RowSoftmax<A> r = row_softmax<true>(z, ez, n, f.rate, space + 2 * (n / kRowBlock + 1), &next[1]);
   const bool keep = grad_x && !grad_z;
   const auto blocks = [n](const auto& run) {
     for (int64_t b = 0, at = 0; at < n; ++b, at += kRowBlock) run(b, at, n - at < kRowBlock ? n - at : kRowBlock);
