@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 import warnings
 
@@ -119,6 +120,36 @@ def test_divergences_of_equal_logits_are_zero(device):
     x = logits().to(device)
     for loss in (F.kl_div_with_logits, F.js_div_with_logits):
         assert_agrees(1 + loss(x, x + 3, "none"), torch.ones(SHAPE[:2], dtype=torch.float64))
+
+
+def exact_js_div(x, z, beta):
+    """The loss of one row and its gradient to x, in 60 digits."""
+    with decimal.localcontext() as context:
+        context.prec = 60
+        ps, qs = ([decimal.Decimal(v).exp() for v in row.tolist()] for row in (x, z))
+        ps, qs, beta = [p / sum(ps) for p in ps], [q / sum(qs) for q in qs], decimal.Decimal(beta)
+        terms = [(p, q, beta * q + (1 - beta) * p) for p, q in zip(ps, qs)]
+        of_p = [(1 - beta) * p * (p / m).ln() for p, _, m in terms]
+        of_q = [beta * q * (q / m).ln() for _, q, m in terms]
+        return float(sum(of_p + of_q)), [float(a - p * sum(of_p)) for a, p in zip(of_p, ps)]
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.125])
+@pytest.mark.parametrize("apart", [1e-4, 1e-2, 0.3, 0.6, 3.0])
+@pytest.mark.parametrize("classes", [20, 40])  # a tile, a row
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_js_div_with_logits_of_rows_however_near(dtype, classes, apart, beta, device):
+    x = logits((classes,)).to(dtype)
+    z = x + apart * torch.randn(classes, dtype=dtype)
+    expected, gradient = exact_js_div(x, z, beta)
+    x = x.to(device).requires_grad_()
+    loss = F.js_div_with_logits(x, z.to(device), "sum", beta=beta)
+    loss.backward()
+    eps = torch.finfo(dtype).eps
+    room = 32 * eps + 4 * eps / apart  # log p - log q is of the order of `apart`, and is rounded as logarithms are
+    assert loss.item() == pytest.approx(expected, rel=room)
+    wider = room if beta == 0.5 else 8 * room  # with another beta the slopes have the rounding of log m, which is near -8
+    assert x.grad.tolist() == pytest.approx(gradient, rel=wider, abs=wider * max(map(abs, gradient)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
