@@ -148,7 +148,7 @@ def test_js_div_with_logits_of_rows_however_near(dtype, classes, apart, beta, de
     eps = torch.finfo(dtype).eps
     room = 32 * eps + 4 * eps / apart  # log p - log q is of the order of `apart`, and is rounded as logarithms are
     assert loss.item() == pytest.approx(expected, rel=room)
-    wider = room if beta == 0.5 else 8 * room  # with another beta the slopes have the rounding of log m, which is near -8
+    wider = room if beta == 0.5 else 8 * room  # other slopes round log m, which is near -8
     assert x.grad.tolist() == pytest.approx(gradient, rel=wider, abs=wider * max(map(abs, gradient)))
 
 
