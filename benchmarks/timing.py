@@ -144,7 +144,7 @@ def quiet():
             gc.enable()
 
 
-def rounds_within(clock, calls: Sequence[Call], seconds: float, repeat: int, low: int, high: int) -> int:
+def rounds_within(clock, calls: Sequence[Call], seconds: float, repeat: float, low: int, high: int) -> int:
     """How many rounds of `repeat` executions of every call fit in `seconds`; also the last warm-up."""
     clock.synchronize()
     start = time.perf_counter()
@@ -156,11 +156,23 @@ def rounds_within(clock, calls: Sequence[Call], seconds: float, repeat: int, low
     return int(min(high, max(low, seconds / (repeat * (time.perf_counter() - start)))))
 
 
+SHORT = 1e6  # ns
+
+
+def hot_block(clock, call: Call) -> tuple[int, int]:
+    """Calls in a block of one rival, and how many of the first ones do not count.
+
+    A short call is mostly code, which the rival before it has driven out of the caches and the branch predictor: it
+    reaches its time after some twenty calls.
+    """
+    return (60, 20) if sum(clock.resolve([clock.once(call)])[0]) < SHORT else (12, 2)
+
+
 def measure(clock, calls: Sequence[Call], mode: str, seconds: float, low: int = 5, high: int = 41) -> dict:
     """Samples (forward ns, backward ns) of each call's key, as arrays of two columns.
 
     cold: one call of each rival a round, the first one changing from round to round, a flush before each.
-    hot: a block of calls of one rival after the other, its first two discarded.
+    hot: a block of calls of one rival after the other, without its first ones (`hot_block`).
     wall: loops of calls without a pause, timed as a whole and divided: (ns of forward + backward, 0).
     """
     samples = {call.key: [] for call in calls}
@@ -173,13 +185,13 @@ def measure(clock, calls: Sequence[Call], mode: str, seconds: float, low: int = 
                     clock.flush()
                     samples[call.key].append(clock.once(call))
     elif mode == HOT:
-        block = 12
-        rounds = rounds_within(clock, calls, seconds, block, 2, high)
+        blocks = [hot_block(clock, call) for call in calls]
+        rounds = rounds_within(clock, calls, seconds, sum(n for n, _ in blocks) / len(blocks), 2, high)
         with quiet():
             for _ in range(rounds):
-                for call in calls:
+                for call, (block, dropped) in zip(calls, blocks):
                     found = [clock.once(call) for _ in range(block)]
-                    samples[call.key] += found[2:]
+                    samples[call.key] += found[dropped:]
     else:
         block = 50
         rounds = rounds_within(clock, calls, seconds, block, 3, high)

@@ -174,9 +174,10 @@ class FusedLoss(Function):
                 return (None,) * (n + 1)
             if len(given) > 1 or grad_outputs[0] is None:
                 gradients = None  # they are those of the first loss alone
-            grad_outputs = [torch.zeros_like(given[0]) if g is None else g for g in grad_outputs]
         if gradients is not None and not grad_mode:
             return _at_positions(_hand_over(ctx, gradients, grad_outputs[0]), needs, n)
+        if op.losses > 1:
+            grad_outputs = [torch.zeros_like(given[0]) if g is None else g for g in grad_outputs]
         saved = ctx.saved_tensors
         tensors, kept = saved[:n], saved[n:]
         if torch.compiler.is_compiling():

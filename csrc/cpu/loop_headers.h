@@ -9,10 +9,10 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <type_traits>
 #include <utility>
 
+#include "cpu/scratch.h"
 #include "math/dtype.h"
 #include "losses.h"
 #include "math/platform.h"

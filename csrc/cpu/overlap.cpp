@@ -71,10 +71,11 @@ class OverlapRun {
     const bool at_once = works_on_groups_at_once();
     if (at_once) {
       parallel(groups_.count, groups_.classes * groups_.positions, [&](int64_t begin, int64_t end) {
-        for (int64_t g = begin; g < end; ++g) run_group(g);
+        Scratch scratch;
+        for (int64_t g = begin; g < end; ++g) run_group(g, &scratch);
       });
     } else {
-      each_chunk([&](int64_t g, int64_t c) { sum_chunk(g, c); });
+      each_chunk([&](int64_t g, int64_t c, Scratch* scratch) { sum_chunk(g, c, scratch); });
     }
     if (invalid_) refuse_target();
     if (!at_once) {
@@ -83,7 +84,7 @@ class OverlapRun {
       sum_again();
     }
     add_seconds();
-    if (!at_once && task_.gradient) each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
+    if (!at_once && task_.gradient) write_gradients();
     store_results();
   }
 
@@ -93,7 +94,7 @@ class OverlapRun {
     if (task_.saved_count) set_second_scale(load_scalar(task_.saved_count, dtype_));
     ratios_.find(0, ratios_.count());
     sum_again();
-    each_chunk([&](int64_t g, int64_t c) { write_gradient(g, c); });
+    write_gradients();
   }
 
  private:
@@ -151,24 +152,25 @@ class OverlapRun {
   void each_chunk(const Run& run) {
     const int64_t chunks = groups_.chunks, cost = groups_.classes * groups_.positions / chunks;
     parallel(groups_.count * chunks, cost, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) run(i / chunks, i % chunks);
+      Scratch scratch;
+      for (int64_t i = begin; i < end; ++i) run(i / chunks, i % chunks, &scratch);
     });
   }
 
   // Sums, losses and gradient of a group that has its regions to itself.
-  void run_group(int64_t g) {
-    sum_group(g);
+  void run_group(int64_t g, Scratch* scratch) {
+    sum_group(g, scratch);
     if (invalid_) return;
     if (dtype_ != Dtype::kFloat64 && underflows(g)) {
       wide_[g] = true;
       clear_sums(g);
-      sum_group(g);
+      sum_group(g, scratch);
     }
-    for (int64_t c = 0; c < groups_.chunks; ++c) write_gradient(g, c);
+    for (int64_t c = 0; c < groups_.chunks; ++c) write_gradient(g, c, scratch);
   }
 
-  void sum_group(int64_t g) {
-    for (int64_t c = 0; c < groups_.chunks; ++c) sum_chunk(g, c);
+  void sum_group(int64_t g, Scratch* scratch) {
+    for (int64_t c = 0; c < groups_.chunks; ++c) sum_chunk(g, c, scratch);
     add_parts(g);
     ratios_.find(region(g), region(g) + groups_.classes);
   }
@@ -178,8 +180,8 @@ class OverlapRun {
     if (dtype_ == Dtype::kFloat64) return;
     for (int64_t g = 0; g < groups_.count; ++g) wide_[g] = underflows(g);
     if (std::none_of(wide_.begin(), wide_.end(), [](char wide) { return wide != 0; })) return;
-    each_chunk([&](int64_t g, int64_t c) {
-      if (wide_[g]) sum_chunk(g, c);
+    each_chunk([&](int64_t g, int64_t c, Scratch* scratch) {
+      if (wide_[g]) sum_chunk(g, c, scratch);
     });
     for (int64_t g = 0; g < groups_.count; ++g) {
       if (wide_[g]) clear_sums(g);
@@ -204,13 +206,17 @@ class OverlapRun {
             c * groups_.chunk, groups_.end(c), keeps_ && (!wide_[g] || dtype_ == Dtype::kFloat64)};
   }
 
-  void sum_chunk(int64_t g, int64_t c) {
-    double* sums = part(g, c);
-    if (!loops_.sums[wide_[g] != 0](task_, piece(g, c), sums, sums + groups_.classes * kRegionSums)) invalid_ = true;
+  void sum_chunk(int64_t g, int64_t c, Scratch* scratch) {
+    double *sums = part(g, c), *second = sums + groups_.classes * kRegionSums;
+    if (!loops_.sums[wide_[g] != 0](task_, piece(g, c), scratch, sums, second)) invalid_ = true;
   }
 
-  void write_gradient(int64_t g, int64_t c) {
-    loops_.gradient[wide_[g] != 0](task_, piece(g, c), ratios_.by_I(region(g)), ratios_.by_P(region(g)));
+  void write_gradient(int64_t g, int64_t c, Scratch* scratch) {
+    loops_.gradient[wide_[g] != 0](task_, piece(g, c), scratch, ratios_.by_I(region(g)), ratios_.by_P(region(g)));
+  }
+
+  void write_gradients() {
+    each_chunk([&](int64_t g, int64_t c, Scratch* scratch) { write_gradient(g, c, scratch); });
   }
 
   // Adds the sums of the chunks of a group, in order.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/scratch.h"
 #include "host/overlap_options.h"
 #include "host/problems.h"
 
@@ -25,10 +26,10 @@ struct OverlapPart {
 // Sums of each class of a part, [last - first, kRegionSums]; second[2]: the second terms, and the number of elements
 // (softmax: positions, or their weights) that count for their mean. False, and no sums, where a class index or a mask's
 // value is none.
-using OverlapSums = bool (*)(const OverlapTask&, OverlapPart, double* sums, double* second);
+using OverlapSums = bool (*)(const OverlapTask&, OverlapPart, Scratch*, double* sums, double* second);
 // Writes the gradient of a part: with p the activated input, by_I[c] g + by_P[c] (2 p with `squared`) pulled back
 // through the activation, and second_scale times the second term's. by_I, by_P [last - first].
-using OverlapGradient = void (*)(const OverlapTask&, OverlapPart, const double* by_I, const double* by_P);
+using OverlapGradient = void (*)(const OverlapTask&, OverlapPart, Scratch*, const double* by_I, const double* by_P);
 
 struct OverlapLoops {
   OverlapSums sums[2];  // by accumulation dtype: float, double

@@ -22,8 +22,8 @@ namespace fused_losses::FL_ISA {
 
 // Calls run(span, tile) for each tile of positions [begin, end).
 template <class A, class Run>
-void each_tile(const OverlapTask& task, OverlapPart part, const Run& run) {
-  OverlapTile<A> tile(task.options.joint() ? task.classes : 1, part.end - part.begin);
+void each_tile(const OverlapTask& task, OverlapPart part, Scratch* scratch, const Run& run) {
+  OverlapTile<A> tile(task.options.joint() ? task.classes : 1, part.end - part.begin, scratch);
   for (int64_t at = part.begin; at < part.end; at += tile.width) {
     const int64_t n = tile.width < part.end - at ? tile.width : part.end - at;
     run(OverlapSpan{task, part.sample, part.first, part.last, at, n, part.keeps}, &tile);
@@ -31,14 +31,15 @@ void each_tile(const OverlapTask& task, OverlapPart part, const Run& run) {
 }
 
 template <class A>
-bool overlap_sums(const OverlapTask& task, OverlapPart part, double* sums, double* second) {
+bool overlap_sums(const OverlapTask& task, OverlapPart part, Scratch* scratch, double* sums, double* second) {
   for (int64_t k = 0; k < kRegionSums * (part.last - part.first); ++k) sums[k] = 0;
   second[0] = second[1] = 0;
   bool valid = true;
-  each_tile<A>(task, part, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
+  each_tile<A>(task, part, scratch, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
     valid = valid && (task.class_index ? load_classes(span, tile->class_index) : is_target(span));
     if (!valid || part.first == part.last) return;
     if (task.options.joint()) {
+      if (span.at == part.begin) tile->clear_sums();
       const OverlapSoftmaxTile<A> all(span, false, tile);
       all.add_sums(sums);
       if (task.options.has_second()) all.add_terms(second);
@@ -53,8 +54,9 @@ bool overlap_sums(const OverlapTask& task, OverlapPart part, double* sums, doubl
 }
 
 template <class A>
-void overlap_gradient(const OverlapTask& task, OverlapPart part, const double* by_I, const double* by_P) {
-  each_tile<A>(task, part, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
+void overlap_gradient(const OverlapTask& task, OverlapPart part, Scratch* scratch, const double* by_I,
+                      const double* by_P) {
+  each_tile<A>(task, part, scratch, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
     if (part.first == part.last) return;
     if (task.class_index) load_classes(span, tile->class_index);
     if (task.options.joint()) return OverlapSoftmaxTile<A>(span, span.keeps, tile).write_gradient(by_I, by_P);

@@ -22,7 +22,7 @@ double sum_row(const A* __restrict v, const int64_t n) {
 template <class A>
 struct OverlapTile {
   int64_t rows, width;
-  A *memory, *values, *probabilities, *targets;  // [rows, width]; values and targets where converted
+  A *values, *probabilities, *targets;  // [rows, width]; values and targets where converted
   A* extra;                                      // [rows, width]: sigmoids or slopes beside a softmax
   A* class_index;                                // [width] of each position, -1 where ignored
   A *row_max, *inverse, *log_inverse, *inner, *keep, *log, *share, *slope;  // [width], of a softmax
@@ -31,7 +31,7 @@ struct OverlapTile {
   int64_t pending = 0;
   int32_t* counts;  // as count_classes wants it
 
-  OverlapTile(int64_t rows, int64_t positions) : rows(rows) {
+  OverlapTile(int64_t rows, int64_t positions, Scratch* scratch) : rows(rows) {
     width = kTileValues / (rows > 0 ? rows : 1) / kNarrowestTile * kNarrowestTile;
     const int64_t needed = (positions + kNarrowestTile - 1) / kNarrowestTile * kNarrowestTile;
     for (const int64_t limit : {kWidestTile, needed}) width = width > limit ? limit : width;
@@ -40,12 +40,10 @@ struct OverlapTile {
     const int64_t vectors = (2 + kBlockSums) * rows, coefficients = (rows + kLanes - 1) / kLanes * kLanes;
     const int64_t size = vectors * kLanes + 2 * coefficients + (4 * rows + 9) * width;
     const int64_t counters = kCounters * (rows + 1);
-    memory = static_cast<A*>(::operator new(size * sizeof(A) + counters * sizeof(int32_t), std::align_val_t(64)));
+    A* memory = static_cast<A*>(scratch->at_least(size * sizeof(A) + counters * sizeof(int32_t)));
     counts = reinterpret_cast<int32_t*>(memory + size);
-    std::memset(counts, 0, counters * sizeof(int32_t));
     block = reinterpret_cast<Line<A>*>(memory);
     sums = block + 2 * rows;
-    std::memset(sums, 0, kBlockSums * rows * sizeof(*sums));
     A* next = memory + vectors * kLanes;
     for (A** part : {&by_I, &by_P}) {
       *part = next;
@@ -60,8 +58,12 @@ struct OverlapTile {
       next += width;
     }
   }
-  ~OverlapTile() { ::operator delete(memory, std::align_val_t(64)); }
-  OverlapTile(const OverlapTile&) = delete;
+
+  // Nothing is pending, and nothing counted.
+  void clear_sums() {
+    std::memset(counts, 0, kCounters * (rows + 1) * sizeof(*counts));
+    std::memset(sums, 0, kBlockSums * rows * sizeof(*sums));
+  }
 
   // Adds the sums of the pending positions to those of each class.
   void flush(double* to) {

@@ -2,10 +2,10 @@
 #include "cpu/sequence.h"
 
 #include "cpu/device.h"
+#include "cpu/scratch.h"
 #include "host/sequence.h"
 
 #include <algorithm>
-#include <memory>
 #include <utility>
 
 namespace fused_losses {
@@ -25,13 +25,6 @@ std::vector<int64_t> read_lengths(const char* argument, const Operand& given, in
   }
   return lengths;
 }
-
-// Room for n values of A, not initialised, 64-byte aligned.
-struct Space {
-  explicit Space(int64_t bytes) : raw(new char[bytes + 64]) {}
-  void* data() { return raw.get() + (64 - reinterpret_cast<uintptr_t>(raw.get()) % 64); }
-  std::unique_ptr<char[]> raw;
-};
 
 // One call, forward or backward.
 struct SequenceRun {
@@ -102,15 +95,15 @@ struct SequenceRun {
 
   void run() {
     const int64_t size = element_size(dtype), batch = task.batch, rows = batch * task.steps;
-    Space softmax(rows * 2 * size), probability(rows * task.places * size);
-    Space by_probability(task.gradient ? rows * task.places * size : 0);
-    task.softmax = softmax.data();
-    task.probability = probability.data();
-    task.by_probability = task.gradient ? by_probability.data() : nullptr;
+    Scratch softmax, probability, by_probability;
+    task.softmax = softmax.at_least(rows * 2 * size);
+    task.probability = probability.at_least(rows * task.places * size);
+    task.by_probability = task.gradient ? by_probability.at_least(rows * task.places * size) : nullptr;
     std::vector<double> losses(batch);
     const auto match = [&](int64_t begin, int64_t end) {
-      Space scratch((2 * task.orders + 1) * task.places * size);
-      for (int64_t b = begin; b < end; ++b) losses[b] = entry.match[wide](task, b, scratch.data());
+      Scratch space;
+      void* scratch = space.at_least((2 * task.orders + 1) * task.places * size);
+      for (int64_t b = begin; b < end; ++b) losses[b] = entry.match[wide](task, b, scratch);
     };
     const auto read = [&](int64_t begin, int64_t end) { entry.read[wide](task, begin, end); };
     const auto write = [&](int64_t begin, int64_t end) {

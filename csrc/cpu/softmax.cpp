@@ -1,9 +1,8 @@
 // The CPU driver of the softmax family: chunks of positions, one pass over memory for loss and gradient.
 #include "cpu/softmax.h"
 
-#include <memory>
-
 #include "cpu/device.h"
+#include "cpu/scratch.h"
 #include "host/softmax.h"
 
 namespace fused_losses {
@@ -68,8 +67,8 @@ double sum_of_losses(const SoftmaxTask& task, SoftmaxLoop loop, Dtype dtype) {
   const int64_t bytes = scratch_size(task.classes, task.inner) * element_size(dtype);
   std::vector<double> partial(chunks);
   parallel(chunks, positions / chunks * (task.classes + 1), [&](int64_t first, int64_t last) {
-    const std::unique_ptr<char[]> space(new char[bytes + 64]);  // touched only where values pass through it
-    char* scratch = space.get() + (64 - reinterpret_cast<uintptr_t>(space.get()) % 64);
+    Scratch space;  // touched only where values pass through it
+    void* scratch = space.at_least(bytes);
     for (int64_t c = first; c < last; ++c) {
       partial[c] = loop(task, c * size, c + 1 < chunks ? (c + 1) * size : positions, scratch);
     }
