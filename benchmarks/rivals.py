@@ -268,7 +268,7 @@ def copy_call(floor_bytes: int, dtype: str, device) -> Call:
 
 
 def mse_call(shape, device) -> Call:
-    """torch's cheapest loss on the same number of elements: the yardstick of the cost of a call, called as any rival."""
+    """torch's cheapest loss on the same number of elements: the yardstick of a call, called as a rival is."""
     input = torch.randn(shape, device=device, requires_grad=True)
     tensors = {"input": input, "target": torch.randn(shape, device=device)}
     return Call(Key(MSE, "float32"), Form(torch.nn.functional.mse_loss).bind(tensors), [input])

@@ -84,3 +84,10 @@ def tile_bytes():
     """Sets the size of a tile; automatic again afterwards."""
     yield _C.set_tile_bytes
     _C.set_tile_bytes(0)
+
+
+@pytest.fixture
+def every_isa():
+    """The instruction sets of this CPU; the automatic choice is restored afterwards."""
+    yield _C.cpu_isas()
+    _C.set_cpu_isa("")

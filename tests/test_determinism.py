@@ -39,13 +39,6 @@ def test_runs_and_threads(case, dtype, device):
                         assert torch.equal(a, b), f"{threads} threads, {reduction}"
 
 
-@pytest.fixture
-def every_isa():
-    """The instruction sets of this CPU; the automatic choice is restored afterwards."""
-    yield _C.cpu_isas()
-    _C.set_cpu_isa("")
-
-
 @pytest.mark.promise("Bits and builds", "Each instruction set is right to the same tolerance.")
 @each_case
 def test_instruction_sets(case, every_isa):

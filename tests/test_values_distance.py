@@ -11,6 +11,7 @@ from tolerances import assert_agrees
 
 import fused_losses
 import fused_losses.functional as F
+from fused_losses import _C
 
 MARGIN = 2.0
 # distance, target, loss, derivative with respect to the distance
@@ -158,6 +159,24 @@ def test_mahalanobis_by_the_inverse_is_as_accurate_as_by_a_solve(condition, devi
     found = F.mahalanobis_distance(x.to(device), mean.to(device), factor.to(device)).double().cpu()
     worst, of_solve = ((v / want - 1).abs().max().item() for v in (found, solved))
     assert worst <= max(of_solve, 4 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 64, 97, 256, 257, 512])
+def test_mahalanobis_by_inverses_of_every_size(size, threads, every_isa):
+    """Around the blocks of 32 columns, on every instruction set: the loss, and gradients through both products."""
+    torch.set_num_threads(threads)
+    mean, factor, rows = torch.randn(size), of_condition(100, size).float(), max(32, size if size <= 256 else 4 * size)
+    leaves = [v.requires_grad_() for v in (torch.randn(rows, size), mean, factor)]
+    wide = [v.detach().double().requires_grad_() for v in leaves]
+    want = F.mahalanobis_distance.reference(*wide)
+    wanted = torch.autograd.grad(want.sum(), wide)
+    for isa in every_isa:
+        _C.set_cpu_isa(isa)
+        found = F.mahalanobis_distance(*leaves)
+        assert_agrees(found, want, n_terms=size, label=isa)
+        for a, b in zip(torch.autograd.grad(found.sum(), leaves), wanted):
+            assert_agrees(a, b, torch.float32, n_terms=rows * size, label=isa)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])

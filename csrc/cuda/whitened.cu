@@ -23,6 +23,11 @@ __global__ void __launch_bounds__(kThreads)
 
 struct CudaWhitened : CudaProducts {
   static constexpr auto run = run_row_sums;
+  static constexpr auto invert = invert_by_library;
+  static constexpr auto solve = solve_by_library;
+
+  // As measured on CPUs, with the library's inverse.
+  static bool inverts(int64_t rows, int64_t size) { return size <= 512 && rows >= 4 * size; }
 
   static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to) {
     const int64_t n = rows.rows * rows.columns;

@@ -33,29 +33,32 @@ inline Matrix in_dtype(const Tensor& t, int64_t rows, int64_t columns, Dtype dty
   return made;
 }
 
+// The library's inverse of a lower triangular matrix in float64, in the dtype of `inverse`.
+inline void invert_by_library(const Matrix& factor, const Matrix& inverse) {
+  const int64_t size = factor.rows;
+  const Matrix identity = new_matrix(factor.owner, size, size, Dtype::kFloat64);
+  const Matrix found = new_matrix(factor.owner, size, size, Dtype::kFloat64);
+  TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(identity.owner.get()));
+  torch::stable::fill_(strided_view(identity, size, 1, size + 1, 1), 1.0);
+  solve_triangular(view(factor), view(identity), false, transposed(found));
+  copy(transposed(found), view(inverse));
+}
+
+// The library's L⁻¹ r, or with `upper` r L⁻¹, of each row r.
+inline void solve_by_library(const Matrix& factor, const Matrix& rows, bool upper, const Matrix& out) {
+  solve_triangular(upper ? transposed(factor) : view(factor), transposed(rows), upper, transposed(out));
+}
+
 // L⁻¹ applied to rows: for many rows in float32 by a product with the inverse, which is computed in float64 and so the
 // more accurate way; else by a triangular solve. Entries above the diagonal are never read.
 template <class Device>
 class InverseFactor {
  public:
-  // Where the inverse and its products are faster than triangular solves, as measured on CPUs.
-  static constexpr int64_t kMostInverted = 512, kRowsToInvert = 4;
-
   InverseFactor(const Tensor& factor, int64_t rows, Dtype dtype) {
     const int64_t size = factor.size(0);
-    inverts_ = dtype == Dtype::kFloat32 && size <= kMostInverted && rows >= kRowsToInvert * size;
-    if (!inverts_) {
-      matrix_ = in_dtype(factor, size, size, dtype);
-      return;
-    }
-    const Matrix wide = in_dtype(factor, size, size, Dtype::kFloat64);
-    const Matrix identity = new_matrix(factor, size, size, Dtype::kFloat64);
-    const Matrix inverse = new_matrix(factor, size, size, Dtype::kFloat64);
-    TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(identity.owner.get()));
-    torch::stable::fill_(strided_view(identity, size, 1, size + 1, 1), 1.0);
-    solve_triangular(view(wide), view(identity), false, transposed(inverse));
-    matrix_ = new_matrix(factor, size, size, dtype);
-    copy(transposed(inverse), view(matrix_));
+    inverts_ = dtype == Dtype::kFloat32 && Device::inverts(rows, size);
+    matrix_ = inverts_ ? new_matrix(factor, size, size, dtype) : in_dtype(factor, size, size, dtype);
+    if (inverts_) Device::invert(in_dtype(factor, size, size, Dtype::kFloat64), matrix_);
   }
 
   bool inverts() const { return inverts_; }
@@ -65,7 +68,7 @@ class InverseFactor {
     if (inverts_) {
       Device::multiply(view(rows), transposed(matrix_), 1, false, view(out));
     } else {
-      solve(view(matrix_), rows, false, out);
+      solve(rows, false, out);
     }
   }
 
@@ -74,7 +77,7 @@ class InverseFactor {
     if (inverts_) {
       Device::multiply(view(rows), view(matrix_), 1, false, view(out));
     } else {
-      solve(transposed(matrix_), rows, true, out);
+      solve(rows, true, out);
     }
   }
 
@@ -92,13 +95,15 @@ class InverseFactor {
     return out;
   }
 
-  static void solve(const Tensor& a, const Matrix& rows, bool upper, const Matrix& out) {
-    if (rows.rows == 0 || rows.columns == 0) return;
-    solve_triangular(a, transposed(rows), upper, transposed(out));
+  void solve(const Matrix& rows, bool upper, const Matrix& out) const {
+    if (rows.rows != 0 && rows.columns != 0) Device::solve(matrix_, rows, upper, out);
   }
 };
 
 // Device: also
+//   static bool inverts(int64_t rows, int64_t size): where the inverse and its products are faster than solves
+//   static void invert(const Matrix& factor, const Matrix& inverse), of a factor in float64, rounded to float32
+//   static void solve(const Matrix& factor, const Matrix& rows, bool upper, const Matrix& out), as solve_by_library
 //   static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to)
 //   static void run(RowSums, const Options&, const RowSumsProblem&, const Tensor& like)
 //   and the products of host/linear.h

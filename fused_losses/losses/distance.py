@@ -170,9 +170,10 @@ def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
     Returns:
         (N,); float64 for a float64 input, else float32.
 
-    At d = 0 the gradient of d is 0. A singular factor gives infinity or NaN, unchecked.
+    At d = 0 the gradient of d is 0. A singular factor or an infinite input gives infinity or NaN, unchecked.
     Rows are whitened a chunk at a time, in float32 and for many rows by products with L⁻¹, which is computed in
-    float64, else by triangular solves. Both are PyTorch's, and with them the rounding for a given number of threads.
+    float64, else by triangular solves. Products and solves are PyTorch's, and with them the rounding for a given number
+    of threads.
     Raises ValueError or TypeError on a wrong shape, dtype or device.
     Mahalanobis, "On the generalised distance in statistics" (1936).
 
