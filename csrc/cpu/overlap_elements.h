@@ -20,10 +20,9 @@ void exp_minus_abs_row(const A* x, A* e, const int64_t n) {
 }
 
 template <class A>
-void smaller_probability_row(const A* __restrict x, A* __restrict kept, const int64_t n) {
-  exp_minus_abs_row(x, kept, n);
+void smaller_probability_row(const A* __restrict x, const A* __restrict e, A* __restrict kept, const int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) kept[i] = smaller_probability(x[i], kept[i]);
+  for (int64_t i = 0; i < n; ++i) kept[i] = smaller_probability(x[i], e[i]);
 }
 
 // kept: exp_minus_abs(x), which becomes the smaller probability; not used without a sigmoid.
@@ -58,11 +57,11 @@ void element_sums_row(const Target target, const Term term, const SecondTarget<A
 }
 
 // d = gradient with respect to x: of the overlap through p, and scale times the term's. kept: as element_sums_row left
-// it, d itself or other memory; x is read only without a sigmoid or with a term.
+// it, d itself or other memory; x is read only without a sigmoid or with a term, e, exp_minus_abs(x), with a term.
 template <class A, bool kSigmoid, bool kSquared, class Target, class Term>
 void element_gradient_row(const Target target, const Term term, const SecondTarget<A> share, const A* __restrict x,
-                          const A* kept, const A* __restrict t, const A by_I, const A by_P, const A scale, A* d,
-                          const int64_t n) {
+                          const A* __restrict e, const A* kept, const A* __restrict t, const A by_I, const A by_P,
+                          const A scale, A* d, const int64_t n) {
   const A factor = scale * share.weight;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
@@ -74,7 +73,7 @@ void element_gradient_row(const Target target, const Term term, const SecondTarg
     } else {
       value = by_I * g + (kSquared ? 2 * by_P * x[i] : by_P);
     }
-    if constexpr (!std::is_same_v<Term, NoTerm<A>>) value += factor * term(x[i], share(g), A(1)).grad_input;
+    if constexpr (!std::is_same_v<Term, NoTerm<A>>) value += factor * term.terms(x[i], e[i], share(g), A(1)).grad_input;
     d[i] = target.counts(t[i]) ? value : A(0);
   }
 }
@@ -108,11 +107,12 @@ struct OverlapElementTile {
   void write_gradient(A by_I, A by_P) const {
     const OverlapTask& task = span.task;
     A* d = gradient_row(span, span.first, tile.probabilities);
-    A* kept = span.keeps ? d : tile.probabilities;
+    A *kept = span.keeps ? d : tile.probabilities, *e = tile.extra;
     with_element_term<A>(task, [&](auto sigmoid, auto term) {
-      if (sigmoid() && !span.keeps) smaller_probability_row(x, kept, span.n);
+      if (sigmoid() && (task.options.has_second() || !span.keeps)) exp_minus_abs_row(x, e, span.n);
+      if (sigmoid() && !span.keeps) smaller_probability_row(x, e, kept, span.n);
       with_target<A>(task, span.first, [&](auto target, auto squared) {
-        element_gradient_row<A, sigmoid(), squared()>(target, term, {task, span.first}, x, kept, t, by_I, by_P,
+        element_gradient_row<A, sigmoid(), squared()>(target, term, {task, span.first}, x, e, kept, t, by_I, by_P,
                                                       static_cast<A>(task.second_scale), d, span.n);
       });
     });

@@ -107,14 +107,14 @@ void weight_row(const double* weights, const A* __restrict classes, A* __restric
   }
 }
 
-// Sums of the term of an element of one class, and the number of those that count.
+// Sums of the term of an element of one class, and the number of those that count. e: exp_minus_abs(x).
 template <class A, class Target, class Term>
 void element_term_row(const Target target, const SecondTarget<A> share, const Term term, const A* __restrict x,
-                      const A* __restrict t, const int64_t n, double* second) {
+                      const A* __restrict e, const A* __restrict t, const int64_t n, double* second) {
   A loss = 0, count = 0;
 #pragma omp simd reduction(+ : loss, count)
   for (int64_t i = 0; i < n; ++i) {
-    const A value = term(x[i], share(target.target(t[i])), A(1)).loss;
+    const A value = term.terms(x[i], e[i], share(target.target(t[i])), A(1)).loss;
     loss += target.counts(t[i]) ? value : A(0);
     count += target.counts(t[i]) ? A(1) : A(0);
   }
@@ -125,11 +125,12 @@ void element_term_row(const Target target, const SecondTarget<A> share, const Te
 // by_logit = scale times its derivative.
 template <class A, class Target, class Term>
 void element_slope_row(const Target target, const SecondTarget<A> share, const Term term, const A* __restrict x,
-                       const A* __restrict t, const A scale, A* __restrict by_logit, const int64_t n) {
+                       const A* __restrict e, const A* __restrict t, const A scale, A* __restrict by_logit,
+                       const int64_t n) {
   const A factor = scale * share.weight;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const A value = factor * term(x[i], share(target.target(t[i])), A(1)).grad_input;
+    const A value = factor * term.terms(x[i], e[i], share(target.target(t[i])), A(1)).grad_input;
     by_logit[i] = target.counts(t[i]) ? value : A(0);
   }
 }

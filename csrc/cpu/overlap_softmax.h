@@ -208,22 +208,23 @@ struct OverlapSoftmaxTile {
       return term_slopes(slope);
     }
     with_elements(c, [&](auto target, auto term) {
-      element_slope_row(target, SecondTarget<A>(task, c), term, x.row(c), t.row(c), static_cast<A>(task.second_scale),
-                        slope, n);
+      element_slope_row(target, SecondTarget<A>(task, c), term, x.row(c), tile.log, t.row(c),
+                        static_cast<A>(task.second_scale), slope, n);
     });
   }
 
   void add_element_terms(double* second) const {
     for (int64_t c = 0; c < task.classes; ++c) {
       with_elements(c, [&](auto target, auto term) {
-        element_term_row(target, SecondTarget<A>(task, c), term, x.row(c), t.row(c), n, second);
+        element_term_row(target, SecondTarget<A>(task, c), term, x.row(c), tile.log, t.row(c), n, second);
       });
     }
   }
 
-  // Calls run(target of class c, second term of an element).
+  // Calls run(target of class c, second term of an element), with exp_minus_abs of the logits in tile.log.
   template <class Run>
   void with_elements(int64_t c, const Run& run) const {
+    exp_minus_abs_row(x.row(c), tile.log, n);
     with_element_term<A>(task, [&](auto, auto term) {
       if constexpr (!std::is_same_v<decltype(term), NoTerm<A>>) {
         if (task.class_index) return run(ClassTarget<A, true>{static_cast<A>(c), A(0)}, term);
