@@ -23,7 +23,7 @@ template <class A>
 struct OverlapTile {
   int64_t rows, width;
   A *values, *probabilities, *targets;  // [rows, width]; values and targets where converted
-  A* extra;                             // [rows, width]: sigmoids or slopes beside a softmax
+  A* extra;                             // [rows, width]: sigmoids or slopes beside a softmax, or exponentials
   A* class_index;                       // [width] of each position, -1 where ignored
   A *row_max, *inverse, *log_inverse, *inner, *keep, *log, *share, *slope;  // [width], of a softmax
   A *by_I, *by_P;                                                           // [rows, up to a vector]: coefficients
