@@ -63,6 +63,28 @@ def test_approx_ndcg(temperature, dtype, device):
     assert_agrees(found, torch.tensor(expected, dtype=torch.float64), n_terms=ITEMS**2)
 
 
+@pytest.mark.parametrize("span", [1.0, 79.0, 80.0, 80.1, 170.0, 1e30, float("inf")])
+@pytest.mark.parametrize("offset", [0.0, -1e4])
+def test_scores_apart_by(span, offset, device):
+    """Up to 80 temperatures apart float32 scores are compared by their odds on the CPU, which err by no more than one
+    rounding however far they lie from the middle; beyond, each pair takes an exponential of a rounded difference."""
+    temperature, items = 0.5, 64
+    scores = torch.cat([torch.rand(items - 4), torch.tensor([0.0, 0.01, 0.99, 1.0])])
+    scores = (scores * span * temperature if span < float("inf") else torch.where(scores < 1, scores, span)) + offset
+    relevance = torch.randint(5, (1, items)).to(device)
+
+    def loss_and_gradient(dtype):
+        x = scores.to(device, dtype)[None].requires_grad_()
+        loss = F.approx_ndcg_loss(x, relevance, temperature=temperature)
+        loss.backward()
+        return loss.detach(), x.grad
+
+    by_odds = device == "cpu" and span <= 80
+    magnitude = 0.0 if by_odds else min(span, 170.0)  # of what matters: e^-170 is 0
+    for found, expected in zip(loss_and_gradient(torch.float32), loss_and_gradient(torch.float64)):
+        assert_agrees(found, expected, n_terms=items**2, magnitude=magnitude)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("k", [None, 1, 4, 50])
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])

@@ -18,6 +18,9 @@ namespace {
 // A single list this long is cut into a fixed number of slices of its rows, so that few lists occupy all threads.
 constexpr int64_t kSlicedItems = 1024, kSlices = 16;
 
+// Scores no further apart, over the temperature, have odds whose sums and products float32 holds: e^-40 to e^40.
+constexpr double kOddsSpan = 80;
+
 template <class A>
 constexpr Dtype kListDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
@@ -51,7 +54,7 @@ struct List {
   const RankingRun& call;
   const A* discounts;  // [n + 1] by rank
   int64_t items = 0;
-  std::vector<A> score, gain, discount, slope, gradient, all;
+  std::vector<A> score, odds, gain, discount, slope, gradient, all;
   std::vector<int64_t> place, row, below, rank;  // place: position in the input
   std::vector<Key> keys;
   A ideal = 0;
@@ -61,6 +64,7 @@ struct List {
     keys.reserve(call.n);
     if (call.problem.gradient) gradient.resize(call.n);
     if (call.problem.gradient || call.entry.smooth_ranks) slope.resize(call.n);
+    if (call.entry.smooth_ranks) odds.resize(call.n);
     if (!call.entry.smooth_ranks) below.resize(call.n);
     if (!call.entry.smooth_ranks || call.cutoff < call.n) rank.resize(call.n), discount.resize(call.n);
   }
@@ -111,6 +115,22 @@ struct List {
     for (size_t i = 0; i < keys.size(); ++i) rank[keys[i].item] = static_cast<int64_t>(i) + 1;
   }
 
+  // The odds of the items, null where a score or the span of all is beyond them. In float64 pairs take the exponential.
+  const A* read_odds() {
+    if constexpr (std::is_same_v<A, float>) {
+      float least = score[0], most = score[0];
+      for (int64_t i = 1; i < items; ++i) {
+        least = score[i] < least ? score[i] : least;
+        most = score[i] > most ? score[i] : most;
+      }
+      const double low = least, high = most;
+      if (!((high - low) * call.rate <= kOddsSpan)) return nullptr;
+      call.entry.odds(score.data(), (low + high) / 2, call.rate, odds.data(), items);
+      return odds.data();
+    }
+    return nullptr;
+  }
+
   // Smooth ranks: only the rows with a gain and within the cut-off count, but those without one too where a score or
   // the ideal is not finite.
   RankedList<A> smooth() {
@@ -123,7 +143,8 @@ struct List {
       if (call.cutoff < call.n && rank[i] > call.cutoff) continue;
       row[rows++] = i;
     }
-    return {items, score.data(), gain.data(), nullptr, nullptr, row.data(), rows, ideal, slope.data(), nullptr};
+    const A* odds = finite ? read_odds() : nullptr;
+    return {items, score.data(), odds, gain.data(), nullptr, nullptr, row.data(), rows, ideal, slope.data(), nullptr};
   }
 
   // Pairs: the items within the cut-off, ordered by gain.
@@ -146,8 +167,8 @@ struct List {
       below[i] = next;
     }
     items = kept;
-    return {kept,    score.data(), gain.data(), discount.data(), below.data(),
-            nullptr, kept,         ideal,       slope.data(),    nullptr};
+    return {kept,         score.data(), nullptr, gain.data(), discount.data(), below.data(), nullptr, kept, ideal,
+            slope.data(), nullptr};
   }
 
   // values[i] = values[row[i]]

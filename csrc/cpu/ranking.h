@@ -13,6 +13,7 @@ template <class A>
 struct RankedList {
   int64_t items;
   const A* score;        // [items]
+  const A* odds;         // [items] with smooth ranks, see ApproxNDCG; null: not within the range of A
   const A* gain;         // [items]
   const A* discount;     // [items] of the current ranks; null with smooth ranks
   const int64_t* below;  // [items] the first item of smaller gain; null with smooth ranks
@@ -27,9 +28,13 @@ struct RankedList {
 template <class A>
 using RankingLoop = double (*)(const RankedList<A>&, const Options& options, int64_t first, int64_t step);
 
+// odds[i] = e^((score[i] - middle) rate) of n items, in float64 before it is rounded.
+using OddsLoop = void (*)(const float* score, double middle, double rate, float* odds, int64_t n);
+
 struct RankingEntry {
   RankingLoop<float> narrow;
   RankingLoop<double> wide;
+  OddsLoop odds;
   bool smooth_ranks;
 };
 

@@ -1,5 +1,6 @@
 // The hot loops of the ranking family, compiled once per instruction set (namespace FL_ISA).
-// One exponential and one division for each pair; a row's pairs stay in the first-level cache.
+// One division for each pair, and one exponential where it cannot be had from the two items' own; a row's pairs stay in
+// the first-level cache.
 #include "cpu/ranking.h"
 
 namespace fused_losses::FL_ISA {
@@ -7,15 +8,21 @@ namespace fused_losses::FL_ISA {
 #include "math/numerics.h"
 #include "formulas/ranking.h"
 
-// Sum of the steps of n items over item i; with kSlope their slopes are kept.
-template <class F, class A, bool kSlope>
-A step_row(const F f, const A s_i, const A* __restrict score, A* __restrict slope, const int64_t n) {
+inline void odds_of(const float* __restrict score, const double middle, const double rate, float* __restrict odds,
+                    const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) odds[i] = static_cast<float>(exp_((static_cast<double>(score[i]) - middle) * rate));
+}
+
+// Sum of the steps of n items over item i, x being their scores or odds; with kSlope their slopes are kept.
+template <class Step, class A, bool kSlope>
+A step_row(const Step step, const A x_i, const A* __restrict x, A* __restrict slope, const int64_t n) {
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = 0; j < n; ++j) {
-    const SmoothStep<A> step = f(s_i, score[j]);
-    sum += step.value;
-    if constexpr (kSlope) slope[j] = step.slope;
+    const SmoothStep<A> of_pair = step(x_i, x[j]);
+    sum += of_pair.value;
+    if constexpr (kSlope) slope[j] = of_pair.slope;
   }
   return sum;
 }
@@ -50,14 +57,13 @@ PairLoss<A> pair_row(const F f, const A s_i, const A gain_i, const A discount_i,
 }
 
 // The item itself is left out rather than subtracted: its lead would be NaN for an infinite score.
-template <class F, class A, bool kGradient>
-double smooth_rows(const F f, const RankedList<A>& list, int64_t first, int64_t step) {
+template <bool kGradient, class F, class Step, class A>
+double smooth_rows(const F f, const Step of_pair, const A* x, const RankedList<A>& list, int64_t first, int64_t step) {
   double total = 0;
   for (int64_t r = first; r < list.rows; r += step) {
     const int64_t i = list.row[r], after = i + 1, rest = list.items - after;
-    const A s_i = list.score[i];
-    const A rank = A(1) + step_row<F, A, kGradient>(f, s_i, list.score, list.slope, i) +
-                   step_row<F, A, kGradient>(f, s_i, list.score + after, list.slope + after, rest);
+    const A rank = A(1) + step_row<Step, A, kGradient>(of_pair, x[i], x, list.slope, i) +
+                   step_row<Step, A, kGradient>(of_pair, x[i], x + after, list.slope + after, rest);
     const DiscountedGain<A> term = f.at(list.gain[i], rank);
     total += term.value;
     if constexpr (kGradient) {
@@ -70,7 +76,14 @@ double smooth_rows(const F f, const RankedList<A>& list, int64_t first, int64_t 
   return total;
 }
 
-template <class F, class A, bool kGradient>
+template <bool kGradient, class F, class A>
+double smooth_rows(const F f, const RankedList<A>& list, int64_t first, int64_t step) {
+  if (!list.odds) return smooth_rows<kGradient>(f, f, list.score, list, first, step);
+  return smooth_rows<kGradient>(
+      f, [f](A odds_i, A odds_j) { return f.of_odds(odds_i, odds_j); }, list.odds, list, first, step);
+}
+
+template <bool kGradient, class F, class A>
 double pair_rows(const F f, const RankedList<A>& list, int64_t first, int64_t step) {
   double total = 0;
   for (int64_t i = first; i < list.rows; i += step) {
@@ -90,15 +103,14 @@ double ranking_loop(const RankedList<A>& list, const Options& options, int64_t f
   using F = Functor<A>;
   const F f(options);
   if constexpr (F::kSmoothRanks) {
-    return list.gradient ? smooth_rows<F, A, true>(f, list, first, step)
-                         : smooth_rows<F, A, false>(f, list, first, step);
+    return list.gradient ? smooth_rows<true>(f, list, first, step) : smooth_rows<false>(f, list, first, step);
   } else {
-    return list.gradient ? pair_rows<F, A, true>(f, list, first, step) : pair_rows<F, A, false>(f, list, first, step);
+    return list.gradient ? pair_rows<true>(f, list, first, step) : pair_rows<false>(f, list, first, step);
   }
 }
 
 #define FL_ENTRY(op, Functor, ...) \
-  {ranking_loop<Functor, float>, ranking_loop<Functor, double>, Functor<float>::kSmoothRanks},
+  {ranking_loop<Functor, float>, ranking_loop<Functor, double>, odds_of, Functor<float>::kSmoothRanks},
 extern const RankingEntry ranking_loops[] = {FL_RANKING_LOSSES(FL_ENTRY)};
 #undef FL_ENTRY
 

@@ -32,6 +32,12 @@ struct ApproxNDCG {
     return {t.p, t.p * t.q};
   }
 
+  // The same from their odds e^((s - middle) / T), all alike in the middle: a division, and no exponential for a pair.
+  FL_HD SmoothStep<A> of_odds(A odds_i, A odds_j) const {
+    const A inverse = A(1) / (odds_i + odds_j), p = odds_j * inverse;
+    return {p, p * (odds_i * inverse)};
+  }
+
   FL_HD DiscountedGain<A> at(A gain, A rank) const {
     const A ln2 = A(0.69314718055994531), log_rank = log_(A(1) + rank), value = gain * (ln2 / log_rank);
     return {value, value / ((A(1) + rank) * log_rank)};
