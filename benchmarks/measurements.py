@@ -19,17 +19,36 @@ RIVALS = ("eager", "compile", "compile-max", "torch", "mse_loss")
 SAME = ["machine", "device", "threads", "loss", "dtype", "elements", "mode", "incoming", "phase"]
 
 
-def load(folder: Path = RESULTS) -> pd.DataFrame:
-    """The rows of the machine measured last of each device; of every measurement those of the sources of its latest run
-    with a fused row. Memory has processes of its own: where a run left it out, the figure of the latest one is used."""
+WIDEST = {"avx512": 0, "avx2": 1}  # of the CPU's instruction sets, the first that a loss was measured with counts
+
+
+def read(folder: Path = RESULTS) -> pd.DataFrame:
+    """Every row of every machine."""
     files = sorted(folder.glob("*.csv"))
     if not files:
         return pd.DataFrame(columns=COLUMNS)
     text = dict.fromkeys(("isa", "form", "run", "commit", "shape"), str)
     rows = pd.concat([pd.read_csv(f, dtype=text, keep_default_na=True) for f in files], ignore_index=True)
     rows["isa"] = rows["isa"].fillna("")
-    last = rows.sort_values("run").groupby("device").machine.last()
-    rows = rows[rows.machine == rows.device.map(last)]
+    return rows
+
+
+def machines(rows: pd.DataFrame, device: str) -> list[str]:
+    """The machines with such a device, the one for a first reader at the front: with the widest instruction set, and
+    of those the one measured last."""
+    known = rows[rows.device == device].sort_values("run")
+    order = known.assign(width=known.isa.map(WIDEST).fillna(2)).groupby("machine").agg({"width": "min", "run": "last"})
+    return list(order.sort_values("run", ascending=False).sort_values("width", kind="stable").index)
+
+
+def load(folder: Path = RESULTS, machine: str = "") -> pd.DataFrame:
+    """The rows of `machine`, or of the first of each device; of every measurement those of the sources of its latest
+    run with a fused row. Memory has processes of its own: where a run left it out, the latest figure is used."""
+    rows = read(folder)
+    if rows.empty:
+        return rows
+    shown = [machine] if machine else [machines(rows, device)[0] for device in rows.device.unique()]
+    rows = rows[rows.machine.isin(shown)].copy()
     rows["commit"] = rows["commit"].fillna("")
     fused = rows[rows.rival == "fused"].groupby(SAME, sort=False).commit.last().rename("latest").reset_index()
     rows = rows.merge(fused, on=SAME, how="left")
@@ -47,8 +66,7 @@ def lines_of_runs(rows: pd.DataFrame) -> pd.DataFrame:
         fused = group[group.rival == "fused"]
         if fused.empty:
             continue
-        rank = {"avx512": 0, "avx2": 1}
-        fused = fused.assign(rank=[rank.get(isa, 2) for isa in fused.isa]).sort_values("rank").iloc[0]
+        fused = fused.assign(rank=[WIDEST.get(isa, 2) for isa in fused.isa]).sort_values("rank").iloc[0]
         line = dict(zip([*SAME, "run"], key)) | {"fused": fused.median_s, "low": fused.q1_s, "high": fused.q3_s}
         line |= {"copy_percent": fused.copy_percent, "shape": fused["shape"], "commit": fused.commit}
         line |= {"peak": fused.peak_bytes, "gradients": fused.gradient_bytes, "torch_version": fused.torch}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import custom_report, plots, roofs, scale_report, targets
-from .measurements import compare, default_size, load, pick, records
+from .measurements import compare, default_size, load, machines, pick, read, records
 from .rows import RESULTS
 
 HERE = Path(__file__).resolve().parent
@@ -195,6 +195,16 @@ def verdicts(rows: pd.DataFrame) -> str:
     return f"{count} of {len(found)} bars met.\n\n{markdown(['outcome', 'bar', 'measured', 'wanted', 'off by'], lines)}"
 
 
+def other_machines(folder: Path) -> str:
+    """The bars and the main tables of each CPU beside the first; empty where there is none."""
+    parts = []
+    for machine in machines(read(folder), "cpu")[1:]:
+        rows = load(folder, machine)
+        table = compare(rows)
+        parts.append(f"## Bars on {machine}\n\n{verdicts(rows)}\n\n{cpu_table(table)}\n\n{small_table(table)}\n\n")
+    return "".join(parts)
+
+
 def fill(path: Path, sections: dict[str, str]) -> list[str]:
     """Replace the text between the markers of each section the file has; the names of those found."""
     text, done = path.read_text(), []
@@ -233,7 +243,7 @@ def main(argv=None) -> None:
         "## Bars\n\n"
     )
     (arguments.output / "RESULTS.md").write_text(
-        f"{text}{verdicts(rows)}\n\n{scale}{own}{roof_table(rows)}{long_tables(table)}\n"
+        f"{text}{verdicts(rows)}\n\n{other_machines(arguments.results)}{scale}{own}{roof_table(rows)}{long_tables(table)}\n"
     )
     for path in plots.draw(table, folder) + scale_report.draw(arguments.results, folder):
         print(path.name)

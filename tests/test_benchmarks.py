@@ -165,6 +165,15 @@ def test_tables_state_the_spread_and_name_the_forms(three_runs):
     assert table.endswith("| mse | reference |")
 
 
+def test_the_first_machine_is_the_one_of_the_widest_instruction_set(three_runs):
+    wide = {"machine": "wide", "isa": "avx512"}
+    rows.append(three_runs / "wide.csv", [row("fused", 1.0, "1", **wide), row("eager", 4.0, "1", **wide)])
+    assert measurements.machines(measurements.read(three_runs), "cpu") == ["wide", "m"]
+    assert {*measurements.load(three_runs).machine} == {"wide"}
+    others = report.other_machines(three_runs)
+    assert others.startswith("## Bars on m\n") and "| 10.0× (5.0–10.0) | 3.0× (2.0–7.0) |" in others
+
+
 def test_a_bar_is_held_against_the_median_of_the_runs(three_runs):
     found = {v.what: v for v in targets.check(measurements.records(measurements.load(three_runs)))}
     verdict = found["mse_loss, 4194304 elements: cold, compile / fused"]
