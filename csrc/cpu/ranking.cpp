@@ -167,8 +167,8 @@ struct List {
       below[i] = next;
     }
     items = kept;
-    return {kept,         score.data(), nullptr, gain.data(), discount.data(), below.data(), nullptr, kept, ideal,
-            slope.data(), nullptr};
+    return {kept,    score.data(), nullptr, gain.data(),  discount.data(), below.data(),
+            nullptr, kept,         ideal,   slope.data(), nullptr};
   }
 
   // values[i] = values[row[i]]

@@ -200,6 +200,15 @@ FL_HD Vector<float> exp_minus(Vector<float> a) {
   const Vector<float> r = exp_reduce(-bounded, 0, &n, &power);
   return Vector<float>::of(_mm512_maskz_scalef_ps(0xffff, exp_reduced(r).values, n.values));
 }
+#elif defined(FL_HAS_FMA)
+// The same bits without a mask: the minimum is a where a is NaN, and NaN remains NaN.
+FL_HD Vector<float> exp_minus(Vector<float> a) {
+  const Vector<float> most = from_bits(Real<float>::kExpLimit);
+  Vector<float>::Bits power;
+  const Vector<float> bounded = Vector<float>::of(_mm256_min_ps(most.values, a.values));
+  const Vector<float> r = exp_reduce(-bounded, Real<float>::kBias + 64, &power);
+  return exp_reduced(r) * from_bits(power << Real<float>::kMantissa) * Vector<float>(0x1p-64f);
+}
 #endif
 template <class A, class V>
 FL_HD Pair<A, V> exp_minus(Pair<A, V> a) {
