@@ -17,9 +17,7 @@ from .rows import COLUMNS, RESULTS
 ORDER = {case.key: i for i, case in enumerate(ALL)}
 RIVALS = ("eager", "compile", "compile-max", "torch", "mse_loss")
 SAME = ["machine", "device", "threads", "loss", "dtype", "elements", "mode", "incoming", "phase"]
-
-
-WIDEST = {"avx512": 0, "avx2": 1}  # of the CPU's instruction sets, the first that a loss was measured with counts
+WIDEST = {"avx512": 0, "avx2": 1}  # of the instruction sets that a loss was measured with the first counts
 
 
 def read(folder: Path = RESULTS) -> pd.DataFrame:

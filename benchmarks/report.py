@@ -179,8 +179,8 @@ def long_tables(table: pd.DataFrame) -> str:
 
 
 def verdicts(rows: pd.DataFrame) -> str:
-    """The bars of targets.py, met or missed."""
-    found = targets.check(records(rows))
+    """The bars of targets.py, the missed ones first."""
+    found = sorted(targets.check(records(rows)), key=lambda verdict: verdict.met)
     lines = [
         [
             "met" if v.met else "**missed**",
@@ -191,8 +191,8 @@ def verdicts(rows: pd.DataFrame) -> str:
         ]
         for v in found
     ]
-    count = sum(v.met for v in found)
-    return f"{count} of {len(found)} bars met.\n\n{markdown(['outcome', 'bar', 'measured', 'wanted', 'off by'], lines)}"
+    summary = f"{sum(v.met for v in found)} of {len(found)} bars met on {' and '.join(rows.machine.unique())}."
+    return f"{summary}\n\n{markdown(['outcome', 'bar', 'measured', 'wanted', 'off by'], lines)}"
 
 
 def other_machines(folder: Path) -> str:
@@ -201,7 +201,7 @@ def other_machines(folder: Path) -> str:
     for machine in machines(read(folder), "cpu")[1:]:
         rows = load(folder, machine)
         table = compare(rows)
-        parts.append(f"## Bars on {machine}\n\n{verdicts(rows)}\n\n{cpu_table(table)}\n\n{small_table(table)}\n\n")
+        parts.append(f"\n## Another CPU: {machine}\n\n{verdicts(rows)}\n\n{cpu_table(table)}\n\n{small_table(table)}\n")
     return "".join(parts)
 
 
@@ -243,7 +243,8 @@ def main(argv=None) -> None:
         "## Bars\n\n"
     )
     (arguments.output / "RESULTS.md").write_text(
-        f"{text}{verdicts(rows)}\n\n{other_machines(arguments.results)}{scale}{own}{roof_table(rows)}{long_tables(table)}\n"
+        f"{text}{verdicts(rows)}\n\n{scale}{own}{roof_table(rows)}{long_tables(table)}\n"
+        f"{other_machines(arguments.results)}"
     )
     for path in plots.draw(table, folder) + scale_report.draw(arguments.results, folder):
         print(path.name)
