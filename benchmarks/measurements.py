@@ -13,11 +13,12 @@ import pandas as pd
 from . import roofs
 from .cases import ALL
 from .rows import COLUMNS, RESULTS
+from .targets import WIDEST_FIRST
 
 ORDER = {case.key: i for i, case in enumerate(ALL)}
 RIVALS = ("eager", "compile", "compile-max", "torch", "mse_loss")
 SAME = ["machine", "device", "threads", "loss", "dtype", "elements", "mode", "incoming", "phase"]
-WIDEST = {"avx512": 0, "avx2": 1}  # of the instruction sets that a loss was measured with the first counts
+WIDTH = {isa: i for i, isa in enumerate(WIDEST_FIRST)}
 
 
 def read(folder: Path = RESULTS) -> pd.DataFrame:
@@ -35,7 +36,11 @@ def machines(rows: pd.DataFrame, device: str) -> list[str]:
     """The machines with such a device, the one for a first reader at the front: with the widest instruction set, and
     of those the one measured last."""
     known = rows[rows.device == device].sort_values("run")
-    order = known.assign(width=known.isa.map(WIDEST).fillna(2)).groupby("machine").agg({"width": "min", "run": "last"})
+    order = (
+        known.assign(width=known.isa.map(WIDTH).fillna(len(WIDTH)))
+        .groupby("machine")
+        .agg({"width": "min", "run": "last"})
+    )
     return list(order.sort_values("run", ascending=False).sort_values("width", kind="stable").index)
 
 
@@ -64,7 +69,7 @@ def lines_of_runs(rows: pd.DataFrame) -> pd.DataFrame:
         fused = group[group.rival == "fused"]
         if fused.empty:
             continue
-        fused = fused.assign(rank=[WIDEST.get(isa, 2) for isa in fused.isa]).sort_values("rank").iloc[0]
+        fused = fused.assign(rank=[WIDTH.get(isa, len(WIDTH)) for isa in fused.isa]).sort_values("rank").iloc[0]
         line = dict(zip([*SAME, "run"], key)) | {"fused": fused.median_s, "low": fused.q1_s, "high": fused.q3_s}
         line |= {"copy_percent": fused.copy_percent, "shape": fused["shape"], "commit": fused.commit}
         line |= {"peak": fused.peak_bytes, "gradients": fused.gradient_bytes, "torch_version": fused.torch}

@@ -64,7 +64,6 @@ struct List {
     keys.reserve(call.n);
     if (call.problem.gradient) gradient.resize(call.n);
     if (call.problem.gradient || call.entry.smooth_ranks) slope.resize(call.n);
-    if (call.entry.smooth_ranks) odds.resize(call.n);
     if (!call.entry.smooth_ranks) below.resize(call.n);
     if (!call.entry.smooth_ranks || call.cutoff < call.n) rank.resize(call.n), discount.resize(call.n);
   }
@@ -115,16 +114,13 @@ struct List {
     for (size_t i = 0; i < keys.size(); ++i) rank[keys[i].item] = static_cast<int64_t>(i) + 1;
   }
 
-  // The odds of the items, null where a score or the span of all is beyond them. In float64 pairs take the exponential.
+  // The odds of the items, all finite; null where they lie too far apart. In float64 pairs take the exponential.
   const A* read_odds() {
     if constexpr (std::is_same_v<A, float>) {
-      float least = score[0], most = score[0];
-      for (int64_t i = 1; i < items; ++i) {
-        least = score[i] < least ? score[i] : least;
-        most = score[i] > most ? score[i] : most;
-      }
-      const double low = least, high = most;
+      const auto [least, most] = std::minmax_element(score.data(), score.data() + items);
+      const double low = *least, high = *most;
       if (!((high - low) * call.rate <= kOddsSpan)) return nullptr;
+      odds.resize(call.n);
       call.entry.odds(score.data(), (low + high) / 2, call.rate, odds.data(), items);
       return odds.data();
     }
