@@ -95,6 +95,27 @@ def test_gradient_in_place_of_the_logits_of_a_divergence(classes, inner, name, o
         op(z, x, z, None, [option, 1], 1.0)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 10, 31, 64, 65, 200])
+@pytest.mark.parametrize("outer, inner", [(1, 1), (3, 1), (301, 1), (40, 2), (9, 15), (2, 16), (3, 17), (2, 300)])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_positions_and_classes_of_any_number(classes, outer, inner, kind, smoothing, dtype, device):
+    """Losses and gradients of torch in float64: blocks and their rests, sums of a block of classes and of more."""
+    x = (3 * torch.randn(outer, classes, inner, device=device)).to(dtype).requires_grad_()
+    y = torch.randint(classes, (outer, inner), device=device)
+    weight = torch.rand(classes, device=device) if inner % 2 else None
+    upstream = torch.rand(outer, inner, device=device, dtype=torch.promote_types(dtype, torch.float32))
+    options = {"ignore_index": 1, "label_smoothing": smoothing, "reduction": "none"}
+    loss = F.cross_entropy(x, y.to(kind), weight=weight, **options)
+    loss.backward(upstream)
+    wide = x.detach().double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide, y, weight=None if weight is None else weight.double(), **options)
+    expected.backward(upstream.double())
+    assert_agrees(loss, expected, n_terms=classes)
+    assert_agrees(x.grad, wide.grad, n_terms=classes)
+
+
 @pytest.mark.promise("What is refused", "A class out of range is an IndexError, as torch's, with all its digits.")
 @pytest.mark.parametrize("name, options", [("cross_entropy", [-100, 0]), ("softmax_focal_loss", [-100, 0, 2, 1])])
 def test_class_out_of_range_is_an_index_error(name, options):

@@ -61,7 +61,5 @@ bool class_targets(const ElementwiseTask& task, const int64_t at, const int64_t 
   const auto from = [&](const auto* y) {
     return task.positions < kShortRow ? short_rows(task, y, at, n, buffer) : long_rows(task, y, at, n, buffer);
   };
-  if (task.target.dtype == Dtype::kUInt8) return from(static_cast<const uint8_t*>(task.target.data));
-  if (task.target.dtype == Dtype::kInt32) return from(static_cast<const int32_t*>(task.target.data));
-  return from(static_cast<const int64_t*>(task.target.data));
+  return with_integers(task.target.data, task.target.dtype, from);
 }

@@ -16,6 +16,7 @@ namespace fused_losses::FL_ISA {
 #include "formulas/regression.h"
 #include "formulas/custom.h"
 
+#include "cpu/class_indices.h"
 #include "cpu/class_targets.h"
 
 constexpr int64_t kBlock = 1024;

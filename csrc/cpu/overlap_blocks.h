@@ -22,6 +22,12 @@ FL_HD void each_class(const int64_t first, const int64_t classes, const Run& run
   }
 }
 
+// How far ahead of a block the rows of as many classes are asked for; 0 is of no effect.
+template <class A>
+FL_HD int64_t positions_ahead(const int64_t classes) {
+  return classes > kMostAhead ? 0 : kLinesAhead * Line<A>::kLanes;
+}
+
 // Adds q = p where a position counts to the sums of a class, `sums` of kBlockSums vectors: I, P and, with a dense
 // target, G. Class indices are counted apart, by count_classes.
 template <class A, bool kSquared, class Target>
@@ -82,6 +88,7 @@ template <int kClasses, class A, class Sums>
 void softmax_blocks(const OverlapRows<const A> x, const int64_t classes, const int64_t n, const OverlapRows<A> to,
                     A* const maxima, A* const inverses, const Sums sums, Line<A>* const memory) {
   using V = Line<A>;
+  const int64_t ahead = positions_ahead<A>(classes);
   each_block<A>(n, [&](int64_t i, int64_t count, auto whole) {
     constexpr bool kWhole = whole();
     constexpr int kCount = kWhole ? kClasses : 0;
@@ -92,6 +99,7 @@ void softmax_blocks(const OverlapRows<const A> x, const int64_t classes, const i
     each_class<kCount>(1, classes, [&](int64_t c) {
       e[c] = load_lanes<A, kWhole>(x.row(c) + i, count, A(0));
       row_max = select_(e[c] > row_max, e[c], row_max);
+      __builtin_prefetch(x.row(c) + i + ahead, 0, 2);
     });
     each_class<kCount>(0, classes, [&](int64_t c) {
       e[c] = detail::exp_minus(row_max - e[c]);
@@ -104,7 +112,10 @@ void softmax_blocks(const OverlapRows<const A> x, const int64_t classes, const i
     const auto block = sums.template at<kWhole>(i, count);
     each_class<kCount>(0, classes, [&](int64_t c) {
       const V p = e[c] * inverse;
-      if (to.data) store_lanes<A, kWhole>(p, to.row(c) + i, count);
+      if (to.data) {
+        __builtin_prefetch(to.row(c) + i + ahead, 1, 3);
+        store_lanes<A, kWhole>(p, to.row(c) + i, count);
+      }
       block.add(c, p);
     });
   });
@@ -150,6 +161,7 @@ template <int kClasses, class A, bool kSquared, bool kClassIndex, Added kAdded>
 void softmax_gradient_blocks(const BlockGradient<A> of, const int64_t classes, const int64_t n, const OverlapRows<A> d,
                              Line<A>* const memory) {
   using V = Line<A>;
+  const int64_t ahead = positions_ahead<A>(classes);
   each_block<A>(n, [&](int64_t i, int64_t count, auto whole) {
     constexpr bool kWhole = whole();
     const auto load = [&](const A* row) { return load_lanes<A, kWhole>(row + i, count, A(0)); };
@@ -167,6 +179,7 @@ void softmax_gradient_blocks(const BlockGradient<A> of, const int64_t classes, c
     };
     each_class<kCount>(0, classes, [&](int64_t c) {
       p[c] = load(of.p.row(c));
+      __builtin_prefetch(of.p.row(c) + i + ahead, 1, 2);
       const V d = slope(c);
       if constexpr (!kClassIndex) slopes[c] = d;
       inner += p[c] * d;

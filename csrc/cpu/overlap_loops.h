@@ -13,6 +13,7 @@ namespace fused_losses::FL_ISA {
 
 #include "cpu/lanes.h"
 #include "cpu/overlap_tile.h"
+#include "cpu/class_indices.h"
 #include "cpu/overlap_targets.h"
 #include "cpu/overlap_second.h"
 #include "cpu/overlap_elements.h"

@@ -24,45 +24,12 @@ void with_target(const OverlapTask& task, int64_t c, const Run& run) {
   with_squared(ClassTarget<A, false>{number, ignore});
 }
 
-// Calls run(data as a pointer to its type) for an integer dtype.
-template <class Run>
-auto with_integers(const void* data, Dtype dtype, const Run& run) {
-  if (dtype == Dtype::kUInt8) return run(static_cast<const uint8_t*>(data));
-  if (dtype == Dtype::kInt32) return run(static_cast<const int32_t*>(data));
-  return run(static_cast<const int64_t*>(data));
-}
-
-// Class indices of n positions, -1 where ignored; false where one is not a class.
-template <class A, class I>
-bool read_classes(const I* __restrict from, int64_t n, int64_t classes, bool ignoring, double ignore, A* to) {
-  // The vector loop knows 32 bits; what does not fit them is left to the other.
-  const int64_t skip = ignoring ? static_cast<int64_t>(ignore) : -1;
-  const int32_t narrow_skip = static_cast<int32_t>(skip);
-  int32_t low = 0, high = 0, wide = skip != narrow_skip;
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(| : wide)
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t c = static_cast<int32_t>(from[i]), counted = ignoring && c == narrow_skip ? 0 : c;
-    wide |= static_cast<I>(c) != from[i];
-    low = counted < low ? counted : low;
-    high = counted > high ? counted : high;
-    to[i] = ignoring && c == narrow_skip ? A(-1) : static_cast<A>(c);
-  }
-  if (!wide && low >= 0 && high < classes) return true;
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t c = static_cast<int64_t>(from[i]);
-    const bool ignored = ignoring && c == skip;
-    if (!ignored && (c < 0 || c >= classes)) return false;
-    to[i] = ignored ? A(-1) : static_cast<A>(c);
-  }
-  return true;
-}
-
 template <class A>
 bool load_classes(const OverlapSpan& span, A* to) {
   const OverlapTask& task = span.task;
   return with_integers(task.target, task.target_dtype, [&](const auto* from) {
-    return read_classes(from + span.position(), span.n, task.classes, task.options.ignoring, task.options.ignore_index,
-                        to);
+    return read_classes(from + span.position(), span.n, task.classes, task.options.ignoring,
+                        static_cast<int64_t>(task.options.ignore_index), to);
   });
 }
 

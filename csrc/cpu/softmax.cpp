@@ -32,19 +32,11 @@ struct ClassWeights {
   }
 };
 
-// What the positions [begin, end) of class indices y add to the denominator of the mean: the weights of their classes,
-// ones without. Indices out of range are left to the loops.
-template <class Index>
-double counted(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end) {
-  const Index* y = static_cast<const Index*>(problem.target);
-  if (!weight) {
-    int64_t count = 0;
-    for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != problem.ignore_index;
-    return static_cast<double>(count);
-  }
+// The weights of the classes of the positions [begin, end), added up. Indices out of range are left to the loops.
+double counted_weight(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end) {
   double sum = 0;
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t c = static_cast<int64_t>(y[i]);
+    const int64_t c = integer_at(problem.target, problem.target_dtype, i);
     if (c != problem.ignore_index && c >= 0 && c < problem.classes) sum += weight[c];
   }
   return sum;
@@ -87,16 +79,14 @@ struct CpuSoftmax : CpuDevice {
 }  // namespace
 
 double count_classes(const SoftmaxProblem& problem, bool weighted) {
-  std::vector<double> weight;
-  if (weighted && problem.weight) {
-    weight.resize(problem.classes);
-    read_values(problem.weight, problem.weight_dtype, 0, problem.classes, weight.data());
+  const int64_t positions = problem.positions();
+  if (!weighted || !problem.weight) {
+    const auto count = FL_FOR_ISA(count_positions);
+    return chunked_sum(positions, [&](int64_t b, int64_t e) { return static_cast<double>(count(problem, b, e)); });
   }
-  const auto run = problem.target_dtype == Dtype::kUInt8   ? counted<uint8_t>
-                   : problem.target_dtype == Dtype::kInt32 ? counted<int32_t>
-                                                           : counted<int64_t>;
-  const double* weights = weighted && problem.weight ? weight.data() : nullptr;
-  return chunked_sum(problem.positions(), [&](int64_t b, int64_t e) { return run(problem, weights, b, e); });
+  std::vector<double> weight(problem.classes);
+  read_values(problem.weight, problem.weight_dtype, 0, problem.classes, weight.data());
+  return chunked_sum(positions, [&](int64_t b, int64_t e) { return counted_weight(problem, weight.data(), b, e); });
 }
 
 void check_class_indices(const char* op, const SoftmaxProblem& problem) {

@@ -65,12 +65,15 @@ struct SoftmaxEntry {
 
 namespace base {
 extern const SoftmaxEntry softmax_loops[];
-}
+int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end);
+}  // namespace base
 namespace avx2 {
 extern const SoftmaxEntry softmax_loops[];
-}
+int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end);
+}  // namespace avx2
 namespace avx512 {
 extern const SoftmaxEntry softmax_loops[];
-}
+int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end);
+}  // namespace avx512
 
 }  // namespace fused_losses

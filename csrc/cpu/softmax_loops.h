@@ -12,7 +12,9 @@ namespace fused_losses::FL_ISA {
 #include "formulas/custom.h"
 
 #include "cpu/lanes.h"
+#include "cpu/class_indices.h"
 #include "cpu/lowest.h"
+#include "cpu/transpose.h"
 #include "cpu/softmax_rows.h"
 #include "cpu/softmax_tiles.h"
 
@@ -26,6 +28,15 @@ inline int64_t class_of(const SoftmaxTask& task, int64_t position) {
   if (y >= 0 && y < task.classes) return y;
   note_lowest(task.invalid, position);
   return -1;
+}
+
+// Those of n positions from `at`.
+template <class Index>
+void classes_of(const SoftmaxTask& task, int64_t at, int64_t n, Index* y) {
+  const bool valid = with_integers(task.target, task.target_dtype, [&](const auto* from) {
+    return read_classes(from + at, n, task.classes, true, task.ignore_index, y);
+  });
+  for (int64_t i = 0; !valid && i < n; ++i) y[i] = static_cast<Index>(class_of(task, at + i));
 }
 
 // The factor of a position's gradient.
@@ -152,11 +163,8 @@ struct Span {
 template <class A>
 void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t inner, A* __restrict tile,
             int64_t step) {
+  if (inner == 1) return transpose(values, classes, tile, step, outer, classes);
   for (int64_t o = 0; o < outer; ++o, values += classes * inner, tile += inner) {
-    if (inner == 1) {
-      for (int64_t c = 0; c < classes; ++c) tile[c * step] = values[c];
-      continue;
-    }
     for (int64_t c = 0; c < classes; ++c) {
       for (int64_t k = 0; k < inner; ++k) tile[c * step + k] = values[c * inner + k];
     }
@@ -166,11 +174,8 @@ void gather(const A* __restrict values, int64_t outer, int64_t classes, int64_t 
 template <class A>
 void scatter(const A* __restrict tile, int64_t step, int64_t outer, int64_t classes, int64_t inner,
              A* __restrict values) {
+  if (inner == 1) return transpose(tile, step, values, classes, classes, outer);
   for (int64_t o = 0; o < outer; ++o, values += classes * inner, tile += inner) {
-    if (inner == 1) {
-      for (int64_t c = 0; c < classes; ++c) values[c] = tile[c * step];
-      continue;
-    }
     for (int64_t c = 0; c < classes; ++c) {
       for (int64_t k = 0; k < inner; ++k) values[c * inner + k] = tile[c * step + k];
     }
@@ -207,6 +212,24 @@ void tile_store(const SoftmaxTile<A> tile, void* data, Dtype dtype, const Span s
   }
 }
 
+// The rows that are asked for beside those of a tile e; its own where there are too many, or none in memory.
+template <class A>
+SoftmaxAhead<A> rows_ahead(const void* logits, Dtype dtype, const void* gradient, const Span s,
+                           const SoftmaxTile<A> e) {
+  if (dtype != kDtypeOf<A> || s.gathered() || s.classes > kMostAhead) return {e.data, e.data, e.step};
+  const A* after = static_cast<const A*>(logits) + s.offset() + s.n;
+  return {after, gradient ? static_cast<const A*>(gradient) + s.offset() : after, s.inner};
+}
+
+// Where the gradient of a tile is computed: at its place, if it has whole lines there, or in `tile`, from which
+// tile_store brings it there.
+template <class A>
+SoftmaxTile<A> tile_output(const SoftmaxTask& task, const Span s, const SoftmaxTile<A> tile) {
+  if (!task.grad_input) return {nullptr, 0};
+  if (task.input_dtype != kDtypeOf<A> || s.gathered() || s.n % Line<A>::kLanes != 0) return tile;
+  return {static_cast<A*>(task.grad_input) + s.offset(), s.inner};
+}
+
 template <class F, class A>
 void class_tile(const F f, const SoftmaxTask& task, const Span span, const SoftmaxScratch<A> scratch, int64_t step,
                 SoftmaxLanes<A>* lanes, A* __restrict scale) {
@@ -214,30 +237,35 @@ void class_tile(const F f, const SoftmaxTask& task, const Span span, const Softm
   const SoftmaxTile<const A> x =
       tile_values(task.input, task.input_dtype, span, scratch.array(kInput), scratch.array(kRaw), step);
   const SoftmaxTile<A> e{scratch.array(kExp), step};
+  const SoftmaxAhead<A> ahead = rows_ahead(task.input, task.input_dtype, task.grad_input, span, e);
   const A* w = static_cast<const A*>(task.class_weight);
   const A kept = static_cast<A>(1 - task.label_smoothing), spread = static_cast<A>(task.label_smoothing / classes);
   const A z = static_cast<A>(task.z_loss);
   if (!task.class_index) {
     const SoftmaxTile<const A> y =
         tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), scratch.array(kRaw), step);
-    const int64_t* no_extra = nullptr;
+    const ClassIndex<A>* no_extra = nullptr;
     const A* no_share = nullptr;
-    mixture_tile<true>(f, x, e, y, w, kept, spread, classes, lanes, no_extra, no_share, z, task.grad_input != nullptr,
-                       scale, n);
+    mixture_tile<true>(f, x, e, y, w, kept, spread, classes, ahead, lanes, no_extra, no_share, z,
+                       task.grad_input != nullptr, scale, n);
   } else {
-    int64_t y[kMaxLanes];
-    alignas(64) A share[kMaxLanes] = {};
+    alignas(64) ClassIndex<A> y[kMaxLanes];
+    alignas(64) A share[kMaxLanes];
+    classes_of(task, span.at, n, y);
+#pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
-      y[i] = class_of(task, span.at + i);
-      share[i] = y[i] < 0 ? A(0) : w ? w[y[i]] : A(1);
+      share[i] = y[i] < 0 ? A(0) : A(1);
       scale[i] = y[i] < 0 ? A(0) : scale[i];
     }
+    for (int64_t i = 0; w && i < n; ++i) share[i] = y[i] < 0 ? A(0) : w[y[i]];
     if (task.label_smoothing != 0) {
       for (int64_t i = 0; i < n; ++i) share[i] *= kept;
-      mixture_tile<false>(f, x, e, SoftmaxTile<const A>{nullptr, 0}, w, kept, spread, classes, lanes, y, share, z,
-                          task.grad_input != nullptr, scale, n);
+      mixture_tile<false>(f, x, e, SoftmaxTile<const A>{nullptr, 0}, w, kept, spread, classes, ahead, lanes, y, share,
+                          z, task.grad_input != nullptr, scale, n);
     } else {
-      index_tile(f, x, task.grad_input ? e : SoftmaxTile<A>{nullptr, 0}, classes, lanes, y, share, z, scale, n);
+      const SoftmaxTile<A> to = tile_output(task, span, e);
+      index_tile(f, x, e, to, classes, ahead, lanes, y, share, z, scale, n);
+      if (to.data != e.data) return;
     }
   }
   tile_store(e, task.grad_input, task.input_dtype, span, scratch.array(kRaw));
@@ -264,13 +292,16 @@ double softmax_tiles(const F f, const SoftmaxTask& task, int64_t begin, int64_t 
           tile_values(task.target, task.target_dtype, span, scratch.array(kTarget), raw, step);
       const SoftmaxTile<A> ex{scratch.array(kExp), step};
       const SoftmaxTile<A> ez{scratch.array(kTargetExp), step};
-      pair_tile(f, x, ex, z, ez, task.classes, &lanes, &target_lanes, task.grad_input != nullptr,
+      const auto x_ahead = rows_ahead(task.input, task.input_dtype, task.grad_input, span, ex);
+      const auto z_ahead = rows_ahead(task.target, task.target_dtype, task.grad_target, span, ez);
+      pair_tile(f, x, ex, z, ez, task.classes, x_ahead, z_ahead, &lanes, &target_lanes, task.grad_input != nullptr,
                 task.grad_target != nullptr, scale, n);
       tile_store(ex, task.grad_input, task.input_dtype, span, raw);
       tile_store(ez, task.grad_target, task.target_dtype, span, raw);
     } else {
       class_tile(f, task, span, scratch, step, &lanes, scale);
     }
+#pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(lanes.loss[i]);
     if (losses) std::memcpy(losses + at, lanes.loss, static_cast<size_t>(n) * sizeof(A));
   }
@@ -292,6 +323,16 @@ constexpr SoftmaxEntry softmax_entry() {
   SoftmaxEntry entry{{softmax_loop<Functor, float>, softmax_loop<Functor, double>}, Functor<float>::kPair, false};
   if constexpr (!Functor<float>::kPair) entry.weighted_mean = Functor<float>::kWeightedMean;
   return entry;
+}
+
+// The positions [begin, end) whose class is not ignored.
+int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end) {
+  return with_integers(problem.target, problem.target_dtype, [&](const auto* y) {
+    int64_t count = 0;
+#pragma omp simd reduction(+ : count)
+    for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != problem.ignore_index;
+    return count;
+  });
 }
 
 #define FL_ENTRY(op, Functor, ...) softmax_entry<Functor>(),

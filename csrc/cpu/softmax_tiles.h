@@ -7,13 +7,27 @@ struct SoftmaxTile {
   int64_t step;
 };
 
+// Rows like those of a tile that are asked for while its exponentials are computed: the logits of the positions after
+// it and the memory of its gradient.
+template <class A>
+struct SoftmaxAhead {
+  const A *logits, *gradient;
+  int64_t step;
+};
+
 // What is known of each position of a tile.
 template <class A>
 struct SoftmaxLanes {
   alignas(64) A row_max[kMaxLanes], log_sum[kMaxLanes],
-      factor[kMaxLanes];  // p = e * factor, log p = rate (x - row_max) - log_sum
+      factor[kMaxLanes];           // p = e * factor, log p = rate (x - row_max) - log_sum
+  alignas(64) A below[kMaxLanes];  // rate (row_max - x) of the position's own class, 0 where it has none
   alignas(64) A loss[kMaxLanes], slope[kMaxLanes];
 };
+
+// The integers of class indices beside values of A. More classes than they can tell apart are more than a tile can
+// hold.
+template <class A>
+using ClassIndex = typename Line<A>::Int;
 
 template <class A>
 void lanes_fill(A* __restrict out, const A value, const int64_t n) {
@@ -41,98 +55,103 @@ void lanes_narrow(const double* __restrict total, A* __restrict out, const int64
   for (int64_t i = 0; i < n; ++i) out[i] = static_cast<A>(total[i]);
 }
 
-template <class A>
-void lanes_max(const A* __restrict x, A* __restrict row_max, const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) row_max[i] = x[i] > row_max[i] ? x[i] : row_max[i];
+// Calls run(first position) for each line of a tile; its last may lie beyond n, where a tile has memory, too.
+template <class A, class Run>
+FL_HD void each_line(const int64_t n, const Run& run) {
+  for (int64_t i = 0; i < n; i += Line<A>::kLanes) run(i);
 }
 
-template <class A, bool kStore>
-void lanes_exp(const A* x, A* e, const A rate, const A* row_max, A* sum, const int64_t n) {
-  each_block<A>(n, [&](int64_t i, int64_t count, auto whole) {
-    const auto load = [&](const A* row) { return load_lanes<A, whole()>(row + i, count, A(0)); };
-    const Line<A> v = detail::exp_minus((load(row_max) - load(x)) * rate);
-    store_lanes<A, whole()>(load(sum) + v, sum + i, count);
-    if constexpr (kStore) store_lanes<A, whole()>(v, e + i, count);
-  });
-}
-
-template <class A>
-void lanes_logarithm(const A* __restrict sum, A* __restrict log_sum, A* __restrict factor, const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    log_sum[i] = log_(sum[i]);
-    factor[i] = A(1) / sum[i];
-  }
-}
-
-// e.data null: the exponentials are not stored.
-template <class A>
+// Exponentials e, where kStore, and what belongs to them, of one line of positions after the other, so that a
+// position's statistics stay in registers. y: the class of each position, -1 for none, read with kOwn.
+template <bool kStore, bool kOwn, class A>
 void tile_softmax(const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const int64_t classes, const A rate,
-                  SoftmaxLanes<A>* lanes, const int64_t n) {
-  A *row_max = lanes->row_max, *sum = lanes->factor;
-  alignas(64) double total[kMaxLanes] = {};
-  lanes_fill(row_max, -infinity_<A>(), n);
-  for (int64_t c = 0; c < classes; ++c) lanes_max(x.data + c * x.step, row_max, n);
-  for (int64_t i = 0; i < n; ++i) row_max[i] = row_max[i] == -infinity_<A>() ? A(0) : row_max[i];
-  lanes_fill(sum, A(0), n);
-  for (int64_t c = 0; c < classes; ++c) {
-    if (e.data) {
-      lanes_exp<A, true>(x.data + c * x.step, e.data + c * e.step, rate, row_max, sum, n);
-    } else {
-      lanes_exp<A, false>(x.data + c * x.step, nullptr, rate, row_max, sum, n);
+                  const SoftmaxAhead<A> ahead, const ClassIndex<A>* y, SoftmaxLanes<A>* lanes, const int64_t n) {
+  using V = Line<A>;
+  each_line<A>(n, [&](int64_t i) {
+    const auto logit = [&](int64_t c) { return V::load(x.data + c * x.step + i); };
+    V row_max = -infinity_<A>();
+    for (int64_t c = 0; c < classes; ++c) row_max = larger_(logit(c), row_max);
+    row_max = select_(row_max == V(-infinity_<A>()), V(0), row_max);
+    V below = A(0);
+    double total[V::kLanes];
+    for (int k = 0; classes > kFlush && k < V::kLanes; ++k) total[k] = 0;
+    for (int64_t from = 0, to; from < classes; from = to) {
+      to = from + kFlush < classes ? from + kFlush : classes;
+      V sum = A(0);
+      for (int64_t c = from; c < to; ++c) {
+        const V distance = (row_max - logit(c)) * rate, v = detail::exp_minus(distance);
+        sum += v;
+        __builtin_prefetch(ahead.logits + c * ahead.step + i, 0, 2);
+        if constexpr (kStore) __builtin_prefetch(ahead.gradient + c * ahead.step + i, 1, 3);
+        if constexpr (kOwn) below = select_(V::equal(y + i, static_cast<ClassIndex<A>>(c)), distance, below);
+        if constexpr (kStore) v.store(e.data + c * e.step + i);
+      }
+      sum.store(lanes->factor + i);
+      if (classes > kFlush) lanes_flush(lanes->factor + i, total, V::kLanes);
     }
-    if (flushes(c, classes)) lanes_flush(sum, total, n);
-  }
-  alignas(64) A sums[kMaxLanes];
-  lanes_narrow(total, sums, n);
-  lanes_logarithm(sums, lanes->log_sum, lanes->factor, n);
-}
-
-// Loss and slope of one class of each lane: u holds its shifted logit and becomes nothing of use afterwards.
-template <class F, class A>
-void lanes_index(const F f, const A* __restrict u, const A* __restrict log_sum, const A* __restrict share,
-                 A* __restrict loss, A* __restrict slope, const int64_t n) {
+    if (classes > kFlush) lanes_narrow(total, lanes->factor + i, V::kLanes);
+    row_max.store(lanes->row_max + i);
+    if constexpr (kOwn) below.store(lanes->below + i);
+  });
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const A v = u[i] - log_sum[i];
+    lanes->log_sum[i] = log_(lanes->factor[i]);
+    lanes->factor[i] = A(1) / lanes->factor[i];
+  }
+}
+
+// Loss and slope of the own class of each position, of which it has `share`.
+template <class F, class A>
+void lanes_own(const F f, const A* __restrict below, const A* __restrict log_sum, const A* __restrict share,
+               A* __restrict loss, A* __restrict slope, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const A v = -below[i] - log_sum[i];
     const ClassTerms<A> t = f(v, exp_(v));
     loss[i] = share[i] == A(0) ? A(0) : share[i] * t.loss;
     slope[i] = share[i] == A(0) ? A(0) : share[i] * t.slope;
   }
 }
 
+// The gradient `to`, which may be e: e factor, where that is not 0, and of a position's own class `own` more.
 template <class A>
-void lanes_scale(A* __restrict e, const A* __restrict factor, const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) e[i] = factor[i] == A(0) ? A(0) : e[i] * factor[i];
+void tile_gradient(const SoftmaxTile<A> e, const SoftmaxTile<A> to, const int64_t classes, const ClassIndex<A>* y,
+                   const A* factor, const A* own, const int64_t n) {
+  using V = Line<A>;
+  for (int64_t c = 0; c < classes; ++c) {
+    const A* from = e.data + c * e.step;
+    A* d = to.data + c * to.step;
+    each_line<A>(n, [&](int64_t i) {
+      const V multiplier = V::load(factor + i);
+      const V all = select_(multiplier != V(0), V::load(from + i) * multiplier, V(0));
+      const V more = select_(V::equal(y + i, static_cast<ClassIndex<A>>(c)), V::load(own + i), V(0));
+      (all + more).store(d + i);
+    });
+  }
 }
 
-// Class indices y, -1 where the position does not count; share: [n] weights of the classes, 0 where it does not count;
-// z: the weight of the normaliser of those that count; scale: [n] factors of the gradients.
+// y: class of each position, -1 where it does not count; share: [n] weights of the classes, 0 where it does not count;
+// z: the weight of the normaliser of those that count; scale: [n] factors of the gradients; to: their memory, or null.
 template <class F, class A>
-void index_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const int64_t classes,
-                SoftmaxLanes<A>* lanes, const int64_t* __restrict y, const A* __restrict share, const A z,
-                const A* __restrict scale, const int64_t n) {
-  tile_softmax(x, e, classes, A(1), lanes, n);
-  alignas(64) A u[kMaxLanes] = {};
-  for (int64_t i = 0; i < n; ++i) u[i] = y[i] < 0 ? A(0) : x.data[y[i] * x.step + i] - lanes->row_max[i];
-  lanes_index(f, u, lanes->log_sum, share, lanes->loss, lanes->slope, n);
-  alignas(64) A pull[kMaxLanes] = {};
+void index_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const SoftmaxTile<A> to,
+                const int64_t classes, const SoftmaxAhead<A> ahead, SoftmaxLanes<A>* lanes,
+                const ClassIndex<A>* __restrict y, const A* __restrict share, const A z, const A* __restrict scale,
+                const int64_t n) {
+  (to.data ? tile_softmax<true, true, A> : tile_softmax<false, true, A>)(x, e, classes, A(1), ahead, y, lanes, n);
+  lanes_own(f, lanes->below, lanes->log_sum, share, lanes->loss, lanes->slope, n);
+  alignas(64) A pull[kMaxLanes] = {}, own[kMaxLanes];
   for (int64_t i = 0; z != A(0) && i < n; ++i) {
     const ClassTerms<A> normaliser = normaliser_terms(z, lanes->row_max[i] + lanes->log_sum[i]);
     lanes->loss[i] += y[i] < 0 ? A(0) : normaliser.loss;
     pull[i] = scale[i] * normaliser.slope;
   }
-  if (!e.data) return;
+  if (!to.data) return;
+#pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    u[i] = share[i] == A(0) ? A(0) : scale[i] * lanes->slope[i];
-    lanes->factor[i] = y[i] < 0 ? A(0) : (pull[i] - u[i]) * lanes->factor[i];
+    own[i] = share[i] == A(0) ? A(0) : scale[i] * lanes->slope[i];
+    lanes->factor[i] = y[i] < 0 ? A(0) : (pull[i] - own[i]) * lanes->factor[i];
   }
-  for (int64_t c = 0; c < classes; ++c) lanes_scale(e.data + c * e.step, lanes->factor, n);
-  for (int64_t i = 0; i < n; ++i) {
-    if (y[i] >= 0) e.data[y[i] * e.step + i] += u[i];
-  }
+  tile_gradient(e, to, classes, y, lanes->factor, own, n);
 }
 
 template <class F, class A, bool kTarget>
@@ -167,10 +186,10 @@ void lanes_mixture_gradient(const F f, const A* __restrict x, A* __restrict e, c
 // adds extra_share[i], its weight included. scale: 0 where a position does not count.
 template <bool kTarget, class F, class A>
 void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const SoftmaxTile<const A> y,
-                  const A* w, const A stretch, const A base, const int64_t classes, SoftmaxLanes<A>* lanes,
-                  const int64_t* __restrict extra, const A* __restrict extra_share, const A z, const bool gradient,
-                  const A* __restrict scale, const int64_t n) {
-  tile_softmax(x, e, classes, A(1), lanes, n);
+                  const A* w, const A stretch, const A base, const int64_t classes, const SoftmaxAhead<A> ahead,
+                  SoftmaxLanes<A>* lanes, const ClassIndex<A>* __restrict extra, const A* __restrict extra_share,
+                  const A z, const bool gradient, const A* __restrict scale, const int64_t n) {
+  tile_softmax<true, !kTarget>(x, e, classes, A(1), ahead, extra, lanes, n);
   lanes_fill(lanes->loss, A(0), n);
   lanes_fill(lanes->slope, A(0), n);
   alignas(64) double loss_total[kMaxLanes] = {}, slope_total[kMaxLanes] = {};
@@ -191,9 +210,8 @@ void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> 
   }
   alignas(64) A slope[kMaxLanes];
   if (extra) {
-    alignas(64) A u[kMaxLanes] = {}, loss[kMaxLanes];
-    for (int64_t i = 0; i < n; ++i) u[i] = extra[i] < 0 ? A(0) : x.data[extra[i] * x.step + i] - lanes->row_max[i];
-    lanes_index(f, u, lanes->log_sum, extra_share, loss, slope, n);
+    alignas(64) A loss[kMaxLanes];
+    lanes_own(f, lanes->below, lanes->log_sum, extra_share, loss, slope, n);
     for (int64_t i = 0; i < n; ++i) {
       lanes->loss[i] = extra[i] < 0 ? A(0) : lanes->loss[i] + loss[i];
       lanes->slope[i] += slope[i];
@@ -242,10 +260,12 @@ void lanes_pair_gradient(const F f, const A* __restrict x, A* __restrict ex, con
 // Logits x and z; their losses are left in s->loss.
 template <class F, class A>
 void pair_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> ex, const SoftmaxTile<const A> z,
-               const SoftmaxTile<A> ez, const int64_t classes, SoftmaxLanes<A>* s, SoftmaxLanes<A>* r,
-               const bool grad_x, const bool grad_z, const A* __restrict scale, const int64_t n) {
-  tile_softmax(x, ex, classes, f.rate, s, n);
-  tile_softmax(z, ez, classes, f.rate, r, n);
+               const SoftmaxTile<A> ez, const int64_t classes, const SoftmaxAhead<A> x_ahead,
+               const SoftmaxAhead<A> z_ahead, SoftmaxLanes<A>* s, SoftmaxLanes<A>* r, const bool grad_x,
+               const bool grad_z, const A* __restrict scale, const int64_t n) {
+  const ClassIndex<A>* none = nullptr;
+  tile_softmax<true, false>(x, ex, classes, f.rate, x_ahead, none, s, n);
+  tile_softmax<true, false>(z, ez, classes, f.rate, z_ahead, none, r, n);
   alignas(64) A loss[kMaxLanes], slope_x[kMaxLanes], slope_z[kMaxLanes];
   lanes_fill(loss, A(0), n);
   lanes_fill(slope_x, A(0), n);

@@ -32,9 +32,10 @@ constexpr int kVectorBytes = 16;
 template <class A>
 struct Vector {
   static constexpr int kLanes = kVectorBytes / sizeof(A);
+  using Int = typename detail::Real<A>::Int;
   typedef A Values __attribute__((vector_size(kVectorBytes)));
   typedef A Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(A)), may_alias));
-  typedef typename detail::Real<A>::Int Mask __attribute__((vector_size(kVectorBytes)));
+  typedef Int Mask __attribute__((vector_size(kVectorBytes)));
   typedef typename detail::Real<A>::Uint Bits __attribute__((vector_size(kVectorBytes)));
 
   Values values;
@@ -48,6 +49,11 @@ struct Vector {
   }
   static FL_HD Vector load(const A* from) { return of(*reinterpret_cast<const Unaligned*>(from)); }
   FL_HD void store(A* to) const { *reinterpret_cast<Unaligned*>(to) = values; }
+  // Where the integers at `from` are `number`.
+  static FL_HD Mask equal(const Int* from, Int number) {
+    typedef Int Numbers __attribute__((vector_size(kVectorBytes), aligned(sizeof(Int)), may_alias));
+    return *reinterpret_cast<const Numbers*>(from) == number;
+  }
   FL_HD A sum() const {
     return detail::folded<A>(values, [](auto a, auto b) { return a + b; });
   }
@@ -71,7 +77,7 @@ struct Vector {
   // The compiler contracts it to one instruction where the target has one.
   FL_HD friend Vector fma_(Vector a, Vector b, Vector c) { return of(a.values * b.values + c.values); }
   FL_HD friend Vector abs_(Vector a) {
-    return of(__builtin_bit_cast(Values, bits(a) & std::numeric_limits<typename detail::Real<A>::Int>::max()));
+    return of(__builtin_bit_cast(Values, bits(a) & std::numeric_limits<Int>::max()));
   }
   FL_HD friend Mask bits(Vector a) { return __builtin_bit_cast(Mask, a.values); }
 };
@@ -80,6 +86,7 @@ struct Vector {
 template <class A, class V>
 struct Pair {
   static constexpr int kLanes = 2 * V::kLanes;
+  using Int = typename V::Int;
   struct Mask {
     typename V::Mask low, high;
   };
@@ -93,6 +100,9 @@ struct Pair {
   FL_HD void store(A* to) const {
     low.store(to);
     high.store(to + V::kLanes);
+  }
+  static FL_HD Mask equal(const Int* from, Int number) {
+    return {V::equal(from, number), V::equal(from + V::kLanes, number)};
   }
   FL_HD A sum() const { return (low + high).sum(); }
   FL_HD A largest() const { return larger_(low, high).largest(); }
