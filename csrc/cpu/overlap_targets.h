@@ -27,9 +27,10 @@ void with_target(const OverlapTask& task, int64_t c, const Run& run) {
 template <class A>
 bool load_classes(const OverlapSpan& span, A* to) {
   const OverlapTask& task = span.task;
+  const bool ignoring = task.options.ignoring;
+  const int64_t ignored_class = ignoring ? static_cast<int64_t>(task.options.ignore_index) : 0;
   return with_integers(task.target, task.target_dtype, [&](const auto* from) {
-    return read_classes(from + span.position(), span.n, task.classes, task.options.ignoring,
-                        static_cast<int64_t>(task.options.ignore_index), to);
+    return read_classes(from + span.position(), span.n, task.classes, ignoring, ignored_class, to);
   });
 }
 

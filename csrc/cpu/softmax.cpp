@@ -32,16 +32,6 @@ struct ClassWeights {
   }
 };
 
-// The weights of the classes of the positions [begin, end), added up. Indices out of range are left to the loops.
-double counted_weight(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end) {
-  double sum = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t c = integer_at(problem.target, problem.target_dtype, i);
-    if (c != problem.ignore_index && c >= 0 && c < problem.classes) sum += weight[c];
-  }
-  return sum;
-}
-
 // Positions of which one partial sum is kept: whole groups where the loops gather several outer indices.
 int64_t chunk_size(const SoftmaxProblem& problem) {
   int64_t n = kChunk / (problem.classes > 0 ? problem.classes : 1);
@@ -79,14 +69,14 @@ struct CpuSoftmax : CpuDevice {
 }  // namespace
 
 double count_classes(const SoftmaxProblem& problem, bool weighted) {
-  const int64_t positions = problem.positions();
-  if (!weighted || !problem.weight) {
-    const auto count = FL_FOR_ISA(count_positions);
-    return chunked_sum(positions, [&](int64_t b, int64_t e) { return static_cast<double>(count(problem, b, e)); });
+  std::vector<double> weight;
+  if (weighted && problem.weight) {
+    weight.resize(problem.classes);
+    read_values(problem.weight, problem.weight_dtype, 0, problem.classes, weight.data());
   }
-  std::vector<double> weight(problem.classes);
-  read_values(problem.weight, problem.weight_dtype, 0, problem.classes, weight.data());
-  return chunked_sum(positions, [&](int64_t b, int64_t e) { return counted_weight(problem, weight.data(), b, e); });
+  const auto run = FL_FOR_ISA(counted);
+  const double* weights = weighted && problem.weight ? weight.data() : nullptr;
+  return chunked_sum(problem.positions(), [&](int64_t b, int64_t e) { return run(problem, weights, b, e); });
 }
 
 void check_class_indices(const char* op, const SoftmaxProblem& problem) {

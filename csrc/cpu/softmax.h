@@ -63,17 +63,19 @@ struct SoftmaxEntry {
   bool weighted_mean;  // the mean over class indices divides by the sum of the weights
 };
 
+// What the positions [begin, end) of class indices add to the denominator of the mean: the weights of their classes,
+// ones where null. Indices out of range are left to the loops.
 namespace base {
 extern const SoftmaxEntry softmax_loops[];
-int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end);
+double counted(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end);
 }  // namespace base
 namespace avx2 {
 extern const SoftmaxEntry softmax_loops[];
-int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end);
+double counted(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end);
 }  // namespace avx2
 namespace avx512 {
 extern const SoftmaxEntry softmax_loops[];
-int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end);
+double counted(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end);
 }  // namespace avx512
 
 }  // namespace fused_losses

@@ -212,13 +212,21 @@ void tile_store(const SoftmaxTile<A> tile, void* data, Dtype dtype, const Span s
   }
 }
 
+// The rows of a tile where they lie in memory as A, which may be const; null where they are of another dtype or
+// gathered.
+template <class A, class Void>
+SoftmaxTile<A> rows_in_memory(Void* data, Dtype dtype, const Span s) {
+  if (!data || dtype != kDtypeOf<std::remove_const_t<A>> || s.gathered()) return {nullptr, 0};
+  return {static_cast<A*>(data) + s.offset(), s.inner};
+}
+
 // The rows that are asked for beside those of a tile e; its own where there are too many, or none in memory.
 template <class A>
 SoftmaxAhead<A> rows_ahead(const void* logits, Dtype dtype, const void* gradient, const Span s,
                            const SoftmaxTile<A> e) {
-  if (dtype != kDtypeOf<A> || s.gathered() || s.classes > kMostAhead) return {e.data, e.data, e.step};
-  const A* after = static_cast<const A*>(logits) + s.offset() + s.n;
-  return {after, gradient ? static_cast<const A*>(gradient) + s.offset() : after, s.inner};
+  const auto x = rows_in_memory<const A>(logits, dtype, s), d = rows_in_memory<const A>(gradient, dtype, s);
+  if (!x.data || s.classes > kMostAhead) return {e.data, e.data, e.step};
+  return {x.data + s.n, d.data ? d.data : x.data, s.inner};
 }
 
 // Where the gradient of a tile is computed: at its place, if it has whole lines there, or in `tile`, from which
@@ -226,8 +234,8 @@ SoftmaxAhead<A> rows_ahead(const void* logits, Dtype dtype, const void* gradient
 template <class A>
 SoftmaxTile<A> tile_output(const SoftmaxTask& task, const Span s, const SoftmaxTile<A> tile) {
   if (!task.grad_input) return {nullptr, 0};
-  if (task.input_dtype != kDtypeOf<A> || s.gathered() || s.n % Line<A>::kLanes != 0) return tile;
-  return {static_cast<A*>(task.grad_input) + s.offset(), s.inner};
+  const SoftmaxTile<A> rows = rows_in_memory<A>(task.grad_input, task.input_dtype, s);
+  return rows.data && s.n % Line<A>::kLanes == 0 ? rows : tile;
 }
 
 template <class F, class A>
@@ -325,13 +333,21 @@ constexpr SoftmaxEntry softmax_entry() {
   return entry;
 }
 
-// The positions [begin, end) whose class is not ignored.
-int64_t count_positions(const SoftmaxProblem& problem, int64_t begin, int64_t end) {
+double counted(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end) {
+  const int64_t ignored_class = problem.ignore_index;
   return with_integers(problem.target, problem.target_dtype, [&](const auto* y) {
-    int64_t count = 0;
+    if (!weight) {
+      int64_t count = 0;
 #pragma omp simd reduction(+ : count)
-    for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != problem.ignore_index;
-    return count;
+      for (int64_t i = begin; i < end; ++i) count += static_cast<int64_t>(y[i]) != ignored_class;
+      return static_cast<double>(count);
+    }
+    double sum = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t c = static_cast<int64_t>(y[i]);
+      if (c != ignored_class && c >= 0 && c < problem.classes) sum += weight[c];
+    }
+    return sum;
   });
 }
 

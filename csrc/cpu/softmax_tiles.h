@@ -1,5 +1,6 @@
 // Row-wise loops over a tile [classes, lanes] of positions, positions in the vector lanes. Included by softmax_loops.h.
-// Row c of a tile begins at data + c * step. Exponential tiles are replaced by gradients in place.
+// Row c of a tile begins at data + c * step. Exponential tiles are replaced by gradients in place, or these are written
+// to memory of their own.
 
 template <class A>
 struct SoftmaxTile {
@@ -18,8 +19,8 @@ struct SoftmaxAhead {
 // What is known of each position of a tile.
 template <class A>
 struct SoftmaxLanes {
-  alignas(64) A row_max[kMaxLanes], log_sum[kMaxLanes],
-      factor[kMaxLanes];           // p = e * factor, log p = rate (x - row_max) - log_sum
+  // p = e * factor, log p = rate (x - row_max) - log_sum
+  alignas(64) A row_max[kMaxLanes], log_sum[kMaxLanes], factor[kMaxLanes];
   alignas(64) A below[kMaxLanes];  // rate (row_max - x) of the position's own class, 0 where it has none
   alignas(64) A loss[kMaxLanes], slope[kMaxLanes];
 };
