@@ -17,6 +17,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tolerances import assert_agrees
+
 from fused_losses import custom
 from fused_losses.custom import builder, loss
 from fused_losses.custom.environment import environment
@@ -70,6 +72,55 @@ def test_common_pieces_are_computed_once():
     assert (
         gallery.distillation.source.count("sigmoid_terms(") == 3
     )  # of the logits as they are and divided; the teacher's
+
+
+# ---- Every function a formula may have. ----
+
+UNARY = (
+    "neg abs exp expm1 log log1p sqrt tanh sin cos tan asin acos atan sinh cosh asinh atanh erf erfc floor ceil trunc "
+    "round sgn sign sigmoid reciprocal rsqrt square exp2 log2 log10 relu"
+).split()
+FUNCTIONS = {name: getattr(torch, name) for name in UNARY} | {
+    "acosh": lambda x: torch.acosh(x + 1),
+    "softplus": F.softplus,
+    "logsigmoid": F.logsigmoid,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "elu": F.elu,
+    "leaky_relu": F.leaky_relu,
+    "pow": lambda x: x**2.5,
+    "pow of a number": lambda x: 2.5**x,
+    "remainder": lambda x: torch.remainder(x, 0.3),
+    "maximum": lambda x: torch.maximum(x, x * x + 0.2),
+    "atan2": lambda x: torch.atan2(x, 1 - x),
+    "logaddexp": lambda x: torch.logaddexp(x, 1 - x),
+    "xlogy": lambda x: torch.xlogy(x, 1 - x),
+    "clamp": lambda x: x.clamp(0.3, 0.6),
+}  # fmt: skip
+
+
+@custom.elementwise(differentiable=("input",))
+def every_function(input, which):
+    found = torch.zeros_like(input)
+    for number, function in enumerate(FUNCTIONS.values()):
+        found = torch.where(which == number, function(input), found)
+    return found
+
+
+def test_every_function_is_torch_s(custom_folder):
+    """Value and derivative of each, within the domain of all."""
+    for dtype in (torch.float64, torch.float32):
+        x = (0.05 + 0.9 * torch.rand(64, dtype=dtype)).requires_grad_()
+        wide = x.detach().double().requires_grad_()
+        for number, (name, function) in enumerate(FUNCTIONS.items()):
+            which = torch.full_like(x, number).detach()
+            found, expected = every_function(x, which, reduction="none"), function(wide)
+            assert "FusedLoss" in found.grad_fn.name()
+            assert_agrees(found, expected, dtype, label=name)
+            if expected.requires_grad:
+                slopes = torch.autograd.grad(found.sum(), x)[0], torch.autograd.grad(expected.sum(), wide)[0]
+                assert_agrees(*slopes, dtype, label=f"derivative of {name}")
 
 
 # ---- What check finds. ----

@@ -24,6 +24,13 @@ def branches(input, target):
     return target
 
 
+def branches_on_values(input, target):
+    d = input - target
+    if d > 0:
+        return d
+    return -d
+
+
 def branches_on_option(input, target, *, beta=1.0):
     return input if beta == 0 else target
 
@@ -79,12 +86,20 @@ def draws(input, target):
     [
         (reduces, r"reduces: cannot fuse torch.sum in line \d+ \(`return .*sum\(\)`\); write a loss for each element"),
         (branches, r"branches: cannot fuse torch.any in line \d+ .*; write a loss for each element"),
+        (
+            branches_on_values,
+            r"branches_on_values: cannot fuse a branch .* in line \d+ \(`if d > 0:`\); write torch.where",
+        ),
         (branches_on_option, r"branches_on_option: cannot fuse a Python value made of a tensor's .* torch.where"),
         (changes_shape, r"changes_shape: cannot fuse torch.select in line \d+"),
         (looks_back, r"looks_back: cannot fuse torch.cumsum in line \d+"),
         (captures, r"captures: cannot fuse a tensor from outside the function in line \d+ .*as an argument"),
         (counts, r"counts: cannot fuse torch._?to_copy of these dtypes"),
-        (fails, r"fails: expected a formula of PyTorch on tensors, got AttributeError: .*no_such_method"),
+        (
+            fails,
+            r"fails: expected a formula of PyTorch on tensors in line \d+ \(`return input.no_such_method\(\)`\), got "
+            r"AttributeError: .*no_such_method",
+        ),
         (loops, r"loops: cannot fuse torch.max in line \d+ \(`while input.*`\); write a loss for each element"),
         (takes_a_number, r"takes_a_number: cannot fuse torch.select in line \d+"),
         (is_of_another_shape, r"is_of_another_shape: expected a loss for each element, got one of another shape"),

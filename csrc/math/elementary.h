@@ -11,14 +11,6 @@ FL_HD T log1p_(T x) {
   return u == infinity_<T>() || u == T(0) ? log_(u) : r;
 }
 
-// tanh x within 3 eps.
-template <class T>
-FL_HD T tanh_(T x) {
-  if constexpr (detail::kLibrary<T>) return ::tanh(x);
-  const T m = expm1_(T(-2) * abs_(x)), r = -m / (T(2) + m);
-  return x < T(0) ? -r : (x == T(0) ? x : r);
-}
-
 // -1, 0 or 1; 0 for NaN, as torch.sgn.
 template <class T>
 FL_HD T sgn_(T x) {

@@ -294,7 +294,7 @@ FL_HD T expm1_(T x) {
 template <class Policy = DefaultPolicy, class T>
 FL_HD T tanh_(T x) {
   const T below = expm1_<Policy>(T(-2) * abs_(x)), t = -below / (T(2) + below);
-  return x < T(0) ? -t : t;
+  return x < T(0) ? -t : (x == T(0) ? x : t);
 }
 
 // log x of 0 <= x < infinity as log_, denormal x too, but at 0 a number below the logarithm of any other x; anything

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import torch
@@ -76,18 +77,18 @@ class _Recorder(RecordingMode):
             self.refuse("a tensor from outside the function", "it as an argument, or a number as an option")
         return found
 
-    def refuse(self, what: str, instead: str = "pointwise operations of torch") -> None:
-        raise FormulaError(f"{self.name}: cannot fuse {what}{self.place()}; write {instead}")
+    def refuse(self, what: str, instead: str = "pointwise operations of torch", error: Exception | None = None) -> None:
+        raise FormulaError(f"{self.name}: cannot fuse {what}{self.place(error)}; write {instead}") from error
 
-    def place(self) -> str:
-        """ " in line 7 (`x.sum()`)", of the file of the function."""
-        frame = sys._getframe()
-        while frame is not None and frame.f_code.co_filename != self.code.co_filename:
-            frame = frame.f_back
-        if frame is None:
+    def place(self, error: Exception | None = None) -> str:
+        """ " in line 7 (`x.sum()`)", of the file of the function: where it is now, or where it raised `error`."""
+        frames = traceback.walk_stack(sys._getframe()) if error is None else traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename == self.code.co_filename]
+        if not lines:
             return ""
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        return f" in line {frame.f_lineno}" + (f" (`{line}`)" if line else "")
+        number = lines[0 if error is None else -1]  # the innermost
+        line = linecache.getline(self.code.co_filename, number).strip()
+        return f" in line {number}" + (f" (`{line}`)" if line else "")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -143,9 +144,9 @@ def trace(name: str, function: Callable, tensors: Sequence[str], options: Sequen
     except Exception as error:
         said = (str(error).strip() or "no message").splitlines()[0]
         if said.startswith("Boolean value of Tensor"):
-            recorder.refuse("a branch on a tensor's values", _INSTEAD["_local_scalar_dense"])
-        kind = type(error).__name__
-        raise FormulaError(f"{name}: expected a formula of PyTorch on tensors, got {kind}: {said}") from error
+            recorder.refuse("a branch on a tensor's values", _INSTEAD["_local_scalar_dense"], error)
+        place, kind = recorder.place(error), type(error).__name__
+        raise FormulaError(f"{name}: expected a formula of PyTorch on tensors{place}, got {kind}: {said}") from error
     if not isinstance(out, torch.Tensor):
         raise FormulaError(f"{name}: expected a tensor to be returned, got {type(out).__name__}")
     if tuple(out.shape) != SHAPE:
