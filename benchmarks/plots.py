@@ -32,9 +32,7 @@ def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     made = []
     if len(cold) and len(default_size(cold)):
         made.append(
-            speed(
-                default_size(cold), folder / "cpu_speed.png", "CPU, 2 threads, about 4 M elements, float32, cold caches"
-            )
+            speed(default_size(cold), folder / "cpu_speed.png", "CPU, 2 threads, default sizes, float32, cold caches")
         )
         made.append(roof(default_size(cold), folder / "cpu_roof.png"))
     if len(hot) and hot.elements.nunique() > 3:
@@ -43,7 +41,8 @@ def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     if len(cuda):
         big = cuda[cuda.elements >= targets.CUDA_ELEMENTS * 0.9]
         if len(big):
-            name = f"{big.iloc[0].machine.upper()}, 2^26 elements, cold L2"
+            commits = " and ".join(dict.fromkeys(commit[:7] for commit in big.commit))
+            name = f"{big.iloc[0].machine.upper()}, 2^26 elements, cold L2, commits {commits}"
             made.append(speed(big, folder / f"{big.iloc[0].machine}_speed.png", name))
     return made
 
@@ -99,7 +98,7 @@ def roof(table: pd.DataFrame, path: Path) -> Path:
     axes.set_yticks(range(len(table)), table.loss)
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_xlim(0, max(110, table.copy_percent.max() * 1.1))
-    axes.set_xlabel("forward + backward: percent of the speed of a copy of the least bytes (dashed)")
+    axes.set_xlabel("percent of a copy (dashed) of the bytes of all passes; above 100 a pass found them in the cache")
     axes.set_title("CPU, 2 threads, float32, cold caches")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
@@ -107,7 +106,7 @@ def roof(table: pd.DataFrame, path: Path) -> Path:
 
 
 def sizes(table: pd.DataFrame, path: Path) -> Path:
-    """Time of forward + backward against the number of elements, fused and eager, six losses."""
+    """Times as fast as eager and torch.compile against the number of elements, six losses."""
     shown = [loss for loss in SIZES_SHOWN if loss in set(table.loss)] or list(dict.fromkeys(table.loss))[:6]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
@@ -118,14 +117,16 @@ def sizes(table: pd.DataFrame, path: Path) -> Path:
         axes.set_visible(False)
     for axes, loss in zip(grid.flat, shown):
         lines = table[table.loss == loss].sort_values("elements")
-        axes.loglog(lines.elements, lines.eager * 1e6, color=BLUE, marker="s", ms=4, label="eager")
-        axes.loglog(lines.elements, lines.fused * 1e6, color=ORANGE, marker="o", ms=4, label="fused")
+        axes.loglog(lines.elements, lines.eager_ratio, color=BLUE, marker="o", ms=4, label="eager PyTorch")
+        if lines.compile_ratio.notna().any():
+            axes.loglog(lines.elements, lines.compile_ratio, color=ORANGE, marker="s", ms=4, label="torch.compile")
+        axes.axhline(1, color="black", lw=1)
         axes.set_title(loss, fontsize=9)
         axes.grid(alpha=0.3)
     for axes in grid[-1]:
         axes.set_xlabel("elements")
     for axes in grid[:, 0]:
-        axes.set_ylabel("µs")
+        axes.set_ylabel("times as fast as")
     grid[0][0].legend()
     figure.suptitle("Forward + backward, float32, CPU, 2 threads, hot caches")
     return _save(figure, path)

@@ -168,11 +168,12 @@ def long_tables(table: pd.DataFrame) -> str:
         lines = [
             [f"`{r.loss}`", r.shape.replace("x", " × "), number(r.ns, 3), number(r.low / r.elements * 1e9, 3),
              number(r.high / r.elements * 1e9, 3), number(r.best_eager / r.elements * 1e9), form(r.eager_form),
-             number(r.compile / r.elements * 1e9), form(r.compile_form), *ratios(r), number(r.copy_percent, 0, " %")]
+             number(r.compile / r.elements * 1e9), form(r.compile_form), *ratios(r), number(r.copy_percent, 0, " %"),
+             r.commit[:7]]
             for r in group.itertuples()
         ]  # fmt: skip
         head = ["loss", "input", "fused", "lower quartile", "upper", "eager", "form", "torch.compile", "form",
-                "eager / fused", "compile / fused", "of copy"]  # fmt: skip
+                "eager / fused", "compile / fused", "of copy", "commit"]  # fmt: skip
         title = f"## {device}, {mode}, {dtype}, {phase}, incoming gradient {incoming}"
         parts.append(f"{title}\n\nns per element, {where(group)}; {runs_of(group)}.\n\n{markdown(head, lines)}")
     return "\n\n".join(parts)
@@ -238,8 +239,9 @@ def main(argv=None) -> None:
     scale, folder = scale_report.section(arguments.results), arguments.output / "plots"
     own = custom_report.section(arguments.results)
     text = (
-        "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`. Rows of before 2026-11-26 "
-        "compiled only the reference: their ratios to torch.compile are larger than to the fastest compiled form.\n\n"
+        "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`. Rows of before "
+        "2026-11-26 compiled only the reference: their ratios to torch.compile are larger than to the fastest compiled form. A row "
+        "is of the commit beside it, as is the bar of its loss: code may have changed since.\n\n"
         "## Bars\n\n"
     )
     (arguments.output / "RESULTS.md").write_text(

@@ -123,7 +123,7 @@ def index(found: dict[str, list[str]]) -> str:
         "In the examples `torch` is imported, and `fused_losses`, and `fused_losses.functional` as `F`.\n\n"
         "```{eval-rst}\n.. autofunction:: fused_losses.fit_gaussian\n\n"
         ".. autofunction:: fused_losses.functional.explain\n\n"
-        ".. autofunction:: fused_losses.info.build_info\n```\n"
+        ".. autofunction:: fused_losses.build_info\n```\n"
     )
     return "\n".join(["# The losses\n", *listed, toctree, "", "## Beside them\n", more])
 

@@ -3,6 +3,7 @@
 # Written by tools/exports.py.
 
 from . import functional, reference
+from ._build_info import build_info
 from ._version import __version__
 from .chunked.contrastive import ClipLoss, NTXentLoss, SigLipLoss, SupConLoss
 from .chunked.linear import LinearCrossEntropyLoss, LinearJSDivLoss, LinearKLDivLoss
@@ -73,6 +74,7 @@ __all__ = [
     "WeightedBinaryCrossEntropyLoss",
     "WeightedBinaryCrossEntropyWithLogitsLoss",
     "__version__",
+    "build_info",
     "fit_gaussian",
     "functional",
     "reference",

@@ -9,6 +9,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from . import functional, reference
+from ._build_info import build_info
 from ._module import LossModule
 from .losses.distance import fit_gaussian
 
@@ -663,6 +664,7 @@ __all__ = [
     "WeightedBinaryCrossEntropyLoss",
     "WeightedBinaryCrossEntropyWithLogitsLoss",
     "__version__",
+    "build_info",
     "fit_gaussian",
     "functional",
     "reference",

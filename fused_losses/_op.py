@@ -94,8 +94,8 @@ def compiled_op(
     saved_shapes: as `shape`, those of what the forward keeps.
     """
     row = _TABLE[name]
-    slots = _names(row["arguments"])
-    incoming = _names(row["incoming"])
+    slots = argument_names(row["arguments"])
+    incoming = argument_names(row["incoming"])
     losses = sum(argument.startswith("grad_") for argument in incoming)
     forward, backward = (getattr(_NAMESPACE, op).default for op in (name, f"{name}_backward"))
     if tensors is None:
@@ -110,7 +110,7 @@ def compiled_op(
     return op
 
 
-def _names(schema: str) -> list[str]:
+def argument_names(schema: str) -> list[str]:
     """Of the arguments of a schema: "Tensor input, Tensor? weight" -> ["input", "weight"]."""
     return [argument.split()[1] for argument in schema.split(", ")]
 

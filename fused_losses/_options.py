@@ -19,6 +19,7 @@ INFINITY, NAN = float("inf"), float("nan")
 _PLAIN_NUMBERS = frozenset({int, float})
 _LIMITS = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
 _EXACT = 2**53  # integers below it are themselves as a double
+NO_CLASS = -(2.0**63)  # how None travels as the class that is ignored
 
 
 def _shown(value) -> str:
@@ -172,13 +173,13 @@ class Integer(Option):
 class IgnoreIndex(Option):
     """The value of a target that is not counted, or None. Only below 2^53 is it as a double what it is as an integer.
 
-    classes: an integer, compared as such with class indices; None is then the least int64. Else None is NaN, and the
+    classes: an integer, compared as such with class indices; None is then NO_CLASS. Else None is NaN, and the
     value is compared in the accumulation dtype with a dense target.
     """
 
     def __init__(self, classes=False):
         self.classes = classes
-        self.none = -(2.0**63) if classes else NAN
+        self.none = NO_CLASS if classes else NAN
 
     @property
     def annotation(self):

@@ -14,9 +14,8 @@ import pytest
 import torch
 
 import fused_losses
-from fused_losses import _C
+from fused_losses import _C, build_info
 from fused_losses import functional as F
-from fused_losses.info import build_info
 
 ROOT = Path(fused_losses.__file__).resolve().parents[1]
 SETUP = ROOT / "setup.py"

@@ -16,11 +16,11 @@ import gallery
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tolerances import assert_agrees
 
 from fused_losses import custom
 from fused_losses.custom import builder, loss
+from fused_losses.custom.ahead import build_losses
 from fused_losses.custom.environment import environment
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +121,70 @@ def test_every_function_is_torch_s(custom_folder):
             if expected.requires_grad:
                 slopes = torch.autograd.grad(found.sum(), x)[0], torch.autograd.grad(expected.sum(), wide)[0]
                 assert_agrees(*slopes, dtype, label=f"derivative of {name}")
+
+
+# ---- What is no function of the values alone. ----
+
+
+def self_weighted(input, target):
+    d = (input - target).abs()
+    return d.detach() * d
+
+
+def by_data(input, target):
+    return input.data * input + target
+
+
+def without_gradient(input, target):
+    with torch.no_grad():
+        weight, same = torch.sigmoid(input), input.view_as(input)
+    return weight * input + same * target * input
+
+
+def sure_of_its_label(input, target):
+    p = torch.sigmoid(input)
+    label = torch.where(p.detach() > 0.9, 1.0, target)
+    return -(label * p.log() + (1 - label) * (1 - p).log())
+
+
+def straight_through(input, target):
+    return (input + (input.round() - input).detach() - target) ** 2
+
+
+def in_place(input, target):
+    y = input * 1.0
+    y.mul_(target)
+    y += input
+    return y * y
+
+
+def constant(input, target):
+    return torch.full_like(input, 2.0)
+
+
+def linear_early(input, target):
+    return F.softplus(input, beta=2, threshold=1) + target
+
+
+WRITTEN = (
+    self_weighted, by_data, without_gradient, sure_of_its_label, straight_through, in_place, constant, linear_early,
+)  # fmt: skip
+
+
+def test_what_carries_no_gradient_carries_none_and_the_rest_does(custom_folder):
+    """Detached values, their sources used beside them, values under no_grad, in place, or of no tensor."""
+    with torch.inference_mode():  # as of a module that is imported late
+        fused = [custom.elementwise(function) for function in WRITTEN]
+    build_losses([made.custom for made in fused])
+    x = torch.tensor([-0.4, 0.3, 1.7, 3.0], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.2, 0.8, 0.6, 0.1], dtype=torch.float64, requires_grad=True)
+    for function, made in zip(WRITTEN, fused):
+        found, expected = made(x, t, reduction="none"), function(x, t)
+        assert "FusedLoss" in found.grad_fn.name()
+        torch.testing.assert_close(found, expected, msg=function.__name__)
+        expected = expected + 0 * (x + t)  # a constant has no gradient to ask for
+        for a, b in zip(torch.autograd.grad(found.sum(), (x, t)), torch.autograd.grad(expected.sum(), (x, t))):
+            torch.testing.assert_close(a, b, msg=function.__name__)
 
 
 # ---- What check finds. ----

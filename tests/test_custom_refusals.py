@@ -77,6 +77,22 @@ def is_an_outer_difference(input, target):
     return input.unsqueeze(-1) - target.unsqueeze(-2)
 
 
+def divides_by_the_number(input, target):
+    return (input - target) ** 2 / input.numel()
+
+
+def counts_rows(input, target):
+    return (input - target) * len(input)
+
+
+def rounds_to_a_half(input, target):
+    return input.bfloat16().float() - target
+
+
+def rounds_to_a_digit(input, target):
+    return torch.round(input, decimals=1) - target
+
+
 def draws(input, target):
     return input + torch.rand_like(target)
 
@@ -105,6 +121,13 @@ def draws(input, target):
         (is_of_another_shape, r"is_of_another_shape: expected a loss for each element, got one of another shape"),
         (is_longer, r"is_longer: cannot fuse torch.ones, which changes the shape, in line \d+"),
         (is_an_outer_difference, r"is_an_outer_difference: cannot fuse torch.unsqueeze, which changes the shape"),
+        (
+            divides_by_the_number,
+            r"divides_by_the_number: cannot fuse a formula that depends on the tensors' shape",
+        ),
+        (counts_rows, r"counts_rows: cannot fuse a formula that depends on the tensors' shape; write a number"),
+        (rounds_to_a_half, r"rounds_to_a_half: cannot fuse torch._?to_copy of these dtypes or arguments.* in line \d+"),
+        (rounds_to_a_digit, r"rounds_to_a_digit: cannot fuse torch.round of these dtypes or arguments.* in line \d+"),
         (draws, r"draws: cannot fuse torch.rand_like in line \d+ .*; write noise as one more tensor"),
         (lambda input: 1.0, r"expected a tensor to be returned, got float"),
         (lambda a, b, c, d, e: a, r"expected one to 4 tensors, got 5 \(a, b, c, d, e\)"),

@@ -150,6 +150,54 @@ def test_a_tensor_of_another_length_is_refused(case, backward):
     assert all("expected" in text for text in refusals)
 
 
+@pytest.mark.promise(
+    "What is refused", "No op takes an incoming gradient, or what its forward saved, of another dtype."
+)
+@each_case
+def test_incoming_tensors_of_another_dtype_are_refused(case):
+    name, arguments = recorded(case, none_reduction(case), backward=True)
+    for i, _ in enumerate(TABLE[name.removesuffix("_backward")]["incoming"].split(", ")):
+        for other in {torch.float32, torch.float64, torch.float16, torch.int64} - {arguments[i].dtype}:
+            with pytest.raises(RuntimeError, match=f"^{name.removesuffix('_backward')}: expected .*accumulation dtype"):
+                call(name, [*arguments[:i], arguments[i].to(other), *arguments[i + 1 :]])
+
+
+@pytest.mark.parametrize("wrong", [6.0, 1e12, -2.0, math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_saved_rows_that_are_none_are_refused(wrong, place):
+    x, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    _, chosen = OPS.triplet_batch_hard_loss(x, labels, [0.3, 0.0, 0.0], 2, 0)
+    chosen[2, place] = wrong
+    with pytest.raises(RuntimeError, match=r"^triplet_batch_hard_loss: expected saved rows in \[0, 6\) or -1, got"):
+        OPS.triplet_batch_hard_loss_backward(torch.tensor(1.0), chosen, x, labels, [0.3, 0.0, 0.0], 2, 1)
+
+
+@pytest.mark.parametrize("first", [-1, 3, 2**63 - 1024, 1e300, math.nan])
+def test_rows_outside_all_columns_are_refused(first):
+    name, arguments = recorded(BY_NAME["clip_loss"])
+    place = TABLE[name]["options"].split().index("first")
+    arguments[-3][place] = float(first)
+    with pytest.raises(RuntimeError, match=r"^clip_loss: expected as many columns as rows from first"):
+        call(name, arguments)
+
+
+@pytest.mark.parametrize(
+    "gradient, factor",
+    [
+        (torch.ones(3), torch.ones(0)),
+        (torch.ones(3), torch.ones(2)),
+        (torch.ones(3), torch.ones((), dtype=torch.int64)),
+        (torch.ones(3), torch.ones((), dtype=torch.float64)),
+        (torch.ones(3, dtype=torch.bfloat16), torch.ones((), dtype=torch.bfloat16)),
+        (torch.ones(3, dtype=torch.int64), torch.ones(())),
+        (torch.ones(3, 2)[:, 0], torch.ones(())),
+    ],
+)
+def test_scale_refuses_what_it_cannot_scale(gradient, factor):
+    with pytest.raises(RuntimeError, match=r"^scale_: expected "):
+        OPS.scale_(gradient, factor)
+
+
 @each_case
 def test_an_integer_input_is_refused(case):
     name, arguments = recorded(case)
@@ -205,6 +253,13 @@ def test_into_another_tensor_argument_or_another_shape_is_refused(case):
     for gradient in (tensors[0].new_empty(tensors[0].numel() + 1), tensors[0].double(), strided(tensors[0])):
         with pytest.raises(RuntimeError, match=r"expected (gradient|a contiguous gradient)"):
             run(gradient, *tensors, options, 1.0)
+
+
+def test_into_memory_that_overlaps_another_tensor_s_is_refused():
+    memory, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 1])
+    for gradient, x in ((memory[1:], memory[:4]), (memory[:4], memory[1:])):
+        with pytest.raises(RuntimeError, match="in memory of its own"):
+            OPS.cross_entropy_into(gradient, x, y, None, [-100, 0.0], 1.0)
 
 
 def test_losses_that_chunks_reuse_work_in_place():

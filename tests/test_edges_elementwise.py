@@ -49,7 +49,8 @@ def test_a_mask_of_other_values_is_refused(name, dtype, at):
 
 @pytest.mark.promise(
     "What is refused",
-    "The same probabilities are refused where plain PyTorch computes the loss, for a gradient that no kernel has.",
+    "Probabilities outside [0, 1] are refused also where plain PyTorch computes the loss, for a gradient that no "
+    "kernel has.",
 )
 @pytest.mark.parametrize("name", ON_PROBABILITIES)
 def test_values_are_looked_at_whoever_computes(name, device):

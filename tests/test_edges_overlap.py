@@ -122,8 +122,8 @@ def test_a_class_out_of_range_is_an_index_error(row):
 
 @pytest.mark.promise(
     "What is refused",
-    "The same masks and classes are refused where plain PyTorch computes an overlap loss, for a gradient that no "
-    "kernel has.",
+    "Masks other than 0, 1 and `ignore_index`, and classes out of range, are refused also where plain PyTorch computes "
+    "an overlap loss, for a gradient that no kernel has.",
 )
 @each_op
 def test_values_are_looked_at_whoever_computes(row, device):
@@ -274,7 +274,8 @@ def test_what_is_all_ignored_gives_no_loss_and_no_gradient(loss, activation, dev
 
 @pytest.mark.promise(
     "Values and gradients",
-    "`tversky_loss` is clamped at 0 only where `gamma` is not 1; with `gamma=1` it equals Dice, below 0 too.",
+    "`tversky_loss` is clamped at 0 only where `gamma` is not 1; with `gamma=1` and alpha = beta = ½ it equals "
+    "Dice of twice the smoothing, below 0 too.",
 )
 @losses("tversky_loss")
 def test_tversky_is_dice_where_it_has_no_exponent(loss, device):
@@ -345,3 +346,33 @@ def test_an_infinite_logit_on_its_own_side_has_no_focal_gradient(loss, device):
     _, gradient = value_and_gradient(loss, x, g, activation="sigmoid", gamma=0.0)
     assert gradient[0, 0, :2].tolist() == [0, 0]
     assert gradient[0, 0, 2] < 0
+
+
+@pytest.mark.promise(
+    "Values and gradients",
+    "A class of weight 0 adds nothing to the second term of a compound where its probability is 0, NaN where a logit "
+    "is.",
+)
+@pytest.mark.parametrize("name", ["dice_cross_entropy_loss", "dice_focal_loss"])
+@pytest.mark.parametrize("classes, positions", [(3, 8), (4, 600), (16, 70), (40, 9)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_class_without_weight_hides_no_nan(name, classes, positions, smoothing, device):
+    x, y = inputs(device, (1, classes, positions))
+    weight = torch.ones(classes, device=device)
+    weight[1] = 0
+    y[0, :4] = 1
+    options = {"class_weight": weight, "label_smoothing": smoothing}
+    for value in (-torch.inf, torch.nan):
+        x[0, 1, 1] = value
+        found = [value_and_gradient(getattr(module, name), x, y, **options) for module in (F, reference)]
+        for a, b in zip(*found):
+            assert_agrees(a, b.double(), torch.float32, positions)
+        assert found[0][0].isnan().item() == (value != value)
+
+
+@pytest.mark.parametrize("absent", ["count", "zero"])
+def test_a_target_of_nothing_hides_no_nan(absent, device):
+    x = torch.randn(1, 3, 5, device=device)
+    x[0, 1, 2] = torch.nan
+    value, _ = value_and_gradient(F.dice_cross_entropy_loss, x, torch.zeros_like(x), absent=absent)
+    assert value.isnan()

@@ -130,6 +130,64 @@ def test_class_out_of_range_is_an_index_error(name, options):
             getattr(OPS, name)(x, y, None, options, 1, 0)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "softmax_focal_loss", "linear_cross_entropy"])
+@pytest.mark.parametrize("wrong", [7, -1, -(2**63)])
+def test_where_no_index_is_ignored_every_wrong_class_is_refused(name, wrong):
+    """Also the least integer, by which None travels; and the message names no index."""
+    layer = (torch.randn(7, 7),) if name == "linear_cross_entropy" else ()
+    message = rf"^{name}: expected class index in \[0, 7\), got {wrong} at flat index 2$"
+    for reduction in ("mean", "none"):
+        with pytest.raises(IndexError, match=message):
+            getattr(F, name)(
+                torch.randn(4, 7), *layer, torch.tensor([0, 1, wrong, 3]), ignore_index=None, reduction=reduction
+            )
+
+
+def assert_as_the_reference(name, x, *arguments, upstream=None, **options):
+    """Losses and gradients, NaN where that has NaN."""
+    found = x.clone().requires_grad_(), x.double().requires_grad_()
+    wide = [a.double() if a.is_floating_point() else a for a in arguments]
+    loss, expected = (
+        getattr(F, name)(found[0], *arguments, **options),
+        getattr(reference, name)(found[1], *wide, **options),
+    )
+    assert_agrees(loss, expected, torch.float32)
+    upstream = torch.ones_like(loss) if upstream is None else upstream
+    loss.backward(upstream)
+    expected.backward(upstream.double())
+    assert_agrees(found[0].grad, found[1].grad, torch.float32, x.shape[1])
+
+
+@pytest.mark.promise(
+    "Values and gradients",
+    "A class of weight 0 adds nothing where its probability is 0, and NaN where a logit is: as everywhere, NaN is not "
+    "hidden.",
+)
+@pytest.mark.parametrize("shape", [(6, 5), (6, 40), (6, 3000), (3, 5, 2), (3, 40, 2)])
+@pytest.mark.parametrize("name", ["cross_entropy", "softmax_focal_loss"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weight_0_hides_no_nan(shape, name, smoothing, device):
+    x = torch.randn(shape, device=device)
+    y = torch.arange(x.numel() // shape[1], device=device).reshape(shape[0], *shape[2:]) % 3
+    weight = torch.ones(shape[1], device=device)
+    weight[0] = 0
+    x[0, 0], x[3 % shape[0], 1] = -torch.inf, torch.nan
+    x[-1, 2] = torch.nan
+    options = {"weight" if name == "cross_entropy" else "alpha": weight, "label_smoothing": smoothing}
+    assert_as_the_reference(name, x, y, **options, reduction="none")
+    assert_as_the_reference(name, x[:1], y[:1], **options, reduction="sum")
+    if not smoothing:  # the mean of no weight at all
+        assert_as_the_reference(name, x[1:2], torch.zeros_like(y[:1]), **options, reduction="mean")
+
+
+@pytest.mark.parametrize("classes", [5, 40])
+def test_an_incoming_gradient_of_0_hides_no_nan(classes, device):
+    x, y = torch.randn(4, classes, device=device), torch.tensor([0, -100, 2, 1], device=device)
+    x[0, 1] = x[1, 1] = torch.nan
+    upstream = torch.tensor([0.0, 0.0, 1.0, 0.0], device=device)
+    assert_as_the_reference("cross_entropy", x, y, upstream=upstream, label_smoothing=0.1, reduction="none")
+
+
 def test_an_ignore_index_that_no_integer_equals():
     """Given to the op directly: nothing is ignored."""
     x, y = torch.randn(4, 7), torch.tensor([0, 1, 2, 3])

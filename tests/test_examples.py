@@ -10,7 +10,6 @@ import torch
 
 import fused_losses
 from fused_losses import functional as F
-from fused_losses import info
 
 NAMES = {"torch": torch, "fused_losses": fused_losses, "F": F}  # what the examples take as imported
 SPACES = (F, fused_losses)
@@ -19,7 +18,7 @@ PUBLIC = {
     for space in SPACES
     for name, value in ((name, getattr(space, name)) for name in space.__all__)
     if inspect.isfunction(value) or inspect.isclass(value)
-} | {"fused_losses.functional.explain": F.explain, "fused_losses.info.build_info": info.build_info}
+} | {"fused_losses.functional.explain": F.explain}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

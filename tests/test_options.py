@@ -275,7 +275,7 @@ def test_no_classes_without_the_background(case):
         case.function(x, torch.zeros(2, 0, 4), include_background=False)
 
 
-@pytest.mark.promise("Values and gradients", "The references of losses of no classes are no division by zero.")
+@pytest.mark.promise("Values and gradients", "Without classes no reference divides by zero.")
 @each_in("classes")
 def test_no_classes(case):
     """Smoothed over no classes: nothing, not a division by zero."""

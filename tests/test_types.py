@@ -34,7 +34,7 @@ from typing_extensions import assert_type
 import fused_losses
 import fused_losses.functional as F
 from fused_losses import compat, custom, reference
-from fused_losses.info import build_info
+from fused_losses import build_info
 
 
 class Wrong:

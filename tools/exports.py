@@ -68,6 +68,7 @@ PACKAGE = (
     '"""Fused loss functions for PyTorch: for each loss one kernel on the CPU and one on CUDA, forward and backward."""'
     "\n\n"
 )
+BUILD_INFO = "from ._build_info import build_info\n"
 EXPLAIN = "from ._explain import explain as explain\n"  # beside the losses, so not in __all__
 TYPES = """from typing import Literal
 
@@ -104,17 +105,17 @@ def reference_stub() -> str:
 
 def package() -> str:
     lines, names = imports(lambda module: [*classes(module), *(HELPERS & vars(module).keys())])
-    head = f"{PACKAGE}from . import functional, reference\nfrom ._version import __version__\n"
-    return head + lines + "\n" + listed([*names, "functional", "reference", "__version__"])
+    head = f"{PACKAGE}from . import functional, reference\n{BUILD_INFO}from ._version import __version__\n"
+    return head + lines + "\n" + listed([*names, "functional", "reference", "build_info", "__version__"])
 
 
 def package_stub() -> str:
     lines, names = imports(lambda module: HELPERS & vars(module).keys())
     found = dict(sorted((name, getattr(module, name)) for module in MODULES.values() for name in classes(module)))
-    head = f"{PACKAGE}{TYPES}from . import functional, reference\nfrom ._module import LossModule\n"
+    head = f"{PACKAGE}{TYPES}from . import functional, reference\n{BUILD_INFO}from ._module import LossModule\n"
     written = "".join(map(stubs.of_module, found.values()))
     return f"{head}{lines}\n__version__: str\n\n{written}\n" + listed(
-        [*names, *found, "functional", "reference", "__version__"]
+        [*names, *found, "functional", "reference", "build_info", "__version__"]
     )
 
 

@@ -35,6 +35,7 @@ struct CpuExtremes : CpuProducts {
   }
 
   static void gradient(const ExtremesProblem& problem, const Tensor&) {
+    check_choices(problem);
     ExtremesTask task{problem};
     if (task.results.counted) task.results.denominator = *task.results.counted;
     task.factor = task.results.denominator == 0 ? 0 : gradient_scale(task.results, problem.dtype);  // nothing counts
@@ -48,6 +49,18 @@ struct CpuExtremes : CpuProducts {
   static void run(const ExtremesLoop (&by_dtype)[2], const ExtremesTask& task, int64_t rows, int64_t cost) {
     const ExtremesLoop loop = by_dtype[task.dtype == Dtype::kFloat64];
     parallel(rows, cost, [&](int64_t begin, int64_t end) { loop(task, begin, end); });
+  }
+
+  // Those that a forward saved are rows, both of them or, where an anchor has none, -1.
+  static void check_choices(const ExtremesProblem& problem) {
+    for (int64_t i = 0; i < problem.columns; ++i) {
+      const double rows[] = {load_scalar(problem.chosen, problem.dtype, 4 * i),
+                             load_scalar(problem.chosen, problem.dtype, 4 * i + 1)};
+      for (const double row : rows) {
+        const bool valid = rows[0] == -1 ? row == -1 : row >= 0 && row < static_cast<double>(problem.columns);
+        if (!valid) refuse("triplet_batch_hard_loss", "saved rows in [0, ", problem.columns, ") or -1, got ", row);
+      }
+    }
   }
 
   // Calls visit(row, entry) for every choice, in the order of the anchors.

@@ -25,7 +25,7 @@ FL_HD void each_class(const int64_t first, const int64_t classes, const Run& run
 // How far ahead of a block the rows of as many classes are asked for; 0 is of no effect.
 template <class A>
 FL_HD int64_t positions_ahead(const int64_t classes) {
-  return classes > kMostAhead ? 0 : kLinesAhead * Line<A>::kLanes;
+  return classes > kMostAhead ? 0 : 4 * Line<A>::kLanes;
 }
 
 // Adds q = p where a position counts to the sums of a class, `sums` of kBlockSums vectors: I, P and, with a dense
@@ -99,7 +99,7 @@ void softmax_blocks(const OverlapRows<const A> x, const int64_t classes, const i
     each_class<kCount>(1, classes, [&](int64_t c) {
       e[c] = load_lanes<A, kWhole>(x.row(c) + i, count, A(0));
       row_max = select_(e[c] > row_max, e[c], row_max);
-      __builtin_prefetch(x.row(c) + i + ahead, 0, 2);
+      __builtin_prefetch(x.row(c) + i + ahead, 0, 3);
     });
     each_class<kCount>(0, classes, [&](int64_t c) {
       e[c] = detail::exp_minus(row_max - e[c]);
@@ -179,7 +179,7 @@ void softmax_gradient_blocks(const BlockGradient<A> of, const int64_t classes, c
     };
     each_class<kCount>(0, classes, [&](int64_t c) {
       p[c] = load(of.p.row(c));
-      __builtin_prefetch(of.p.row(c) + i + ahead, 1, 2);
+      __builtin_prefetch(of.p.row(c) + i + ahead, 1, 3);
       const V d = slope(c);
       if constexpr (!kClassIndex) slopes[c] = d;
       inner += p[c] * d;

@@ -73,8 +73,8 @@ void term_row(const Term term, const A* __restrict u, const A* __restrict share,
   A loss = 0;
 #pragma omp simd reduction(+ : loss)
   for (int64_t i = 0; i < n; ++i) {
-    const A value = share[i] * term(u[i], exp_(u[i])).loss;
-    loss += (keep[i] >= A(0)) & (share[i] != A(0)) ? value : A(0);
+    const A value = times_(share[i], term(u[i], exp_(u[i])).loss);
+    loss += keep[i] >= A(0) ? value : A(0);
   }
   second[0] += loss;
 }
@@ -86,7 +86,7 @@ void term_slope_row(const Term term, const A* __restrict u, const A* __restrict 
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A value = scale * share[i] * term(u[i], exp_(u[i])).slope;
-    by_log[i] = (keep[i] >= A(0)) & (share[i] != A(0)) ? value : A(0);
+    by_log[i] = keep[i] >= A(0) ? value : A(0);
   }
 }
 

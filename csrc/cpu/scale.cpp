@@ -2,12 +2,13 @@
 #include "cpu/scale.h"
 
 #include "cpu/device.h"
-#include "host/tensor.h"
+#include "host/scale.h"
 
 namespace fused_losses {
 namespace {
 
 void scale_(Tensor gradient, Tensor grad_output) {
+  check_scale(gradient, grad_output);
   const double factor = load_scalar(grad_output.const_data_ptr(), dtype_of(grad_output));
   if (factor == 1) return;
   const auto run = FL_FOR_ISA(scale_range);

@@ -79,14 +79,16 @@ double count_classes(const SoftmaxProblem& problem, bool weighted) {
   return chunked_sum(problem.positions(), [&](int64_t b, int64_t e) { return run(problem, weights, b, e); });
 }
 
+[[noreturn]] void refuse_class_of(const char* op, const SoftmaxProblem& problem, int64_t position) {
+  refuse_class_index(op, problem.target, problem.target_dtype, position, problem.classes,
+                     problem.ignoring() ? &problem.ignore_index : nullptr);
+}
+
 void check_class_indices(const char* op, const SoftmaxProblem& problem) {
   const int64_t positions = problem.positions();
   for (int64_t i = 0; i < positions; ++i) {
     const int64_t y = integer_at(problem.target, problem.target_dtype, i);
-    if ((y >= 0 && y < problem.classes) || y == problem.ignore_index) continue;
-    const int64_t* ignored =
-        problem.ignore_index == std::numeric_limits<int64_t>::min() ? nullptr : &problem.ignore_index;
-    refuse_class_index(op, problem.target, problem.target_dtype, i, problem.classes, ignored);
+    if ((y < 0 || y >= problem.classes) && !problem.ignores(y)) refuse_class_of(op, problem, i);
   }
 }
 
@@ -104,10 +106,7 @@ void run_softmax(LossId id, const Options& options, const SoftmaxProblem& proble
   if (task.results.counted) task.results.denominator = *task.results.counted;
   task.scale = gradient_scale(task.results, dtype);
   const double sum = sum_of_losses(task, entry.run[dtype == Dtype::kFloat64], dtype);
-  if (invalid < positions) {
-    refuse_class_index(loss_of(id).name, problem.target, problem.target_dtype, invalid, problem.classes,
-                       &problem.ignore_index);
-  }
+  if (invalid < positions) refuse_class_of(loss_of(id).name, problem, invalid);
   store_total(task.results, dtype, sum);
 }
 

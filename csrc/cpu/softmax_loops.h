@@ -24,7 +24,7 @@ constexpr Dtype kDtypeOf = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::
 // The class of a position, or -1 where it does not count; a class out of range is noted and does not count.
 inline int64_t class_of(const SoftmaxTask& task, int64_t position) {
   const int64_t y = integer_at(task.target, task.target_dtype, position);
-  if (y == task.ignore_index) return -1;
+  if (task.ignores(y)) return -1;
   if (y >= 0 && y < task.classes) return y;
   note_lowest(task.invalid, position);
   return -1;
@@ -34,7 +34,7 @@ inline int64_t class_of(const SoftmaxTask& task, int64_t position) {
 template <class Index>
 void classes_of(const SoftmaxTask& task, int64_t at, int64_t n, Index* y) {
   const bool valid = with_integers(task.target, task.target_dtype, [&](const auto* from) {
-    return read_classes(from + at, n, task.classes, true, task.ignore_index, y);
+    return read_classes(from + at, n, task.classes, task.ignoring(), task.ignore_index, y);
   });
   for (int64_t i = 0; !valid && i < n; ++i) y[i] = static_cast<Index>(class_of(task, at + i));
 }
@@ -336,6 +336,7 @@ constexpr SoftmaxEntry softmax_entry() {
 double counted(const SoftmaxProblem& problem, const double* weight, int64_t begin, int64_t end) {
   const int64_t ignored_class = problem.ignore_index;
   return with_integers(problem.target, problem.target_dtype, [&](const auto* y) {
+    if (!weight && !problem.ignoring()) return static_cast<double>(end - begin);
     if (!weight) {
       int64_t count = 0;
 #pragma omp simd reduction(+ : count)
@@ -345,7 +346,7 @@ double counted(const SoftmaxProblem& problem, const double* weight, int64_t begi
     double sum = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t c = static_cast<int64_t>(y[i]);
-      if (c != ignored_class && c >= 0 && c < problem.classes) sum += weight[c];
+      if (!problem.ignores(c) && c >= 0 && c < problem.classes) sum += weight[c];
     }
     return sum;
   });

@@ -69,7 +69,7 @@ A index_row(const F f, const A* x, A* e, A* space, const int64_t n, const int64_
     }
     e[y] += slope;
   }
-  return (w == A(0) ? A(0) : w * t.loss) + normaliser.loss;
+  return times_(w, t.loss) + normaliser.loss;
 }
 
 // A target that is a mixture of classes: class c has the share (stretch y[c] + base) w[c].
@@ -94,7 +94,7 @@ RowSums<A> mixture_sums(const F f, const A* __restrict x, const A* __restrict e,
   for (int64_t i = 0; i < n; ++i) {
     const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w[i];
     const ClassTerms<A> t = f((x[i] - row_max) - log_sum, e[i] * factor);
-    loss += share == A(0) ? A(0) : share * t.loss;
+    loss += times_(share, t.loss);
     slope += share * t.slope;
   }
   return {loss, slope};

@@ -68,6 +68,7 @@ template <bool kStore, bool kOwn, class A>
 void tile_softmax(const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const int64_t classes, const A rate,
                   const SoftmaxAhead<A> ahead, const ClassIndex<A>* y, SoftmaxLanes<A>* lanes, const int64_t n) {
   using V = Line<A>;
+  if (classes == 0) lanes_fill(lanes->factor, A(0), n);
   each_line<A>(n, [&](int64_t i) {
     const auto logit = [&](int64_t c) { return V::load(x.data + c * x.step + i); };
     V row_max = -infinity_<A>();
@@ -101,16 +102,16 @@ void tile_softmax(const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const in
   }
 }
 
-// Loss and slope of the own class of each position, of which it has `share`.
+// Loss and slope of the own class y of each position, of which it has `share`; 0 where there is none.
 template <class F, class A>
 void lanes_own(const F f, const A* __restrict below, const A* __restrict log_sum, const A* __restrict share,
-               A* __restrict loss, A* __restrict slope, const int64_t n) {
+               const ClassIndex<A>* __restrict y, A* __restrict loss, A* __restrict slope, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A v = -below[i] - log_sum[i];
     const ClassTerms<A> t = f(v, exp_(v));
-    loss[i] = share[i] == A(0) ? A(0) : share[i] * t.loss;
-    slope[i] = share[i] == A(0) ? A(0) : share[i] * t.slope;
+    loss[i] = y[i] < 0 ? A(0) : times_(share[i], t.loss);
+    slope[i] = y[i] < 0 ? A(0) : share[i] * t.slope;
   }
 }
 
@@ -139,7 +140,7 @@ void index_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e,
                 const ClassIndex<A>* __restrict y, const A* __restrict share, const A z, const A* __restrict scale,
                 const int64_t n) {
   (to.data ? tile_softmax<true, true, A> : tile_softmax<false, true, A>)(x, e, classes, A(1), ahead, y, lanes, n);
-  lanes_own(f, lanes->below, lanes->log_sum, share, lanes->loss, lanes->slope, n);
+  lanes_own(f, lanes->below, lanes->log_sum, share, y, lanes->loss, lanes->slope, n);
   alignas(64) A pull[kMaxLanes] = {}, own[kMaxLanes];
   for (int64_t i = 0; z != A(0) && i < n; ++i) {
     const ClassTerms<A> normaliser = normaliser_terms(z, lanes->row_max[i] + lanes->log_sum[i]);
@@ -149,7 +150,7 @@ void index_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e,
   if (!to.data) return;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    own[i] = share[i] == A(0) ? A(0) : scale[i] * lanes->slope[i];
+    own[i] = y[i] < 0 ? A(0) : scale[i] * lanes->slope[i];  // the scale may be infinite
     lanes->factor[i] = y[i] < 0 ? A(0) : (pull[i] - own[i]) * lanes->factor[i];
   }
   tile_gradient(e, to, classes, y, lanes->factor, own, n);
@@ -163,7 +164,7 @@ void lanes_mixture_sums(const F f, const A* __restrict x, const A* __restrict e,
   for (int64_t i = 0; i < n; ++i) {
     const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w;
     const ClassTerms<A> t = f((x[i] - row_max[i]) - log_sum[i], e[i] * factor[i]);
-    loss[i] += share == A(0) ? A(0) : share * t.loss;
+    loss[i] += times_(share, t.loss);
     slope[i] += share * t.slope;
   }
 }
@@ -172,19 +173,19 @@ template <class F, class A, bool kTarget>
 void lanes_mixture_gradient(const F f, const A* __restrict x, A* __restrict e, const A* __restrict y, const A stretch,
                             const A base, const A w, const A* __restrict row_max, const A* __restrict log_sum,
                             const A* __restrict factor, const A* __restrict slope, const A* __restrict scale,
-                            const int64_t n) {
+                            const ClassIndex<A>* __restrict extra, const int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const A share = (kTarget ? fma_(stretch, y[i], base) : base) * w;
     const A p = e[i] * factor[i];
     const ClassTerms<A> t = f((x[i] - row_max[i]) - log_sum[i], p);
     const A gradient = scale[i] * (share * t.slope - p * slope[i]);
-    e[i] = scale[i] == A(0) ? A(0) : gradient;
+    e[i] = !kTarget && extra[i] < 0 ? A(0) : gradient;
   }
 }
 
-// As index_tile for a mixture: class c has the share (stretch y + base) w[c], to which class extra[i] (if not negative)
-// adds extra_share[i], its weight included. scale: 0 where a position does not count.
+// As index_tile for a mixture: class c has the share (stretch y + base) w[c] of a target y or, without kTarget, base w[c],
+// to which class extra[i] adds extra_share[i], its weight included; where that is negative, the position does not count.
 template <bool kTarget, class F, class A>
 void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const SoftmaxTile<const A> y,
                   const A* w, const A stretch, const A base, const int64_t classes, const SoftmaxAhead<A> ahead,
@@ -212,7 +213,7 @@ void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> 
   alignas(64) A slope[kMaxLanes];
   if (extra) {
     alignas(64) A loss[kMaxLanes];
-    lanes_own(f, lanes->below, lanes->log_sum, extra_share, loss, slope, n);
+    lanes_own(f, lanes->below, lanes->log_sum, extra_share, extra, loss, slope, n);
     for (int64_t i = 0; i < n; ++i) {
       lanes->loss[i] = extra[i] < 0 ? A(0) : lanes->loss[i] + loss[i];
       lanes->slope[i] += slope[i];
@@ -222,7 +223,7 @@ void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> 
   for (int64_t c = 0; c < classes; ++c) {
     lanes_mixture_gradient<F, A, kTarget>(f, x.data + c * x.step, e.data + c * e.step,
                                           kTarget ? y.data + c * y.step : nullptr, stretch, base, w[c], lanes->row_max,
-                                          lanes->log_sum, lanes->factor, lanes->slope, scale, n);
+                                          lanes->log_sum, lanes->factor, lanes->slope, scale, extra, n);
   }
   if (!extra) return;
   for (int64_t i = 0; i < n; ++i) {

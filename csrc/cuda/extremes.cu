@@ -162,6 +162,7 @@ __global__ void __launch_bounds__(kThreads) extremes_gradient_kernel(const Extre
     row.scale(A(0), true);
     const A* own = row.chosen(k);
     for (int which = 0; which < 2 && own[0] >= A(0); ++which) {
+      CUDA_KERNEL_ASSERT(own[which] >= A(0) && own[which] < static_cast<A>(p.columns) && "a row in [0, N)");
       row.add(static_cast<int64_t>(own[which]), own[2 + which]);
     }
     for (int64_t begin = 0; begin < p.columns; begin += 16 * int64_t{blockDim.x}) {

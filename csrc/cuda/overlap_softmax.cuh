@@ -35,7 +35,7 @@ __device__ __forceinline__ PositionTerm<A> second_of_position(const OverlapOpera
     const A value = widen<A>(x[c * S]), weight = class_weight<A>(o, c);
     if (o.second_softmax) {
       const A share = weight * second.smoothed(r.g), u = (value - s.row_max) + log_inverse;
-      sum.loss += share == A(0) ? A(0) : share * second.of_class(u, exp_(u)).loss;
+      sum.loss += times_(share, second.of_class(u, exp_(u)).loss);
       sum.count = 1;
     } else {
       sum.loss += weight * second.of_element(value, r.g).loss;
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) =
           count += term.count;
         } else {
           const A weight = class_weight<A>(o, y);
-          loss += weight * second.of_class(at.log_p, exp_(at.log_p)).loss;
+          loss += times_(weight, second.of_class(at.log_p, exp_(at.log_p)).loss);
           count += o.counts_weights ? weight : A(1);
         }
       }

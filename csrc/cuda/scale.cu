@@ -1,5 +1,6 @@
 // scale_ on CUDA: multiplies a stored gradient in place by the incoming scalar, which never leaves the device.
 #include "cuda/pack.cuh"
+#include "host/scale.h"
 
 namespace fused_losses::cuda {
 namespace {
@@ -24,6 +25,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 void scale_(Tensor gradient, Tensor grad_output) {
+  check_scale(gradient, grad_output);
   const Launch launch(gradient);
   const int64_t n = gradient.numel();
   with_floating(dtype_of(gradient), [&](auto tag) {

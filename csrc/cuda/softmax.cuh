@@ -50,7 +50,7 @@ __device__ __forceinline__ A class_weight(const SoftmaxOperands& o, int64_t c) {
 // The class of a row, or -1 where the row does not count.
 __device__ __forceinline__ int64_t class_of(const SoftmaxOperands& o, int64_t row) {
   const int64_t y = integer_at(o.target, o.target_dtype, row);
-  if (y == o.ignore_index) return -1;
+  if (o.ignores(y)) return -1;
   CUDA_KERNEL_ASSERT(y >= 0 && y < o.classes && "class index in [0, classes) or ignore_index");
   return y;
 }
@@ -95,7 +95,7 @@ __device__ __forceinline__ ClassTerms<A> index_terms(const F& f, const SoftmaxOp
                                                      int64_t y) {
   const A u = (x - s.row_max) - s.log_sum, w = class_weight<A>(o, y);
   const ClassTerms<A> t = f(u, exp_(u));
-  return {w == A(0) ? A(0) : w * t.loss, w * t.slope};
+  return {times_(w, t.loss), w * t.slope};
 }
 
 // One row against class indices or a mixture of classes; returns its loss.
@@ -148,7 +148,7 @@ __device__ __forceinline__ Accumulation<T> class_row(const F& f, const SoftmaxOp
       for (int i = 0; i < kSize; ++i) {
         const A u = (widen<A>(values.v[i]) - s.row_max) - s.log_sum, part = share(at + i);
         const ClassTerms<A> t = f(u, exp_<ExpPolicy<T>>(u));
-        loss += part == A(0) ? A(0) : part * t.loss;
+        loss += times_(part, t.loss);
         slope += part * t.slope;
       }
     });

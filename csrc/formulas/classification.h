@@ -7,6 +7,14 @@ struct ClassTerms {
   A loss, slope;
 };
 
+// factor value, 0 where the factor is 0 and the value infinite: of a class that has no weight its probability may be 0.
+// NaN stays NaN.
+template <class A>
+FL_HD A times_(A factor, A value) {
+  const bool limit = (factor == A(0)) & (abs_(value) == infinity_<A>());
+  return limit ? A(0) : factor * value;
+}
+
 // z (log sum e^x)^2 of a row and what multiplies p in its gradient; Chowdhery et al., "PaLM: Scaling Language Modeling
 // with Pathways", 2022. z = 0 costs nothing, whatever the row.
 template <class A>

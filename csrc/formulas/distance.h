@@ -16,7 +16,7 @@ struct RowLoss {
   A loss, coefficient;
 };
 
-// A row functor without variants. kSaturates: as in terms.h.
+// A row functor without variants. kSaturates: as in contract.h.
 template <class Self, int kCount, bool kIsLinear>
 struct RowFunctor {
   static constexpr Work kWork = kFew;

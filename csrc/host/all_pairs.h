@@ -52,12 +52,13 @@ class AllPairsCall : Call<Device> {
     dtype_ = accumulation_dtype(dtype_of(x));
     problem_.rows = x.size(0);
     problem_.columns = y.size(0);
-    problem_.first = static_cast<int64_t>(a.options.first);
     problem_.dtype = dtype_;
-    if (problem_.first < 0 || problem_.first + problem_.rows > problem_.columns) {
-      refuse(a.op(), "as many columns as rows from first ", problem_.first, " on, got ", problem_.columns, " for ",
+    const double first = a.options.first, most = static_cast<double>(problem_.columns - problem_.rows);
+    if (!(first >= 0 && first <= most)) {
+      refuse(a.op(), "as many columns as rows from first ", first, " on, got ", problem_.columns, " for ",
              problem_.rows);
     }
+    problem_.first = static_cast<int64_t>(first);
     if constexpr (kTwoSets) {
       problem_.scale = scalar(kScale, "logit_scale");
       problem_.bias = scalar(kBias, "logit_bias");

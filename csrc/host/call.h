@@ -75,12 +75,15 @@ class Call {
     return total;
   }
 
+  void check_incoming_dtype(const Tensor& incoming) const {
+    if (dtype_of(incoming) == accumulation_dtype(dtype_of(a.first()))) return;
+    refuse(a.op(), "the incoming gradient in the accumulation dtype, got another");
+  }
+
   // Points `results` at the gradient of a loss of `items` items.
   void read_incoming(Results* results, const Tensor& incoming, int64_t items) {
     results->per_item = a.reduction == Reduction::kNone;
-    if (dtype_of(incoming) != accumulation_dtype(dtype_of(a.first()))) {
-      refuse(a.op(), "the incoming gradient in the accumulation dtype, got another");
-    }
+    check_incoming_dtype(incoming);
     const int64_t expected = results->per_item ? items : 1;
     if (incoming.numel() != expected) {
       refuse(a.op(), "an incoming gradient of ", expected, " elements, got ", incoming.numel());
@@ -155,8 +158,8 @@ struct Entry<Family, id, std::index_sequence<tensor...>, std::index_sequence<in.
     check_device(given.op(), "gradient", gradient, given.first());
     if (!gradient.is_contiguous()) refuse(given.op(), "a contiguous gradient to write into, got a strided one");
     for (const OptionalTensor& t : given.tensors) {
-      const bool shared = t && t->numel() > 0 && t->const_data_ptr() == gradient.const_data_ptr();
-      if (shared && !(Family::kInPlace && &t == &given.tensors[0])) {
+      const bool in_place = t && t->const_data_ptr() == gradient.const_data_ptr() && &t == &given.tensors[0];
+      if (t && overlap(*t, gradient) && !(Family::kInPlace && in_place)) {
         refuse(given.op(), "a gradient in memory of its own, got that of a tensor it is computed from");
       }
     }

@@ -60,6 +60,13 @@ inline void check_same_shape(const char* op, const char* name, const Tensor& t, 
   if (!same_shape(t, like)) refuse(op, name, " of shape ", shape_text(like), ", got ", shape_text(t));
 }
 
+// Whether two contiguous tensors have memory in common.
+inline bool overlap(const Tensor& a, const Tensor& b) {
+  const auto begin = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()); };
+  const auto end = [&](const Tensor& t) { return begin(t) + t.numel() * element_size(dtype_of(t)); };
+  return begin(a) < end(b) && begin(b) < end(a);
+}
+
 // A target (B, ...) for an input (B, C, ...).
 inline void check_shape_without_classes(const char* op, const Tensor& input, const Tensor& target) {
   bool matches = input.dim() >= 2 && target.dim() == input.dim() - 1 && target.size(0) == input.size(0);

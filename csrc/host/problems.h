@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "math/dtype.h"
 
@@ -86,13 +87,15 @@ struct RowSumsProblem {
 
 // One softmax, and one loss, for each position [outer, inner].
 struct SoftmaxProblem {
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();  // no index is ignored
+
   int64_t outer = 1, classes = 0, inner = 1;
   const void* input = nullptr;   // [outer, classes, inner] logits
   const void* target = nullptr;  // [outer, inner] with `class_index`, else as the input: class probabilities or logits
   const void* weight = nullptr;  // [classes]; null: not given
   Dtype input_dtype = Dtype::kFloat32, target_dtype = Dtype::kFloat32, weight_dtype = Dtype::kFloat32;
   bool class_index = false;     // the target holds the class of each position
-  int64_t ignore_index = 0;     // such positions do not count
+  int64_t ignore_index = kNone;  // such positions do not count
   double label_smoothing = 0;   // against classes
   double z_loss = 0;            // against classes: of the square of each position's log sum of exponentials
   void* grad_input = nullptr;   // as input, whose own memory it may be
@@ -100,6 +103,8 @@ struct SoftmaxProblem {
   Results results;              // `counts`: the positions, or the weights of their classes
 
   constexpr int64_t positions() const { return outer * inner; }
+  constexpr bool ignoring() const { return ignore_index != kNone; }
+  constexpr bool ignores(int64_t class_index) const { return ignoring() && class_index == ignore_index; }
 };
 
 // A tile of the similarities of embeddings, rows of one set and columns of another or the same. "logit": scale times

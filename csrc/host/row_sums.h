@@ -145,7 +145,10 @@ class VaeCall : Call<Device> {
   // Each term receives its own incoming gradient and its share of the total's.
   void read_incoming_gradients() {
     const Tensor &total = a.incoming[0], reconstruction = new_like(total), divergence = new_like(total);
-    for (const Tensor& term : a.incoming) check_same_shape(a.op(), "incoming gradients", term, total);
+    for (const Tensor& term : a.incoming) {
+      check_same_shape(a.op(), "incoming gradients", term, total);
+      this->check_incoming_dtype(term);
+    }
     Device::add_scaled(a.incoming[1], 1, total, reconstruction);
     Device::add_scaled(a.incoming[2], a.options.beta, total, divergence);
     this->read_incoming(&reconstruction_.results, reconstruction, reconstruction_.rows);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from .._op import MEAN, NONE, Op, accumulation_dtype, linear_log_sums
+from .._options import NO_CLASS
 from ._processes import Processes, check_even, gathered_parts, log_sums, processes, reduced
 
 
@@ -34,9 +35,10 @@ def check_classes_of_all(name, group, dense, weight, label_smoothing):
 class _Target:
     """The class of each row as this process sees it: `own` among its own where `here`; counted: not ignored."""
 
-    def __init__(self, target: torch.Tensor, ignore_index: int, classes: int, among: Processes):
+    def __init__(self, target: torch.Tensor, ignored: float, classes: int, among: Processes):
         index = target.reshape(-1).long()
-        self.counted = index != ignore_index
+        ignoring = ignored != NO_CLASS
+        self.counted = index != int(ignored) if ignoring else torch.ones_like(index, dtype=torch.bool)
         self.own = index - among.first(classes)
         self.here = self.counted & (self.own >= 0) & (self.own < classes)
         self.classes, self.shape = classes, target.shape
@@ -44,9 +46,9 @@ class _Target:
         if torch.compiler.is_compiling() or not target.is_cpu:
             torch._assert_async(~bad.any(), f"{among.loss}: expected class index in [0, {among.size * classes})")
         elif bad.any():
-            at = int(bad.nonzero()[0])
+            at, otherwise = int(bad.nonzero()[0]), f" or ignore_index {int(ignored)}" if ignoring else ""
             raise IndexError(
-                f"{among.loss}: expected class index in [0, {among.size * classes}) or ignore_index {ignore_index}, "
+                f"{among.loss}: expected class index in [0, {among.size * classes}){otherwise}, "
                 f"got {int(index[at])} at flat index {at}"
             )
 
@@ -75,7 +77,7 @@ def across_classes(op: Op, group) -> Op:
 
     def read(target, weight, options):
         named = dict(zip(op.options, options))
-        return named, _Target(target, int(named["ignore_index"]), weight.shape[0], among)
+        return named, _Target(target, named["ignore_index"], weight.shape[0], among)
 
     def forward(input, weight, target, bias, class_weight, elsewhere, options, reduction, gradients):
         check_even("linear_weight", weight, among)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import _checks as check
-from .._op import NONE, accumulation_dtype, without_autocast
+from .._op import accumulation_dtype, without_autocast
 from .._options import Flag, Number, Option
 
 
@@ -72,11 +72,6 @@ def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """The rows over their norms, in the accumulation dtype; a norm counts as 1e-12 at least."""
     with without_autocast(x):
         return torch.nn.functional.normalize(x.to(accumulation_dtype(x.dtype)), dim=-1)
-
-
-def leading_shape(tensors, options, reduction):
-    """The first tensor's shape without its last dimension for "none", else a scalar."""
-    return tensors[0].shape[:-1] if reduction == NONE else ()
 
 
 def check_scalar(name, argument, value, first):

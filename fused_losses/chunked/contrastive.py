@@ -1,7 +1,7 @@
 """Losses of all pairs of embeddings (CLIP, SigLIP, SimCLR, supervised contrastive): formulas in plain PyTorch, Modules.
 
-The fused functions make the similarities a tile at a time and never hold them all, but where they fit into 64 MiB; the
-formulas below, which also serve second derivatives and torch.func, do.
+The fused functions make the similarities a tile at a time and hold all of them only where they fit into 64 MiB; the
+formulas below, which also serve second derivatives and torch.func, always do.
 
 Rows spread over processes: the compiled ops take the rows of this process and the columns of all, and the option
 `first`, the column of the first row (csrc/host/all_pairs.h); `_processes.py` merges what they find.
@@ -16,7 +16,7 @@ from .._loss import loss
 from .._module import LossModule
 from .._op import MEAN
 from .._options import Number
-from ..losses._shared import accumulate, softplus
+from ..losses._shared import accumulate, scalar_shape, softplus
 from ._processes import across_one_set, across_two_sets, processes, whole_batch
 from ._shared import (
     Group,
@@ -31,10 +31,6 @@ from ._shared import (
 )
 
 SMALL = 1 << 16  # elements, below which a call costs more than what it reads and writes
-
-
-def scalar_shape(tensors, options, reduction):
-    return ()
 
 
 def check_two_sets(name, x, y, logit_scale):

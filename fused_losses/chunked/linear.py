@@ -13,11 +13,11 @@ from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
 from .._options import DIVERGENCE_REDUCTIONS, IgnoreIndex, Number
-from ..losses._shared import accumulate, reduce
+from ..losses._shared import accumulate, leading_shape, reduce
 from ..losses.classification import class_losses
 from ..losses.divergence import js_div_with_logits, kl_div_with_logits
 from ._classes import across_classes, check_classes_of_all, whole_layer
-from ._shared import Group, check_same_dtype, leading_shape, product
+from ._shared import Group, check_same_dtype, product
 
 
 def rows_of(x):
@@ -117,8 +117,8 @@ def linear_cross_entropy(
     Gradients flow to input, linear_weight and linear_bias. NaN propagates; everything ignored gives a mean of NaN with
     gradient 0, as does the mean of nothing. Matrix products are PyTorch's, and with them their rounding for a given
     number of threads and their precision (:func:`torch.get_float32_matmul_precision`).
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option; IndexError or RuntimeError on
-    the CPU, a device assertion on CUDA, on a class index outside [0, V) that is not ignored.
+    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on
+    a class index outside [0, V) that is not ignored, which is a device assertion on CUDA.
     Same as :func:`torch.nn.functional.linear_cross_entropy`; Wijmans et al., "Cut Your Losses in Large-Vocabulary
     Language Models" (2025); softcap: Gemma Team, "Gemma 2" (2024); z_loss: Chowdhery et al., "PaLM" (2022).
 

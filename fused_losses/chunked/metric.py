@@ -8,10 +8,10 @@ from .._loss import loss
 from .._module import LossModule
 from .._op import MEAN
 from .._options import Flag, Number
-from ..losses._shared import accumulate, softplus
+from ..losses._shared import accumulate, scalar_shape, softplus
 from ..losses.distance import safe_sqrt
 from ._shared import OperandFlag, product, unit_rows
-from .contrastive import check_labelled_set, scalar_shape
+from .contrastive import check_labelled_set
 
 
 def labelled_rows(features, labels, normalize):
@@ -39,7 +39,8 @@ def multi_similarity_of(features, labels, alpha, beta, base, epsilon):
     return (near / alpha + far / beta).sum() / s.shape[0]
 
 
-def mined(tensors, options, reduction):
+def four_of_each_row(tensors, options, reduction):
+    """What the forward keeps."""
     return [(tensors[0].shape[0], 4)]
 
 
@@ -55,7 +56,7 @@ def mined(tensors, options, reduction):
         "epsilon": Number(low=0),
         "normalize": OperandFlag(),
     },
-    saved_shapes=mined,
+    saved_shapes=four_of_each_row,
     unreduced=MEAN,
 )
 def multi_similarity_loss(features, labels, *, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1, normalize=True):
@@ -137,17 +138,13 @@ def batch_hard_of(features, labels, margin, squared, soft):
     return torch.where(counts, losses, 0).sum() / counts.sum()
 
 
-def chosen_rows(tensors, options, reduction):
-    return [(tensors[0].shape[0], 4)]
-
-
 @loss(
     shape=scalar_shape,
     check=check_labelled_set,
     operands=plain_set,
     kernel=batch_hard_of,
     options={"margin": Number(low=0), "squared": Flag(), "soft": Flag()},
-    saved_shapes=chosen_rows,
+    saved_shapes=four_of_each_row,
     unreduced=MEAN,
 )
 def triplet_batch_hard_loss(features, labels, *, margin=1.0, squared=False, soft=False):

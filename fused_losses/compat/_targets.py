@@ -33,11 +33,6 @@ def is_hard(target: torch.Tensor, ignored: float | None = None) -> bool:
     return True
 
 
-def along_classes(values: torch.Tensor, ndim: int) -> torch.Tensor:
-    """Values (C,) shaped to broadcast against (B, C, ...) of `ndim` dimensions."""
-    return values.reshape(-1, *(1,) * (ndim - 2))
-
-
 def background_and_others(alpha: float, input: torch.Tensor) -> torch.Tensor:
     """(C,): 1 - alpha for class 0, alpha for the others."""
     factors = input.new_full(input.shape[1:2], float(alpha), dtype=accumulation_dtype(input.dtype))

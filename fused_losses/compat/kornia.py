@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 
 from .. import functional as F
+from ..losses.classification import along_classes
 from ._adapter import Adapter, adapts, needs
-from ._targets import along_classes, at_target, background_and_others, is_hard, promoted
+from ._targets import at_target, background_and_others, is_hard, promoted
 
 __all__ = [
     "BinaryFocalLossWithLogits",

@@ -11,8 +11,9 @@ import warnings
 import torch
 
 from .. import functional as F
+from ..losses.classification import along_classes
 from ._adapter import Adapter, needs
-from ._targets import along_classes, at_target, background_and_others, is_hard, promoted
+from ._targets import at_target, background_and_others, is_hard, promoted
 
 __all__ = ["DiceCELoss", "DiceFocalLoss", "DiceLoss", "FocalLoss", "TverskyLoss"]
 

@@ -10,8 +10,9 @@ import functools
 import torch
 
 from .. import functional as F
+from ..losses.classification import along_classes
 from ._adapter import Adapter, needs
-from ._targets import along_classes, is_hard, promoted
+from ._targets import is_hard, promoted
 
 __all__ = ["DiceLoss", "FocalLoss", "JaccardLoss", "SoftBCEWithLogitsLoss", "SoftCrossEntropyLoss", "TverskyLoss"]
 

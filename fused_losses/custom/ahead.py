@@ -47,4 +47,4 @@ def build_losses(losses: list[CustomLoss]) -> None:
     """In one library: its host code is compiled once, its families at the same time."""
     missing = {loss.op_name: loss.functor for loss in losses if builder.find(loss.op_name) is None}
     if missing:
-        builder.build(missing, say=lambda: builder.announce(f"{len(missing)} losses"))
+        builder.build(missing, say=lambda: builder.announce(f"{len(missing)} loss{'es' * (len(missing) > 1)}"))

@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
+from .._op import argument_names
 from .emitter import Code
 from .expressions import Expr, fresh
 
@@ -35,13 +38,13 @@ class Functor:
     @property
     def differentiable_bits(self) -> int:
         """As `Op.differentiable`."""
-        slots = _names(ARGUMENTS[self.family])
+        slots = argument_names(ARGUMENTS[self.family])
         return sum(1 << slots.index(t) for t in self.differentiable.split())
 
     @property
     def incoming(self) -> list[str]:
         """What the backward takes before the tensors."""
-        return _names(INCOMING[self.family])
+        return argument_names(INCOMING[self.family])
 
     def named(self, name: str) -> str:
         return self.text.replace("NAME", functor_name(name))
@@ -53,10 +56,6 @@ FAMILY_OPTIONS = {
     "overlap": ("activation", "batch", "include_background", "ignore_index", "squared"),
     "row_sums": (),
 }
-
-
-def _names(schema: str) -> list[str]:
-    return [argument.split()[1] for argument in schema.split(", ")]
 
 
 def functor_name(name: str) -> str:
@@ -116,16 +115,14 @@ def numbered(options: Sequence[str]) -> dict[str, str]:
 
 
 def _option(names: Callable[[Expr], str], name: str) -> str:
-    return names(_OptionLeaf(name))
+    return names(_Leaf("option", name))
 
 
-class _OptionLeaf:
-    """An option's name, as a leaf for `leaf_names`."""
+class _Leaf:
+    """A name of a kind, "option" or "tensor", as a leaf for `leaf_names`."""
 
-    op = "option"
-
-    def __init__(self, name: str):
-        self.args = (name,)
+    def __init__(self, op: str, name: str):
+        self.op, self.args = op, (name,)
 
 
 def method(signature: str, lines: Sequence[str], result: str) -> str:
@@ -135,8 +132,6 @@ def method(signature: str, lines: Sequence[str], result: str) -> str:
 
 def elementwise_functor(formula, tensors, differentiable, options, ignores) -> Functor:
     """formula(dtype) -> (value, {tensor: derivative}) for each accumulation dtype."""
-    import torch
-
     places = ("input", "target", "third", "fourth")
     slots = [places[tensors.index(t)] for t in tensors if t in differentiable]
 
@@ -152,7 +147,7 @@ def elementwise_functor(formula, tensors, differentiable, options, ignores) -> F
 
 
 def _elementwise_text(name, code: Code, tensors, slopes, options, ignores) -> str:
-    first = code.names(_Tensor(tensors[0]))
+    first = code.names(_Leaf("tensor", tensors[0]))
     logistic = [e.args[0] for e in code.order if e.op == "sigmoid_terms"]
     code.ahead = next((x for x in logistic if x.op == "tensor" and x.args[0] == tensors[0]), None)
     if len(tensors) > 2:
@@ -161,7 +156,7 @@ def _elementwise_text(name, code: Code, tensors, slopes, options, ignores) -> st
     results, following = [value], iter(rest)
     results += [next(following) if s is not None else "A(0)" for s in slopes]
     results += ["A(0)"] * (3 - len(results))
-    names = [code.names(_Tensor(t)) for t in tensors]
+    names = [code.names(_Leaf("tensor", t)) for t in tensors]
     arguments = [f"A {n}" for n in names] + ["A"] * (3 - len(names))
     base = f"Plain<{name}<A>>"
     constants = [f"static constexpr Work kWork = {code.work};", f"static constexpr int kTensors = {len(tensors)};"]
@@ -175,13 +170,6 @@ def _elementwise_text(name, code: Code, tensors, slopes, options, ignores) -> st
             method(f"Terms<A> terms({', '.join(arguments)})", lines, f"{{{', '.join(results)}}}"),
         ]
     return structure(name, code, numbered(options), base=base, constants=constants, ignores=ignores, methods=methods)
-
-
-class _Tensor:
-    op = "tensor"
-
-    def __init__(self, name: str):
-        self.args = (name,)
 
 
 ARGUMENTS = {
@@ -229,13 +217,12 @@ def formulas(losses: dict[str, Functor]) -> str:
 
 def softmax_functor(formula, tensors, options) -> Functor:
     """formula(dtype) -> (loss of a class, its derivative by log p), both of log p and p."""
-    import torch
 
     def write(name: str, dtype) -> str:
         with fresh():
             code = Code(formula(dtype), leaf_names(tensors, options))
             lines, results = code.body()
-            arguments = ", ".join(f"A {code.names(_Tensor(t))}" for t in tensors)
+            arguments = ", ".join(f"A {code.names(_Leaf('tensor', t))}" for t in tensors)
             constants = ["static constexpr bool kPair = false;", "static constexpr bool kWeightedMean = true;"]
             call = method(f"ClassTerms<A> operator()({arguments})", lines, f"{{{', '.join(results)}}}")
             return structure(
@@ -247,25 +234,24 @@ def softmax_functor(formula, tensors, options) -> Functor:
 
 def row_sums_functor(formula, tensors, of_sum, options) -> Functor:
     """formula(dtype) -> (term, its derivatives), of `tensors`; (loss, its derivative by the sum), of `of_sum`."""
-    import torch
 
     def write(name: str, dtype) -> str:
         with fresh():
             term, slopes, loss, coefficient = formula(dtype)
             names = leaf_names([*tensors, *of_sum], options)
             code = Code([term, *slopes, loss, coefficient], names)
-            arguments = ", ".join([f"A {names(_Tensor(t))}" for t in tensors] + ["A"] * (4 - len(tensors)))
+            arguments = ", ".join([f"A {names(_Leaf('tensor', t))}" for t in tensors] + ["A"] * (4 - len(tensors)))
             lines, results = code.body_of(code.roots[: len(tensors) + 1])
             gradients = ", ".join([*results[1:], *["A(0)"] * (4 - len(tensors))])
             call = method(f"RowTerms<A> operator()({arguments})", lines, f"{{{results[0]}, {{{gradients}}}}}")
-            arguments = ", ".join([f"A {names(_Tensor(t))}" for t in of_sum] + ["A"] * (2 - len(of_sum)))
+            arguments = ", ".join([f"A {names(_Leaf('tensor', t))}" for t in of_sum] + ["A"] * (2 - len(of_sum)))
             lines, results = code.body_of(code.roots[len(tensors) + 1 :])
             finish = method(f"RowLoss<A> finish({arguments})", lines, f"{{{', '.join(results)}}}")
             constants = [f"static constexpr Work kWork = {code.work};"]
             base = f"RowFunctor<{name}<A>, {len(tensors)}, false>"
             return structure(name, code, numbered(options), base=base, constants=constants, methods=[call, finish])
 
-    slots = _names(ARGUMENTS["row_sums"])[: len(tensors)]
+    slots = argument_names(ARGUMENTS["row_sums"])[: len(tensors)]
     text = for_both_types(write, torch.float32, torch.float64)
     return Functor("row_sums", " ".join(slots), len(options), text, labelled=len(of_sum) > 1)
 
@@ -275,7 +261,7 @@ def overlap_functor(formula, sums, count, options) -> Functor:
     with fresh():
         code = Code(formula(None), leaf_names(sums, [*count, *options]))
         lines, results = code.body()
-        arguments = ", ".join(f"A {code.names(_Tensor(t))}" for t in sums)
+        arguments = ", ".join(f"A {code.names(_Leaf('tensor', t))}" for t in sums)
         call = method(f"OverlapLoss loss({arguments})", lines, f"{{{', '.join(results)}, A(1)}}")
         members = {**dict.fromkeys(count, "count"), **numbered(options)}
         text = structure("NAME", code, members, base="", constants=["using A = double;"], methods=[call])

@@ -16,7 +16,7 @@ import torch
 from .._autograd import fused
 from .._loss import _checked_function
 from .._module import LossModule
-from .._op import NONE, Op, register_fakes
+from .._op import Op, register_fakes
 from .._options import REDUCTIONS, Number, settings_reader
 from .._torch_private import constant_when_compiled, direct_call
 from . import builder
@@ -232,8 +232,3 @@ def with_signature(function: Callable, *names: str) -> Callable:
 
 def option_kinds(signature: Signature) -> dict:
     return {name: Number() for name in signature.options}
-
-
-def scalar_or(shape: Callable) -> Callable:
-    """`shape` of the first tensor for "none", else a scalar."""
-    return lambda tensors, options, reduction: shape(tensors, options) if reduction == NONE else ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
+
 from .expressions import Expr, boolean, const, make, real
 
 
@@ -36,7 +38,10 @@ def _elu(x, alpha=1.0, scale=1.0, input_scale=1.0):
 
 
 def _softplus(x, beta=1, threshold=20):
-    return make("div", make("softplus", make("mul", x, beta)), beta)
+    found = make("div", make("softplus", make("mul", x, beta)), beta)
+    if threshold == 20:  # what it leaves out is below the rounding of float32
+        return found
+    return make("where", make("gt", make("mul", x, beta), threshold), x, found)
 
 
 def _log_sigmoid(x):
@@ -80,9 +85,10 @@ def _binary_cross_entropy_backward(g, p, t, weight=None, reduction=1):
 
 
 def _to_copy(x, dtype=None, **_):
-    if dtype is not None and not dtype.is_floating_point:
-        return boolean(x) if str(dtype) == "torch.bool" else None
-    return real(x)
+    """A cast to float32 or float64 is none: the formula has one accumulation dtype. One to a half would round."""
+    if dtype is None or dtype in (torch.float32, torch.float64):
+        return real(x)
+    return boolean(x) if dtype is torch.bool else None
 
 
 def _identity(x, *_, **__):

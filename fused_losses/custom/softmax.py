@@ -26,7 +26,7 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
     The loss of a position is Σ_c y_c w_c f(log p_c, p_c) over the classes of its target y: one class index, or class
     probabilities. It is called as :func:`fused_losses.functional.cross_entropy`: (input, target, weight=None,
     ignore_index=-100, reduction="mean", label_smoothing=0.0) and the function's options by keyword; the mean over class
-    indices divides by the sum of the weights of their classes. f(-log p) alone is cross-entropy.
+    indices divides by the sum of the weights of their classes. f = -log p is cross-entropy.
 
     As :func:`elementwise` in all else.
     """

@@ -19,7 +19,7 @@ from .._torch_private import RecordingMode, core_decompositions
 from .expressions import Expr, const, evaluate, lift, make, node, postorder, real
 from .operations import OPERATIONS
 
-SHAPE = (2, 3)  # of the tensors that a function is traced with
+SHAPES = (2, 3), (4, 3, 2)  # of the tensors that a function is traced with, once each
 
 _REDUCTIONS = ("sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "logsumexp", "_softmax", "_log_softmax",
                "linalg_vector_norm", "any", "all", "argmax", "std", "var", "cumsum")  # fmt: skip
@@ -55,13 +55,16 @@ def _binary_cross_entropy_with_logits(
 class _Recorder(RecordingMode):
     """Writes down what runs inside as expressions, one for each storage: a view is the tensor that it views."""
 
-    def __init__(self, name: str, function: Callable):
+    def __init__(self, name: str, function: Callable, shape: tuple[int, ...] = ()):
         super().__init__()
-        self.name, self.code = name, function.__code__
+        self.name, self.code, self.shape = name, function.__code__, shape
         self.known: dict[int, Expr] = {}
         self.alive: list[torch.Tensor] = []  # a storage that is freed could be another's
 
-    def name_tensor(self, tensor: torch.Tensor, e: Expr) -> torch.Tensor:
+    def name_tensor(self, tensor: torch.Tensor, e: Expr, in_place: bool = False) -> torch.Tensor:
+        """The tensor, known as `e`; a copy where it is a view of something else, which keeps its own expression."""
+        if not in_place and self.known.get(tensor.untyped_storage()._cdata, e) is not e:
+            tensor = tensor.clone()
         self.known[tensor.untyped_storage()._cdata] = e
         self.alive.append(tensor)
         return tensor
@@ -99,16 +102,21 @@ class _Recorder(RecordingMode):
         if name not in OPERATIONS:
             return self.decomposed(func, name, args, kwargs)
         given = [self.expression(a) for a in args]
-        found = OPERATIONS[name](*given, **{k: self.expression(v) for k, v in kwargs.items()})
+        try:
+            found = OPERATIONS[name](*given, **{k: self.expression(v) for k, v in kwargs.items()})
+        except TypeError:
+            found = None
         if found is None:
-            self.refuse(f"torch.{name} of these dtypes, or reduced,")
+            self.refuse(f"torch.{name} of these dtypes or arguments, or reduced,")
         out = func(*args, **kwargs)
-        results = out if isinstance(out, (tuple, list)) else (out,)
+        results, named = out if isinstance(out, (tuple, list)) else (out,), []
+        in_place = packet != name or name in ("copy", "fill", "zero")
         for tensor, e in zip(results, found if isinstance(found, tuple) else (found,)):
-            if tensor.dim() and tuple(tensor.shape) != SHAPE and tensor.numel():
+            if tensor.dim() and tuple(tensor.shape) != self.shape and tensor.numel():
                 self.refuse(f"torch.{name}, which changes the shape,")
-            self.name_tensor(tensor, e if torch.is_grad_enabled() or self.backward else node("detach", e))
-        return out
+            e = e if torch.is_grad_enabled() or self.backward else node("detach", e)
+            named.append(self.name_tensor(tensor, e, in_place))
+        return type(out)(named) if isinstance(out, (tuple, list)) else named[0]
 
     backward = False  # derivatives are being recorded
 
@@ -126,16 +134,26 @@ class _Recorder(RecordingMode):
             return rule(*args, **kwargs)
 
 
-def _example(dtype: torch.dtype, shape=SHAPE) -> torch.Tensor:
+def _example(dtype: torch.dtype, shape: tuple[int, ...] = ()) -> torch.Tensor:
     """A tensor to trace with; what is in it is nobody's business."""
     return torch.full(shape, 0.5, dtype=dtype, device="cpu")
 
 
 def trace(name: str, function: Callable, tensors: Sequence[str], options: Sequence[str], dtype: torch.dtype) -> Expr:
     """The value of `function` at one element. Raises FormulaError where it is no pointwise formula."""
-    recorder = _Recorder(name, function)
-    given = [recorder.name_tensor(_example(dtype), node("tensor", t)) for t in tensors]
-    chosen = {o: recorder.name_tensor(_example(torch.float64, ()), node("option", o)) for o in options}
+    found, other = (_traced(name, function, tensors, options, dtype, shape) for shape in SHAPES)
+    if found is not other:
+        raise FormulaError(
+            f"{name}: cannot fuse a formula that depends on the tensors' shape; write a number of elements as an option"
+        )
+    return found
+
+
+@torch.inference_mode(False)
+def _traced(name, function, tensors, options, dtype, shape) -> Expr:
+    recorder = _Recorder(name, function, shape)
+    given = [recorder.name_tensor(_example(dtype, shape), node("tensor", t)) for t in tensors]
+    chosen = {o: recorder.name_tensor(_example(torch.float64), node("option", o)) for o in options}
     try:
         with _LogitLosses(), recorder, torch.enable_grad():
             out = function(*given, **chosen)
@@ -149,18 +167,21 @@ def trace(name: str, function: Callable, tensors: Sequence[str], options: Sequen
         raise FormulaError(f"{name}: expected a formula of PyTorch on tensors{place}, got {kind}: {said}") from error
     if not isinstance(out, torch.Tensor):
         raise FormulaError(f"{name}: expected a tensor to be returned, got {type(out).__name__}")
-    if tuple(out.shape) != SHAPE:
+    if tuple(out.shape) != shape:
         raise FormulaError(f"{name}: expected a loss for each element, got one of another shape than the tensors'")
     return real(recorder.expression(out))
 
 
+@torch.inference_mode(False)
 def differentiate(value: Expr, wanted: Sequence[str], function: Callable) -> list[Expr]:
     """The derivatives of `value` with respect to the tensors `wanted`, by PyTorch's rules."""
     recorder, given = _Recorder(function.__name__, function), {}
     for e in postorder([value]):
         if e.op in ("tensor", "option"):  # of one element: nothing is broadcast, and torch asks nothing of shapes
-            given[e.args[0]] = recorder.name_tensor(_example(torch.float64, ()).requires_grad_(e.op == "tensor"), e)
+            given[e.args[0]] = recorder.name_tensor(_example(torch.float64).requires_grad_(e.op == "tensor"), e)
     active = [t for t in wanted if t in given]
+    if not active:
+        return [const(0)] * len(wanted)
     recorder.backward = True
     with recorder, torch.enable_grad():
         out = evaluate(value, given)

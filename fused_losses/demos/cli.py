@@ -88,7 +88,7 @@ def load(name: str):
         root = (error.name or "").partition(".")[0]
         if root not in PACKAGES:
             raise
-        raise DemoError(f"The demos need {PACKAGES[root]}: pip install 'fused-losses[demos]'.") from None
+        raise DemoError(f"The demos need {PACKAGES[root]}: pip install '.[demos]' in its sources.") from None
 
 
 def run_demo(name: str, argv: list[str]):

@@ -58,6 +58,16 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(min=0) + torch.log1p(torch.exp(torch.where(x < 0, x, -x)))
 
 
+def scalar_shape(tensors, options, reduction):
+    """A scalar, whatever the reduction."""
+    return ()
+
+
+def leading_shape(tensors, options, reduction):
+    """The first tensor's shape without its last dimension for "none", else a scalar."""
+    return tensors[0].shape[:-1] if reduction == NONE else ()
+
+
 def elementwise_shape(tensors, options, reduction):
     """The input's shape for "none", else a scalar."""
     return tensors[0].shape if reduction == NONE else ()

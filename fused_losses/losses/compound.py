@@ -10,7 +10,7 @@ from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
 from .._options import SCALAR_REDUCTIONS, Choice, Number
-from ._shared import times
+from ._shared import scalar_shape, times
 from .binary import cross_entropy_of_logits, focal_of_logits
 from .classification import softmax_focal_terms
 from .overlap import (
@@ -72,11 +72,6 @@ def check_compound(name, input, target, weight, class_weight, include_background
 def compound_operands(input, target, weight, class_weight):
     """As `region_operands`."""
     return *region_operands(input, target, weight), class_weight
-
-
-def scalar_shape(tensors, options, reduction):
-    """A scalar."""
-    return ()
 
 
 def sums_and_count_shapes(tensors, options, reduction):

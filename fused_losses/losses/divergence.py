@@ -14,7 +14,7 @@ from .._loss import loss
 from .._module import LossModule
 from .._op import NONE
 from .._options import DIVERGENCE_REDUCTIONS, Dim, Flag, Number
-from ._shared import accumulate, elementwise_shape, exp_excess, log_add_exp, reduce, without
+from ._shared import accumulate, elementwise_shape, exp_excess, leading_shape, log_add_exp, reduce, without
 from .binary import check_pair
 
 
@@ -212,11 +212,6 @@ class JSDivWithLogitsLoss(LossModule, function=js_div_with_logits):
     """
 
 
-def _without_last(tensors, options, reduction):
-    """The shape without the last dimension for "none", else a scalar."""
-    return tensors[0].shape[:-1] if reduction == NONE else ()
-
-
 def check_gaussians(name, mu, logvar, prior_mu, prior_logvar):
     """Floating tensors of one shape with at least one dimension; no prior is standard normal."""
     check.alike(name, "logvar", logvar, mu, check.FLOATING)
@@ -237,7 +232,7 @@ def of_one_dtype(mu, logvar, prior_mu, prior_logvar):
     return tensors
 
 
-@loss(shape=_without_last, check=check_gaussians, reductions=DIVERGENCE_REDUCTIONS, operands=of_one_dtype)
+@loss(shape=leading_shape, check=check_gaussians, reductions=DIVERGENCE_REDUCTIONS, operands=of_one_dtype)
 def gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reduction="batchmean"):
     """Kullback-Leibler divergence of a diagonal Gaussian from a diagonal Gaussian prior.
 

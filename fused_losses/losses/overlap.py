@@ -276,7 +276,8 @@ def tversky_loss(
     where the maximum is taken only for gamma other than 1.
 
     Args:
-        alpha, beta: weights of false positives and of false negatives, >= 0; 0.5 and 0.5 give Dice, 1 and 1 Jaccard.
+        alpha, beta: weights of false positives and of false negatives, >= 0; 0.5 and 0.5 give Dice of
+            twice the `smooth_nr` and `smooth_dr`, 1 and 1 Jaccard.
         gamma: exponent, > 0; the gradient is 0 where the base is 0.
 
     The other arguments, result, special values and errors are those of :func:`dice_loss`, without `squared`.

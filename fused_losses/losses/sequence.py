@@ -62,9 +62,10 @@ def expected_bleu_loss(
     Returns:
         A scalar, or (B,) with "none"; float64 for float64 logits, else float32.
 
-    T < n gives the precision k_n / k_n = 1. Without a unigram match (an expected one below the smallest normal number
-    counts as none), or with a precision of 0, the loss is 1 with gradient 0. Where an expected count equals the
-    reference's, the gradient is that below it. NaN propagates, except from beyond a length; the mean of nothing is NaN.
+    T < n gives the precision k_n / k_n = 1 (0 with `smooth=0`). Without a unigram match (an expected one below the
+    smallest normal number counts as none), or with a precision of 0, the loss is 1 with gradient 0. Where an expected
+    count equals the reference's, the gradient is that below it. NaN propagates, except from beyond a length; the mean
+    of nothing is NaN.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option; a length or a class out of range is an
     error on the CPU and a device assertion on CUDA.
     Papineni et al., "BLEU" (2002); Shao et al., "Minimizing the bag-of-ngrams difference" (2020). With one-hot
