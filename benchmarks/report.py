@@ -240,8 +240,8 @@ def main(argv=None) -> None:
     own = custom_report.section(arguments.results)
     text = (
         "# Results\n\nWritten by `python -m benchmarks.report` from `results/*.csv`. Rows of before "
-        "2026-11-26 compiled only the reference: their ratios to torch.compile are larger than to the fastest compiled form. A row "
-        "is of the commit beside it, as is the bar of its loss: code may have changed since.\n\n"
+        "2026-11-26 compiled only the reference: their ratios to torch.compile are larger than to the fastest compiled "
+        "form. A row is of the commit beside it, as is the bar of its loss: code may have changed since.\n\n"
         "## Bars\n\n"
     )
     (arguments.output / "RESULTS.md").write_text(

@@ -19,12 +19,14 @@ from ._torch_private import (
     dispatches_plainly,
     forward_mode_active,
     is_batched,
+    is_lazy,
     is_wrapped,
     keeps_graph,
     tracing_state,
     transforms_active,
     unwrap_if_dead,
     without_subclasses,
+    written_out,
 )
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -37,7 +39,7 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
     tensors: the arguments named in `op.tensors`, in that order, None for one not given; already checked.
     compiling: Dynamo or torch.export traces this call.
     """
-    needs, plain, escaped, bit = 0, True, False, 1
+    needs, plain, escaped, lazy, bit = 0, True, False, False, 1
     for t in tensors:
         if t is not None:
             if t.requires_grad:
@@ -46,7 +48,11 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
                     escaped = True
             if type(t) not in _PLAIN:
                 plain = False
+            elif not compiling and is_lazy(t):
+                lazy = True
         bit <<= 1
+    if lazy:
+        tensors = [t if t is None else written_out(t) for t in tensors]
     if needs and not is_grad_enabled():
         needs = 0
     # Almost every call is common; `reference_reason` decides of the others.
@@ -66,7 +72,7 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
             tensors = [t if t is None else unwrap_if_dead(t) for t in tensors]
         apply = FusedLoss.apply if compiling else _apply
         return apply((op, settings, needs, compiling), *tensors)
-    run = op.forward if compiling else op.run
+    run = _traced(op) if compiling else op.run
     out = run(*tensors, settings.options, settings.reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
 
@@ -92,6 +98,11 @@ def reference_reason(op: Op, tensors: Sequence, needs: int, compiling: bool) -> 
         without = [n for i, n in enumerate(op.tensors) if needs & ~op.differentiable & 1 << i]
         return f"no kernel computes the gradient of {' or '.join(map(str, without))}, which is asked for"
     return None
+
+
+def _traced(op: Op):
+    """The op of a graph: in an exported program nothing of this file is left to differentiate it."""
+    return op.exported if torch.compiler.is_exporting() else op.forward
 
 
 def _has_kernel(op: Op, device: torch.device) -> bool:
@@ -153,7 +164,7 @@ class FusedLoss(Function):
                 fuse = 0
             else:
                 ctx.set_materialize_grads(False)
-        run = op.forward if compiling else op.run
+        run = _traced(op) if compiling else op.run
         out = run(*tensors, options, reduction, fuse)
         head = op.losses + op.saved
         if fuse and compiling:

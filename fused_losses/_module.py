@@ -56,11 +56,19 @@ class LossModule(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.options.parameters:
             return super().__setattr__(name, value)
-        for held in (self.__dict__, self._buffers, self._parameters):  # an option may become of another kind
-            held.pop(name, None)
         if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
-            return self.register_buffer(name, value)
+            return self.register_buffer(name, value, getattr(value, "persistent", True))  # nn.Buffer says whether
+        self._forget(name)
         return super().__setattr__(name, value)
+
+    def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
+        self._forget(name)
+        super().register_buffer(name, tensor, persistent)
+
+    def _forget(self, name: str) -> None:
+        """An option may become of another kind."""
+        for held in (self.__dict__, self._buffers, self._parameters) if name in self.options.parameters else ():
+            held.pop(name, None)
 
     def forward(self, *tensors: Any, **named: Any) -> Any:
         """The loss of the tensors, in the order of `self.tensors` or by name; the last may be optional."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _C
-from ._torch_private import direct_call
+from ._torch_private import call_below_autograd, direct_call
 
 NONE, MEAN, SUM, BATCHMEAN = range(4)  # how a reduction travels
 
@@ -58,24 +58,26 @@ class Op:
 
     __slots__ = (
         "name", "reference", "tensors", "differentiable", "options", "losses", "saved", "forward", "backward", "run",
-        "has_cuda_kernel",
+        "exported", "has_cuda_kernel",
     )  # fmt: skip
 
     def __init__(
         self, name: str, reference: Callable, forward: Callable, backward: Callable, *, tensors: Sequence[str | None],
         differentiable: int, options: Sequence[str] = (), losses: int = 1, saved: int = 0,
-        run: Callable | None = None, has_cuda_kernel: bool | None = HAS_CUDA_KERNELS,
+        run: Callable | None = None, exported: Callable | None = None,
+        has_cuda_kernel: bool | None = HAS_CUDA_KERNELS,
     ):  # fmt: skip
         """
         tensors: the reference's arguments, in the op's order; None where the op takes one that the reference has not.
         differentiable: bit mask of those whose gradient the backward computes; for any other the reference serves.
         losses, saved: how many results there are, and how many small tensors the forward keeps for the backward.
         run: `forward` by a shorter way for eager mode, if there is one.
+        exported: `forward` with a derivative of its own, for torch.export, if there is one.
         has_cuda_kernel: False where a CUDA tensor is an error, None where the reference serves it.
         """
         self.name, self.reference, self.forward, self.backward = name, reference, forward, backward
         self.tensors, self.differentiable, self.options = tuple(tensors), differentiable, tuple(options)
-        self.losses, self.saved, self.run = losses, saved, run or forward
+        self.losses, self.saved, self.run, self.exported = losses, saved, run or forward, exported or forward
         self.has_cuda_kernel = has_cuda_kernel
 
     def call_reference(self, tensors: Sequence, keywords: dict):
@@ -98,15 +100,17 @@ def compiled_op(
     incoming = argument_names(row["incoming"])
     losses = sum(argument.startswith("grad_") for argument in incoming)
     forward, backward = (getattr(_NAMESPACE, op).default for op in (name, f"{name}_backward"))
+    exported = getattr(_NAMESPACE, name).exported
     if tensors is None:
         known = reference.__code__.co_varnames[: reference.__code__.co_argcount + reference.__code__.co_kwonlyargcount]
         tensors = [slot if slot in known else None for slot in slots]
     op = Op(
         name, reference, forward, backward, tensors=tensors, options=row["options"].split(), losses=losses,
         differentiable=sum(1 << slots.index(argument) for argument in row["differentiable"].split()),
-        saved=len(incoming) - losses, run=direct_call(forward),
+        saved=len(incoming) - losses, run=call_below_autograd(forward), exported=exported,
     )  # fmt: skip
     register_fakes(f"fused_losses::{name}", op, shape, saved_shapes)
+    register_derivative(f"fused_losses::{name}", op)
     return op
 
 
@@ -134,8 +138,36 @@ def register_fakes(qualified_name: str, op: Op, shape: Callable, saved_shapes: C
         *tensors, _options, _reduction, gradients = arguments
         return gradients_like(tensors[op.losses + op.saved :], gradients)
 
-    torch.library.register_fake(qualified_name, forward)
+    for overload in ("", ".exported"):
+        torch.library.register_fake(f"{qualified_name}{overload}", forward)
     torch.library.register_fake(f"{qualified_name}_backward", backward)
+
+
+def register_derivative(qualified_name: str, op: Op) -> None:
+    """The gradient of the op's overload for exported programs; the public functions have Functions of their own."""
+    n = len(op.tensors)
+
+    def setup_context(ctx, inputs, output):
+        *tensors, options, reduction, _gradients = inputs
+        ctx.wire = options, reduction
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *output[op.losses : op.losses + op.saved])
+
+    def backward(ctx, grads):
+        losses, needs = grads[: op.losses], sum(1 << i for i in range(n) if ctx.needs_input_grad[i])
+        if torch.is_grad_enabled() or any(g is not None for g in grads[op.losses :]):
+            raise RuntimeError(f"{op.name}: expected one derivative of an exported program, got a second")
+        if needs & ~op.differentiable:
+            raise RuntimeError(f"{op.name}: expected gradients that a kernel computes, got a tensor without one")
+        if all(g is None for g in losses):
+            return (None,) * (n + 3)
+        like = next(g for g in losses if g is not None)
+        losses = [torch.zeros_like(like) if g is None else g for g in losses]
+        tensors, kept = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        found = iter(op.backward(*losses, *kept, *tensors, *ctx.wire, needs))
+        return (*(next(found) if needs >> i & 1 else None for i in range(n)), None, None, None)
+
+    torch.library.register_autograd(f"{qualified_name}.exported", backward, setup_context=setup_context)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

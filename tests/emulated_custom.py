@@ -29,8 +29,8 @@ def load(losses) -> None:
     definitions = torch.library.Library(NAMESPACE, "DEF")
     for c in customs:
         c.prepare(torch.device("cpu"))
-        for part in ("", "_backward", "_into"):
-            schema = str(builder.op(c.op_name, part)._schema)
+        for part, overload in (("", "default"), ("", "exported"), ("_backward", "default"), ("_into", "default")):
+            schema = str(builder.op(c.op_name, part, overload)._schema)
             definitions.define(schema.removeprefix("fused_losses_custom::"))
     spec = importlib.util.spec_from_file_location(emulated_device.NAMESPACE, library)
     module = importlib.util.module_from_spec(spec)

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_losses import _autograd
 from fused_losses._op import Op
-from fused_losses._torch_private import direct_call
+from fused_losses._torch_private import call_below_autograd, direct_call
 
 NAMESPACE = "fused_losses_emulated"
 KIND = os.environ.get("FUSED_LOSSES_EMULATOR", "plain")  # as for tools/emulator.py
@@ -34,7 +34,8 @@ def device():
     for name in torch._C._dispatch_get_all_op_names():
         namespace, _, op = name.partition("::")
         if namespace == "fused_losses":
-            schema = str(getattr(torch.ops.fused_losses, op).default._schema)
+            packet, _, overload = op.partition(".")
+            schema = str(getattr(getattr(torch.ops.fused_losses, packet), overload or "default")._schema)
             definitions.define(schema.removeprefix("fused_losses::"))
     definitions.define("planted(str name, Tensor(a!) data) -> ()")
     device.definitions = definitions  # they last as long as this is alive
@@ -86,7 +87,11 @@ def emulated(**settings):
     with ExitStack() as stack:
         for op, namespace, name in [*((op, NAMESPACE, op.name) for op in all_ops()), *custom_ops]:
             forward, backward = overload(name, namespace), overload(f"{name}_backward", namespace)
-            for attribute, value in (("forward", forward), ("run", direct_call(forward)), ("backward", backward)):
+            for attribute, value in (
+                ("forward", forward),
+                ("run", call_below_autograd(forward)),
+                ("backward", backward),
+            ):
                 stack.enter_context(mock.patch.object(op, attribute, value))
         stack.enter_context(mock.patch.object(_autograd, "scale_", direct_call(overload("scale_"))))
         if module.tracked:

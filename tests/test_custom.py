@@ -259,6 +259,9 @@ def test_transforms_and_compile(gallery_built):
     exported = torch.export.export(gallery.log_cosh.Module(), (x, t))
     assert any("custom_" in str(n.target) for n in exported.graph.nodes)
     torch.testing.assert_close(exported.module()(x, t), plain(x))
+    leaf = x.detach().clone().requires_grad_()
+    exported.module()(leaf, t).backward()
+    torch.testing.assert_close(leaf.grad, torch.func.grad(plain)(x.detach()))
 
 
 # ---- Compiling, finding, and neither. ----

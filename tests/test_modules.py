@@ -116,6 +116,16 @@ def test_a_weight_assigned_later_is_a_buffer():
     assert module.to("meta").pos_weight.is_meta
 
 
+def test_a_buffer_may_be_left_out_of_the_state_or_registered_as_in_torch():
+    module, weight = fused_losses.BCEWithLogitsLoss(), torch.ones(3)
+    module.weight = torch.nn.Buffer(weight, persistent=False)
+    assert (list(module.state_dict()), [n for n, _ in module.named_buffers()]) == ([], ["weight"])
+    module.register_buffer("weight", weight)
+    assert list(module.state_dict()) == ["weight"]
+    module.weight = None
+    assert (list(module.state_dict()), module.weight) == ([], None)
+
+
 @pytest.mark.promise("Where a loss is called from", "A tensor assigned to an option of a Module later is a buffer.")
 def test_an_alpha_assigned_later_is_a_buffer():
     module = fused_losses.SoftmaxFocalLoss(alpha=0.5)

@@ -181,9 +181,10 @@ MODULES = {
 }
 
 
+@pytest.mark.promise("Values and gradients", "An exported program has the loss's values and first derivatives.")
 @each_case
 def test_export(case, device):
-    """torch.export of the Module gives a program with the same values."""
+    """torch.export of the Module gives a program with the same values and gradients; of second ones it has none."""
     problem = case.problem(Variant("default"), torch.float32, device)
     module = MODULES[case.name]
     options = {n: problem.tensors[n] for n in problem.tensors if n not in module.tensors}
@@ -193,6 +194,17 @@ def test_export(case, device):
     assert f"fused_losses.{case.name}." in program.graph_module.code, "the op is exported, not its reference"
     for a, b in zip(as_tuple(program.module()(*inputs)), as_tuple(loss(*inputs))):
         assert torch.equal(a, b)
+    names = [n for n in module.tensors if n in problem.tensors]
+    leaves = [t.clone().requires_grad_(n in case.fused) for n, t in zip(names, inputs)]
+    wanted = [t for t in leaves if t.requires_grad]
+    found, expected = (sum(r.sum() for r in as_tuple(f(*leaves))) for f in (program.module(), loss))
+    again = torch.autograd.grad(found, wanted, retain_graph=True)
+    for a, b in zip(again, torch.autograd.grad(expected, wanted)):
+        assert_agrees(a, b.double(), n_terms=problem.n_terms)
+    with pytest.raises(
+        RuntimeError, match=f"^{case.name}: expected one derivative of an exported program, got a second"
+    ):
+        torch.autograd.grad(found, wanted, create_graph=True)
 
 
 @each_case

@@ -184,8 +184,9 @@ void lanes_mixture_gradient(const F f, const A* __restrict x, A* __restrict e, c
   }
 }
 
-// As index_tile for a mixture: class c has the share (stretch y + base) w[c] of a target y or, without kTarget, base w[c],
-// to which class extra[i] adds extra_share[i], its weight included; where that is negative, the position does not count.
+// As index_tile for a mixture: class c has the share (stretch y + base) w[c] of a target y or, without kTarget, base
+// w[c], to which class extra[i] adds extra_share[i], its weight included; where that is negative, the position does not
+// count.
 template <bool kTarget, class F, class A>
 void mixture_tile(const F f, const SoftmaxTile<const A> x, const SoftmaxTile<A> e, const SoftmaxTile<const A> y,
                   const A* w, const A stretch, const A base, const int64_t classes, const SoftmaxAhead<A> ahead,

@@ -197,11 +197,12 @@ struct Entry<Family, id, std::index_sequence<tensor...>, std::index_sequence<in.
   }
 };
 
-// Registers the ops of one loss with the library `m` of a device.
+// Registers the ops of one loss, and the overload of the first, with the library `m` of a device.
 template <class Family, LossId id, class Library>
 void register_loss(Library& m) {
   const std::string name = loss_of(id).name;
   m.impl(name.c_str(), TORCH_BOX((&Entry<Family, id>::forward)));
+  m.impl((name + ".exported").c_str(), TORCH_BOX((&Entry<Family, id>::forward)));
   m.impl((name + "_backward").c_str(), TORCH_BOX((&Entry<Family, id>::backward)));
   m.impl((name + "_into").c_str(), TORCH_BOX((&Entry<Family, id>::into)));
 }

@@ -117,8 +117,9 @@ def linear_cross_entropy(
     Gradients flow to input, linear_weight and linear_bias. NaN propagates; everything ignored gives a mean of NaN with
     gradient 0, as does the mean of nothing. Matrix products are PyTorch's, and with them their rounding for a given
     number of threads and their precision (:func:`torch.get_float32_matmul_precision`).
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on
-    a class index outside [0, V) that is not ignored, which is a device assertion on CUDA.
+    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on a class index
+    outside [0, V) that is not ignored, which is a device assertion on CUDA. Autocast casts nothing: a weight in float32
+    beside an input that autocast has made is given as `linear_weight.to(input.dtype)`.
     Same as :func:`torch.nn.functional.linear_cross_entropy`; Wijmans et al., "Cut Your Losses in Large-Vocabulary
     Language Models" (2025); softcap: Gemma Team, "Gemma 2" (2024); z_loss: Chowdhery et al., "PaLM" (2022).
 

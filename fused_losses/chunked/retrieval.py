@@ -82,8 +82,8 @@ def info_nce_loss(query, key, *, target=None, temperature=0.07, normalize=False,
     Second derivatives and torch.func come from plain PyTorch, which holds all N x M similarities.
     Gradients flow to query, key and temperature. NaN propagates; the mean of nothing is NaN. Matrix products are
     PyTorch's, and with them their rounding for a given number of threads.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on
-    a target outside [0, M), which is a device assertion on CUDA.
+    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on a target outside
+    [0, M), which is a device assertion on CUDA.
     van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018).
 
     Example:

@@ -214,10 +214,10 @@ def load(library: Path) -> None:
         ctypes.CDLL(str(library)).fused_losses_set_isa(_C.cpu_isa().encode())
 
 
-def op(name: str, part: str = ""):
+def op(name: str, part: str = "", overload: str = "default"):
     """The overload of a loaded op, or None."""
     found = getattr(torch.ops.fused_losses_custom, f"{name}{part}", None)
-    return None if found is None else found.default
+    return None if found is None else getattr(found, overload)
 
 
 def cache_info() -> dict:

@@ -16,9 +16,9 @@ import torch
 from .._autograd import fused
 from .._loss import _checked_function
 from .._module import LossModule
-from .._op import Op, register_fakes
+from .._op import Op, register_derivative, register_fakes
 from .._options import REDUCTIONS, Number, settings_reader
-from .._torch_private import constant_when_compiled, direct_call
+from .._torch_private import call_below_autograd, constant_when_compiled
 from . import builder
 from .environment import digest
 from .functors import Functor
@@ -118,7 +118,9 @@ class CustomLoss:
         if qualified not in _with_fakes:
             _with_fakes.add(qualified)
             register_fakes(qualified, self.op, self.shape, self.saved_shapes)
-        self.op.forward, self.op.backward, self.op.run = forward, backward, direct_call(forward)
+            register_derivative(qualified, self.op)
+        self.op.forward, self.op.backward, self.op.run = forward, backward, call_below_autograd(forward)
+        self.op.exported = builder.op(self.op_name, overload="exported")
         self.ready = True
 
     def _stay_plain(self, reason: str) -> None:
@@ -133,7 +135,7 @@ class CustomLoss:
             keywords = {**self.keywords(options), "reduction": _REDUCTION_NAMES[reduction]}
             return [op.call_reference(tensors, keywords)]
 
-        op.forward = op.run = forward
+        op.forward = op.run = op.exported = forward
         self.ready = self.cuda_ready = True
 
     def keywords(self, options: Sequence[float]) -> dict:

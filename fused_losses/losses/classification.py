@@ -152,8 +152,8 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
 
     A logit of -inf is a class that cannot be: it counts 0 where its probability y is 0, infinity elsewhere. NaN
     propagates; everything ignored gives a mean of NaN with gradient 0, as does the mean of nothing.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on
-    a class index outside [0, C) that is not ignored, which is a device assertion on CUDA.
+    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on a class index
+    outside [0, C) that is not ignored, which is a device assertion on CUDA.
     Same as :func:`torch.nn.functional.cross_entropy`.
 
     Example:
@@ -222,8 +222,8 @@ def softmax_focal_loss(
 
     Loss and gradient are finite for any finite logits and any gamma, also below 1; NaN propagates; everything ignored
     gives a mean of NaN with gradient 0.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on
-    a class index outside [0, C) that is not ignored, which is a device assertion on CUDA.
+    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on a class index
+    outside [0, C) that is not ignored, which is a device assertion on CUDA.
     Lin et al. (2017), "Focal Loss for Dense Object Detection", with softmax for sigmoid.
 
     Example:
