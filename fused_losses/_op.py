@@ -159,13 +159,14 @@ def register_derivative(qualified_name: str, op: Op) -> None:
             raise RuntimeError(f"{op.name}: expected one derivative of an exported program, got a second")
         if needs & ~op.differentiable:
             raise RuntimeError(f"{op.name}: expected gradients that a kernel computes, got a tensor without one")
+        rest = ([] if not ctx.wire[0] else None), None, None  # torch takes an empty list for one of tensors
         if all(g is None for g in losses):
-            return (None,) * (n + 3)
+            return *[None] * n, *rest
         like = next(g for g in losses if g is not None)
         losses = [torch.zeros_like(like) if g is None else g for g in losses]
         tensors, kept = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
         found = iter(op.backward(*losses, *kept, *tensors, *ctx.wire, needs))
-        return (*(next(found) if needs >> i & 1 else None for i in range(n)), None, None, None)
+        return *(next(found) if needs >> i & 1 else None for i in range(n)), *rest
 
     torch.library.register_autograd(f"{qualified_name}.exported", backward, setup_context=setup_context)
 
