@@ -67,12 +67,13 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
         if plain and runs_plainly() and (tensors[0].is_cpu or _has_kernel(op, tensors[0].device)):
             _look_at_values(op, tensors, settings)
         return op.call_reference(tensors, settings.keywords)
-    if needs:
+    exporting = compiling and torch.compiler.is_exporting()  # no Function is left in an exported program
+    if needs and not exporting:
         if escaped:
             tensors = [t if t is None else unwrap_if_dead(t) for t in tensors]
         apply = FusedLoss.apply if compiling else _apply
         return apply((op, settings, needs, compiling), *tensors)
-    run = _traced(op) if compiling else op.run
+    run = op.exported if exporting else op.forward if compiling else op.run
     out = run(*tensors, settings.options, settings.reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
 
@@ -98,11 +99,6 @@ def reference_reason(op: Op, tensors: Sequence, needs: int, compiling: bool) -> 
         without = [n for i, n in enumerate(op.tensors) if needs & ~op.differentiable & 1 << i]
         return f"no kernel computes the gradient of {' or '.join(map(str, without))}, which is asked for"
     return None
-
-
-def _traced(op: Op):
-    """The op of a graph: in an exported program nothing of this file is left to differentiate it."""
-    return op.exported if torch.compiler.is_exporting() else op.forward
 
 
 def _has_kernel(op: Op, device: torch.device) -> bool:
@@ -164,7 +160,7 @@ class FusedLoss(Function):
                 fuse = 0
             else:
                 ctx.set_materialize_grads(False)
-        run = _traced(op) if compiling else op.run
+        run = op.forward if compiling else op.run
         out = run(*tensors, options, reduction, fuse)
         head = op.losses + op.saved
         if fuse and compiling:

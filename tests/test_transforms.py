@@ -207,6 +207,26 @@ def test_export(case, device):
         torch.autograd.grad(found, wanted, create_graph=True)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_model_trains(strict):
+    """The loss's part of the gradient is there beside another's, however the model was traced."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.criterion = torch.nn.Linear(5, 5), fused_losses.CrossEntropyLoss()
+
+        def forward(self, x, y):
+            hidden = self.layer(x)
+            return self.criterion(hidden, y) + 0.01 * hidden.square().mean()
+
+    model, x, y = Model(), torch.randn(4, 5), torch.randint(0, 5, (4,))
+    program = torch.export.export(model, (x, y), strict=strict).module()
+    found, expected = (torch.autograd.grad(m(x, y), list(m.parameters())) for m in (program, model))
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b)
+
+
 @each_case
 def test_export_with_a_dynamic_batch(case):
     """One exported program serves any batch; dynamic_shapes takes the names of the loss's tensors."""

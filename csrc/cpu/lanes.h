@@ -29,7 +29,7 @@ FL_HD void each_block(const int64_t n, const Run& run) {
 
 // Rows that are worked on together are asked for ahead: the hardware does not follow so many. More than these push each
 // other out of the caches where they are a power of two apart.
-constexpr int64_t kMostAhead = 16, kLinesAhead = 8;
+constexpr int64_t kMostAhead = 16, kLinesAhead = 4;
 
 // The largest of n values; NaN may be passed over.
 template <class A>

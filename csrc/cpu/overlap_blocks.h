@@ -25,7 +25,7 @@ FL_HD void each_class(const int64_t first, const int64_t classes, const Run& run
 // How far ahead of a block the rows of as many classes are asked for; 0 is of no effect.
 template <class A>
 FL_HD int64_t positions_ahead(const int64_t classes) {
-  return classes > kMostAhead ? 0 : 4 * Line<A>::kLanes;
+  return classes > kMostAhead ? 0 : kLinesAhead * Line<A>::kLanes;
 }
 
 // Adds q = p where a position counts to the sums of a class, `sums` of kBlockSums vectors: I, P and, with a dense

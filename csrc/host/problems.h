@@ -94,13 +94,13 @@ struct SoftmaxProblem {
   const void* target = nullptr;  // [outer, inner] with `class_index`, else as the input: class probabilities or logits
   const void* weight = nullptr;  // [classes]; null: not given
   Dtype input_dtype = Dtype::kFloat32, target_dtype = Dtype::kFloat32, weight_dtype = Dtype::kFloat32;
-  bool class_index = false;     // the target holds the class of each position
+  bool class_index = false;      // the target holds the class of each position
   int64_t ignore_index = kNone;  // such positions do not count
-  double label_smoothing = 0;   // against classes
-  double z_loss = 0;            // against classes: of the square of each position's log sum of exponentials
-  void* grad_input = nullptr;   // as input, whose own memory it may be
-  void* grad_target = nullptr;  // as target, of logits
-  Results results;              // `counts`: the positions, or the weights of their classes
+  double label_smoothing = 0;    // against classes
+  double z_loss = 0;             // against classes: of the square of each position's log sum of exponentials
+  void* grad_input = nullptr;    // as input, whose own memory it may be
+  void* grad_target = nullptr;   // as target, of logits
+  Results results;               // `counts`: the positions, or the weights of their classes
 
   constexpr int64_t positions() const { return outer * inner; }
   constexpr bool ignoring() const { return ignore_index != kNone; }

@@ -36,8 +36,8 @@ inline void read_classes(const char* op, const Options& options, const Tensor& t
   }
   const double ignore_index = options.ignore_index;  // no int64: equal to no class
   constexpr double kLimit = 9223372036854775808.0;
-  problem->ignore_index = ignore_index >= -kLimit && ignore_index < kLimit ? static_cast<int64_t>(ignore_index)
-                                                                           : SoftmaxProblem::kNone;
+  problem->ignore_index =
+      ignore_index >= -kLimit && ignore_index < kLimit ? static_cast<int64_t>(ignore_index) : SoftmaxProblem::kNone;
   problem->label_smoothing = options.label_smoothing;
 }
 
