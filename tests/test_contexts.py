@@ -16,6 +16,7 @@ from tolerances import assert_agrees
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_losses
 from fused_losses import functional as F
@@ -265,6 +266,41 @@ def test_compile_of_tensor_subclasses(name, kind):
     found = tensors[case.fused[0]].grad
     found = found.a if kind == "two" else found.as_subclass(torch.Tensor)
     assert_agrees(found, gradient_of_first(problem, reduction="sum").double(), n_terms=problem.n_terms)
+
+
+@pytest.mark.promise(
+    "Where a loss is called from", "A profiler, and a dispatch mode, see the op of a loss by its name."
+)
+@each_case
+def test_a_profiler_and_a_mode_see_the_op(case):
+    problem, seen = case.problem(), []
+
+    class Seeing(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        problem.call()
+    with Seeing():
+        problem.call()
+    name = f"fused_losses::{case.name}"
+    assert name in {event.key for event in profiled.key_averages()}
+    assert name in seen
+
+
+@pytest.mark.promise("What is taken", "A tensor whose values are negated when they are read, or zeros nobody wrote.")
+def test_values_that_are_not_in_memory():
+    """Kernels read memory: what the dispatcher would have written is there before."""
+    pair = torch.randn(5, dtype=torch.complex64, requires_grad=True)
+    target, zeros = torch.randn(5), torch._efficientzerotensor((5,))
+    negated = torch.imag(pair.conj())
+    assert negated.is_neg()
+    found, expected = F.mse_loss(negated, target), torch.nn.functional.mse_loss(negated, target)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, pair) for loss in (found, expected)))
+    torch.testing.assert_close(F.mse_loss(negated.detach(), target), expected.detach())
+    torch.testing.assert_close(F.mse_loss(target, zeros), target.square().mean())
 
 
 @pytest.fixture(scope="module")
