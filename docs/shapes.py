@@ -281,7 +281,9 @@ def overview(path: Path) -> None:
     for name, axes in zip(OVERVIEW, rows.flat):
         draw(axes, SHAPES[name], 1)
         axes.set_title(f"{name}", fontsize=10)
-        axes.legend(fontsize=6.5, **({"loc": "lower left"} if name == "tversky_loss" else {}))
+        axes.legend(fontsize=6.5)
+        if name == "tversky_loss":  # its labels are long
+            axes.set_ylim(top=1.7)
         axes.set_xlabel(SHAPES[name].axis.split(",")[0], fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
