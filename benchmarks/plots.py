@@ -42,7 +42,7 @@ def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
         big = cuda[cuda.elements >= targets.CUDA_ELEMENTS * 0.9]
         if len(big):
             commits = " and ".join(dict.fromkeys(commit[:7] for commit in big.commit))
-            name = f"{big.iloc[0].machine.upper()}, 2^26 elements, cold L2, commits {commits}"
+            name = f"{big.iloc[0].machine.upper()}, 2^26 elements, cold L2\ncommits {commits}"
             made.append(speed(big, folder / f"{big.iloc[0].machine}_speed.png", name))
     return made
 
