@@ -19,14 +19,12 @@ from ._torch_private import (
     dispatches_plainly,
     forward_mode_active,
     is_batched,
-    is_lazy,
     is_wrapped,
     keeps_graph,
     tracing_state,
     transforms_active,
     unwrap_if_dead,
     without_subclasses,
-    written_out,
 )
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -39,7 +37,7 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
     tensors: the arguments named in `op.tensors`, in that order, None for one not given; already checked.
     compiling: Dynamo or torch.export traces this call.
     """
-    needs, plain, escaped, lazy, bit = 0, True, False, False, 1
+    needs, plain, escaped, bit = 0, True, False, 1
     for t in tensors:
         if t is not None:
             if t.requires_grad:
@@ -48,11 +46,7 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
                     escaped = True
             if type(t) not in _PLAIN:
                 plain = False
-            elif not compiling and is_lazy(t):
-                lazy = True
         bit <<= 1
-    if lazy:
-        tensors = [t if t is None else written_out(t) for t in tensors]
     if needs and not is_grad_enabled():
         needs = 0
     # Almost every call is common; `reference_reason` decides of the others.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _C
-from ._torch_private import call_below_autograd, direct_call
+from ._torch_private import direct_call
 
 NONE, MEAN, SUM, BATCHMEAN = range(4)  # how a reduction travels
 
@@ -107,7 +107,7 @@ def compiled_op(
     op = Op(
         name, reference, forward, backward, tensors=tensors, options=row["options"].split(), losses=losses,
         differentiable=sum(1 << slots.index(argument) for argument in row["differentiable"].split()),
-        saved=len(incoming) - losses, run=call_below_autograd(forward), exported=exported,
+        saved=len(incoming) - losses, run=direct_call(forward), exported=exported,
     )  # fmt: skip
     register_fakes(f"fused_losses::{name}", op, shape, saved_shapes)
     register_derivative(f"fused_losses::{name}", op)

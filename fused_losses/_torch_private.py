@@ -74,40 +74,6 @@ def direct_call(overload):
     return overload._op
 
 
-_KEYS = {True: torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)}
-_KEYS[False] = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-_modes = torch._C._len_torch_dispatch_stack
-_profiled = torch._C._autograd._profiler_enabled
-_BelowAutograd = torch._C._AutoDispatchBelowAutograd
-
-
-def call_below_autograd(overload):
-    """The kernel of an op for plain tensors on the CPU or on CUDA, without the derivative that is registered for
-    whoever calls the op itself: in eager mode, where a Function of ours has recorded the call.
-
-    The dispatcher, which also serves dispatch modes and profilers, takes a tenth of the time of a small loss.
-    """
-    dispatched, kernel = overload._op, overload._handle.redispatch_boxed
-
-    def call(*arguments):
-        if _modes() or _profiled():
-            with _BelowAutograd():
-                return dispatched(*arguments)
-        return kernel(_KEYS[arguments[0].is_cpu], *arguments)
-
-    return call
-
-
-def is_lazy(t: torch.Tensor) -> bool:
-    """Its memory does not hold its values, which the dispatcher negates or writes, as zeros, for a kernel."""
-    return t.is_neg() or t._is_zerotensor()
-
-
-def written_out(t: torch.Tensor) -> torch.Tensor:
-    """The tensor, with its values in memory."""
-    return t.clone() if t._is_zerotensor() else t.resolve_neg()
-
-
 def direct_apply(function: type[Function]):
     """Function.apply without what it asks about torch.func, which takes a tenth of the time of a small loss: for a
     caller that has asked `transforms_active` and `unwrap_if_dead`."""

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_losses import _autograd
 from fused_losses._op import Op
-from fused_losses._torch_private import call_below_autograd, direct_call
+from fused_losses._torch_private import direct_call
 
 NAMESPACE = "fused_losses_emulated"
 KIND = os.environ.get("FUSED_LOSSES_EMULATOR", "plain")  # as for tools/emulator.py
@@ -89,7 +89,7 @@ def emulated(**settings):
             forward, backward = overload(name, namespace), overload(f"{name}_backward", namespace)
             for attribute, value in (
                 ("forward", forward),
-                ("run", call_below_autograd(forward)),
+                ("run", direct_call(forward)),
                 ("backward", backward),
             ):
                 stack.enter_context(mock.patch.object(op, attribute, value))

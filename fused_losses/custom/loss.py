@@ -18,7 +18,7 @@ from .._loss import _checked_function
 from .._module import LossModule
 from .._op import Op, register_derivative, register_fakes
 from .._options import REDUCTIONS, Number, settings_reader
-from .._torch_private import call_below_autograd, constant_when_compiled
+from .._torch_private import constant_when_compiled, direct_call
 from . import builder
 from .environment import digest
 from .functors import Functor
@@ -119,7 +119,7 @@ class CustomLoss:
             _with_fakes.add(qualified)
             register_fakes(qualified, self.op, self.shape, self.saved_shapes)
             register_derivative(qualified, self.op)
-        self.op.forward, self.op.backward, self.op.run = forward, backward, call_below_autograd(forward)
+        self.op.forward, self.op.backward, self.op.run = forward, backward, direct_call(forward)
         self.op.exported = builder.op(self.op_name, overload="exported")
         self.ready = True
 
