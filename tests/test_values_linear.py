@@ -10,6 +10,7 @@ import torch.nn.functional as T
 from independent import assert_same, each_dtype, each_reduction, reduced
 
 from fused_losses import functional as F
+from fused_losses import reference
 
 
 def layer(rows=50, features=16, classes=40):
@@ -151,3 +152,12 @@ def test_a_wrong_class_is_found_before_any_product():
         F.linear_cross_entropy(x, w, torch.tensor([0, -100, 40]))
     with pytest.raises(IndexError, match=r"info_nce_loss: expected class index in \[0, 40\), got -100 at flat index 1"):
         F.info_nce_loss(x, w, target=torch.tensor([0, -100, 4]))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_rows_without_classes_have_an_infinite_normaliser(rows, device):
+    """The logarithm of a sum of nothing, squared: nothing that nobody wrote is read."""
+    x, w = torch.randn(rows, 3, device=device), torch.zeros(0, 3, device=device)
+    for module in (F, reference):
+        loss = module.linear_cross_entropy(x, w, x.new_zeros(rows, 0), z_loss=1.0, reduction="none")
+        assert loss.tolist() == [torch.inf] * rows
