@@ -99,9 +99,9 @@ def loop_sources():
     folder.mkdir(parents=True, exist_ok=True)
     sources = []
     for loops in files("csrc/cpu/*_loops.h"):
+        family = Path(loops).stem.removesuffix("_loops")
         for isa in flags.INSTRUCTION_SETS:
-            path = folder / f"{Path(loops).stem.removesuffix('_loops')}_{isa}.cpp"
-            text = f'#include "cpu/target_{isa}.h"\n\n#include "cpu/{Path(loops).name}"\n'
+            path, text = folder / f"{family}_{isa}.cpp", flags.loop_unit(family, isa)
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
             sources.append(str(path.relative_to(Path(__file__).parent)))

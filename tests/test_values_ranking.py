@@ -144,3 +144,15 @@ def test_extreme_half_scores_are_finite(loss, dtype):
     assert value.dtype == torch.float32
     assert value.isfinite()
     assert scores.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [F.approx_ndcg_loss, F.lambda_ndcg_loss])
+@pytest.mark.parametrize("scale", [1e-3, 1e-6, 1e-12, 1e-30])
+def test_gains_of_small_relevance(loss, scale, device):
+    """2^r - 1 is r log 2 there, not 0: NDCG is that of the relevance itself."""
+    scores = torch.tensor([[0.1, 0.5, 0.3, 0.2]], device=device, requires_grad=True)
+    relevance = torch.tensor([[0.9, 0.1, 0.5, 0.7]], device=device)
+    values = [loss(scores, relevance * s) for s in (scale, 1e-9)]
+    slopes = [torch.autograd.grad(v, scores)[0] for v in values]
+    torch.testing.assert_close(values[0], values[1], rtol=scale + 1e-5, atol=0)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=scale + 1e-5, atol=1e-5)

@@ -12,7 +12,7 @@
 namespace fused_losses {
 namespace {
 
-const PairsLoops& loops() { return for_isa(base::pairs_loops, avx2::pairs_loops, avx512::pairs_loops); }
+const PairsLoops& loops() { return FL_FOR_ISA(pairs_loops); }
 
 struct CpuAllPairs : CpuProducts {
   static constexpr int64_t kKeptBytes = 64 << 20;

@@ -196,11 +196,7 @@ constexpr PairsLoop column_loop() {
 
 template <LossId id, template <class> class Functor>
 constexpr PairsEntry pairs_entry() {
-  using F = Functor<float>;
-  constexpr PairsTraits kTraits = pairs_traits(id);
-  static_assert(F::kStatistics == kTraits.statistics && F::kColumns == kTraits.columns &&
-                F::kCounts == kTraits.counts && F::kMirrors == kTraits.mirrors &&
-                F::kColumnSums == kTraits.column_sums);
+  static_assert(has_traits<Functor>(id));
   return {{statistics_of_rows<Functor, float>, statistics_of_rows<Functor, double>},
           {gradient_of_rows<Functor, float>, gradient_of_rows<Functor, double>},
           {column_loop<Functor, float>(), column_loop<Functor, double>()}};

@@ -13,7 +13,7 @@ bool class_row(const I* __restrict y, const int64_t n, const int64_t c, const in
     const int64_t given = static_cast<int64_t>(y[i]);
     const bool ignored = ignoring & (given == ignored_class);
     to[i] = ignored ? A(kIgnoredTarget) : (given == c ? A(1) : A(0));
-    wrong |= (given < 0) | (given >= classes) ? !ignored : 0;
+    wrong |= ((given < 0) | (given >= classes)) ? !ignored : 0;
   }
   return wrong == 0;
 }

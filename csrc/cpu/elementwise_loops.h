@@ -65,7 +65,10 @@ FL_HD A unless_ignored(const F& f, A t, A value) {
 template <bool kOfIntegers, class F, class A>
 FL_HD bool is_valid(const F f, A x, A t) {
   bool valid = true;
-  if constexpr (F::kChecks) valid = F::valid_input(x) & F::valid_target(t);
+  if constexpr (F::kChecks) {
+    valid = F::valid_input(x);
+    valid &= F::valid_target(t);
+  }
   if constexpr (F::kMask && kOfIntegers) {
     bool allowed = (t == A(0)) | (t == A(1));
     if constexpr (F::kIgnores) allowed |= f.ignored(t);

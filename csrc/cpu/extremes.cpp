@@ -12,7 +12,7 @@
 namespace fused_losses {
 namespace {
 
-const ExtremesLoops& loops() { return for_isa(base::extremes_loops, avx2::extremes_loops, avx512::extremes_loops); }
+const ExtremesLoops& loops() { return FL_FOR_ISA(extremes_loops); }
 
 struct CpuExtremes : CpuProducts {
   static std::shared_ptr<void> prepare(ExtremesProblem* problem) {

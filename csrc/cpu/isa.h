@@ -24,10 +24,12 @@ const auto& for_isa(const Table& base, const Table& avx2, const Table& avx512) {
 }
 
 // Its value of the name `table`; a library compiled for one instruction set has that one alone.
-#ifdef FL_ONLY_ISA
+#if defined(FL_ONLY_ISA)
 #define FL_FOR_ISA(table) FL_ONLY_ISA::table
-#else
+#elif defined(__x86_64__)
 #define FL_FOR_ISA(table) for_isa(base::table, avx2::table, avx512::table)
+#else
+#define FL_FOR_ISA(table) base::table
 #endif
 
 }  // namespace fused_losses

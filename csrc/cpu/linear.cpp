@@ -34,9 +34,7 @@ struct CpuLinear : CpuProducts {
   }
 
  private:
-  static const SoftCapLoops& loops() {
-    return for_isa(base::soft_cap_loops, avx2::soft_cap_loops, avx512::soft_cap_loops);
-  }
+  static const SoftCapLoops& loops() { return FL_FOR_ISA(soft_cap_loops); }
 };
 
 }  // namespace

@@ -2,7 +2,11 @@
 // for one instruction set must not be merged by the linker into another's code.
 #pragma once
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #include <atomic>
 #include <cmath>

@@ -28,7 +28,9 @@ void expect_large_writes(void* data, int64_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(data);
   const uintptr_t begin = (address + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (address + bytes) / kHugePage * kHugePage;
+#ifdef MADV_HUGEPAGE
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice only: may fail
+#endif
 }
 
 bool exceeds_caches(int64_t touched) {

@@ -3,7 +3,7 @@
 
 #include "cpu/device.h"
 #include "host/ranking.h"
-#include "cpu/loop_headers.h"
+#include "cpu/target_base.h"
 
 #include <algorithm>
 
@@ -11,6 +11,7 @@ namespace fused_losses {
 namespace base {
 #include "math/numerics.h"
 #include "math/convert.h"
+#include "formulas/ranking.h"
 }  // namespace base
 
 namespace {
@@ -82,7 +83,7 @@ struct List {
     for (int64_t i = 0; i < n; ++i) {
       if (call.problem.mask && !call.problem.mask[at + i]) continue;
       score[items] = score[i];
-      gain[items] = std::exp2(gain[i]) - A(1);
+      gain[items] = base::gain_of(gain[i]);
       place[items++] = i;
     }
   }

@@ -6,8 +6,10 @@
 constexpr bool waits_for_memory(Work work) {
 #if defined(FL_HAS_AVX512)
   return work <= kExponential;
-#else
+#elif defined(__SSE2__)
   return work == kFew;
+#else
+  return false;  // no such stores
 #endif
 }
 
@@ -16,7 +18,7 @@ constexpr bool waits_for_memory(Work work) {
 inline void copy_non_temporal(const void* from, void* to, int64_t bytes) {
 #if defined(FL_HAS_AVX512)
   using Vector = __m512i;
-#elif defined(FL_HAS_F16C)
+#elif defined(FL_HAS_AVX2)
   using Vector = __m256i;
 #elif defined(__SSE2__)
   using Vector = __m128i;
@@ -29,7 +31,7 @@ inline void copy_non_temporal(const void* from, void* to, int64_t bytes) {
   for (; reinterpret_cast<uintptr_t>(to) % kStep == 0 && i + kStep <= bytes; i += kStep) {
 #if defined(FL_HAS_AVX512)
     _mm512_stream_si512(reinterpret_cast<Vector*>(out + i), _mm512_loadu_si512(in + i));
-#elif defined(FL_HAS_F16C)
+#elif defined(FL_HAS_AVX2)
     _mm256_stream_si256(reinterpret_cast<Vector*>(out + i),
                         _mm256_loadu_si256(reinterpret_cast<const Vector*>(in + i)));
 #else

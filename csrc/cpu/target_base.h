@@ -4,3 +4,7 @@
 #include "cpu/loop_headers.h"
 
 #define FL_ISA base
+#if defined(__aarch64__)
+#define FL_HAS_FMA 1
+#define FL_HAS_NEON 1
+#endif

@@ -256,9 +256,9 @@ struct CudaAllPairs : CudaProducts {
   template <class Run>
   static void with_functor(LossId id, const Options& options, Dtype dtype, const Run& run) {
     switch (id) {
-#define FL_RUN(op, Functor, ...)                                                       \
-  case LossId::op:                                                                     \
-    static_assert(Functor<float>::kStatistics == pairs_traits(LossId::op).statistics); \
+#define FL_RUN(op, Functor, ...)                    \
+  case LossId::op:                                  \
+    static_assert(has_traits<Functor>(LossId::op)); \
     return with_accumulation(dtype, [&](auto tag) { run(Functor<decltype(tag)>(options), tag); });
       FL_ALL_PAIRS(FL_RUN)
 #undef FL_RUN

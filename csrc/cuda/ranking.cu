@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) read_kernel(const Lists<A> o) {
        i += int64_t{gridDim.x} * blockDim.x) {
     const bool real = o.mask == nullptr || o.mask[i] != 0;
     o.score[i] = real ? load_any<A>(o.scores.data, o.scores.dtype, i) : A(0);
-    o.gain[i] = real ? exp2(load_any<A>(o.relevance.data, o.relevance.dtype, i)) - A(1) : A(0);
+    o.gain[i] = real ? gain_of(load_any<A>(o.relevance.data, o.relevance.dtype, i)) : A(0);
     o.real[i] = real;
   }
 }

@@ -1,6 +1,12 @@
 // Losses over lists of items, from pairs of items. Formulas only; references: fused_losses/losses/ranking.py.
 // The gain of an item is 2^relevance - 1, its discount 1 / log2(1 + rank).
 
+template <class A>
+FL_HD A gain_of(A relevance) {
+  constexpr A kLn2 = static_cast<A>(0.6931471805599453);
+  return relevance < A(1) ? expm1_(relevance * kLn2) : ::exp2(relevance) - A(1);  // exact near 0, and of integers
+}
+
 // A smooth step and its derivative by the lead.
 template <class A>
 struct SmoothStep {

@@ -13,7 +13,7 @@ struct PairsTraits {
   int64_t statistics, column_sums;
   bool columns, counts, mirrors;
 };
-consteval PairsTraits pairs_traits(LossId id) {
+constexpr PairsTraits pairs_traits(LossId id) {
   switch (id) {
     case LossId::clip_loss:
       return {2, 1, true, false, false};
@@ -24,6 +24,15 @@ consteval PairsTraits pairs_traits(LossId id) {
     default:
       return {2, 3, false, true, true};
   }
+}
+
+// Whether the formula of a loss keeps what is said of it here.
+template <template <class> class Functor>
+constexpr bool has_traits(LossId id) {
+  using F = Functor<float>;
+  const PairsTraits traits = pairs_traits(id);
+  return F::kStatistics == traits.statistics && F::kColumnSums == traits.column_sums && F::kColumns == traits.columns &&
+         F::kCounts == traits.counts && F::kMirrors == traits.mirrors;
 }
 
 }  // namespace fused_losses

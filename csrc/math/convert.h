@@ -1,6 +1,6 @@
 // Blocks of any element type to and from float or double. Included inside each instruction set's namespace, without
-// include guard; <immintrin.h> comes before the target pragma. FL_HAS_AVX512 and FL_HAS_F16C say what the target has.
-// Offsets and lengths count elements.
+// include guard; the intrinsics come before the target pragma. FL_HAS_AVX512, FL_HAS_AVX2 and FL_HAS_NEON say what the
+// target has. Offsets and lengths count elements.
 
 namespace detail {
 
@@ -55,9 +55,11 @@ inline void load_half(const uint16_t* __restrict in, int64_t n, float* __restric
   for (; i + 16 <= n; i += 16)
     _mm512_storeu_ps(out + i,
                      _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i))));
-#elif defined(FL_HAS_F16C)
+#elif defined(FL_HAS_AVX2)
   for (; i + 8 <= n; i += 8)
     _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+#elif defined(FL_HAS_NEON)
+  for (; i + 4 <= n; i += 4) vst1q_f32(out + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(in + i))));
 #else
 #pragma omp simd
   for (i = 0; i < n; ++i) out[i] = half_to_float(in[i]);
@@ -71,10 +73,12 @@ inline void store_half(const float* __restrict in, int64_t n, uint16_t* __restri
   for (; i + 16 <= n; i += 16)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
                         _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(FL_HAS_F16C)
+#elif defined(FL_HAS_AVX2)
   for (; i + 8 <= n; i += 8)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
                      _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(FL_HAS_NEON)
+  for (; i + 4 <= n; i += 4) vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(in + i))));
 #else
 #pragma omp simd
   for (i = 0; i < n; ++i) out[i] = float_to_half(in[i]);

@@ -13,7 +13,7 @@ struct Fast {};
 using DefaultPolicy = Precise;
 
 // a * b + c, fused where the target has the instruction. gcc 12 does not update __FMA__ after a target pragma in C++,
-// so the header that opens the target says what it has: FL_HAS_FMA, FL_HAS_F16C, FL_HAS_AVX512.
+// so the header that opens the target says what it has: FL_HAS_FMA, FL_HAS_AVX2, FL_HAS_AVX512, FL_HAS_NEON.
 FL_HD float fma_(float a, float b, float c) {
 #if defined(FL_DEVICE_CODE) || defined(FL_HAS_FMA)
   return __builtin_fmaf(a, b, c);
@@ -37,11 +37,11 @@ FL_HD double sqrt_(double x) { return __builtin_sqrt(x); }
 // The larger and the smaller; NaN where either is NaN, as torch.maximum and torch.clamp.
 template <class T>
 FL_HD T max_(T x, T y) {
-  return (x > y) | (x != x) ? x : y;
+  return ((x > y) | (x != x)) ? x : y;
 }
 template <class T>
 FL_HD T min_(T x, T y) {
-  return (x < y) | (x != x) ? x : y;
+  return ((x < y) | (x != x)) ? x : y;
 }
 
 // x where it is on the right side of a bound that is a number, else the bound; NaN stays NaN. gcc makes one blend of
@@ -200,12 +200,16 @@ FL_HD Vector<float> exp_minus(Vector<float> a) {
   const Vector<float> r = exp_reduce(-bounded, 0, &n, &power);
   return Vector<float>::of(_mm512_maskz_scalef_ps(0xffff, exp_reduced(r).values, n.values));
 }
-#elif defined(FL_HAS_FMA)
+#elif defined(FL_HAS_AVX2) || defined(FL_HAS_NEON)
 // The same bits without a mask: the minimum is a where a is NaN, and NaN remains NaN.
 FL_HD Vector<float> exp_minus(Vector<float> a) {
   const Vector<float> most = from_bits(Real<float>::kExpLimit);
   Vector<float>::Bits power;
+#ifdef FL_HAS_AVX2
   const Vector<float> bounded = Vector<float>::of(_mm256_min_ps(most.values, a.values));
+#else
+  const Vector<float> bounded = Vector<float>::of(vminq_f32(most.values, a.values));
+#endif
   const Vector<float> r = exp_reduce(-bounded, Real<float>::kBias + 64, &power);
   return exp_reduced(r) * from_bits(power << Real<float>::kMantissa) * Vector<float>(0x1p-64f);
 }

@@ -22,7 +22,7 @@ FL_HD A folded(Values values, const Combine& combine) {
 
 #if defined(FL_HAS_AVX512)
 constexpr int kVectorBytes = 64;
-#elif defined(FL_HAS_FMA)
+#elif defined(FL_HAS_AVX2)
 constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
@@ -128,7 +128,7 @@ struct Pair {
 #if defined(FL_HAS_AVX512)
 template <class A>
 using Line = Vector<A>;
-#elif defined(FL_HAS_FMA)
+#elif defined(FL_HAS_AVX2)
 template <class A>
 using Line = Pair<A, Vector<A>>;
 #else

@@ -11,7 +11,6 @@ import ctypes
 import fcntl
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -34,8 +33,6 @@ PREFIX = "custom_"  # of an op: PREFIX and the digest of its loss's content
 
 def instruction_sets() -> list[str]:
     """Those that a library is compiled for: all, or with FUSED_LOSSES_CUSTOM_ISA=native the best of this machine."""
-    if platform.machine() != "x86_64":
-        return ["base"]
     if os.environ.get("FUSED_LOSSES_CUSTOM_ISA") == "native":
         best = _C.cpu_isas()[-1]
         return ["base" if best == "default" else best]
@@ -169,7 +166,7 @@ def _cpu_units(place: Path, families: Sequence[str]) -> list[Path]:
     for family in families:
         for isa in instruction_sets():
             unit = place / f"{family}_{isa}.cpp"
-            unit.write_text(_unit(family, f"cpu/target_{isa}.h", f"cpu/{family}_loops.h"))
+            unit.write_text(_build_flags.loop_unit(family, isa, _formulas(family)))
             units.append(unit)
     return units[1:] + units[:1]
 
@@ -178,13 +175,13 @@ def _cuda_units(place: Path, names: Sequence[str]) -> list[Path]:
     units = []
     for family in names:
         units.append(place / f"{family}.cu")
-        units[-1].write_text(_unit(family, f"cuda/{family}.cu"))
+        units[-1].write_text(f'{_formulas(family)}\n#include "cuda/{family}.cu"\n')
     return units
 
 
-def _unit(family: str, *headers: str) -> str:
-    """A translation unit of one family and its formulas."""
-    return f'#define FL_FORMULAS "{family}_formulas.h"\n\n' + "".join(f'#include "{h}"\n' for h in headers)
+def _formulas(family: str) -> str:
+    """The first line of a translation unit of that family."""
+    return f'#define FL_FORMULAS "{family}_formulas.h"\n'
 
 
 def _nvcc_flags() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from .. import _checks as check
@@ -15,8 +17,13 @@ def read_lists(scores, relevance, mask):
     """Scores, gains 2^rel - 1 and the mask of real items; a padded item has score 0 and gain 0, whatever it holds."""
     s, relevance = accumulate(scores, relevance)
     if mask is None:
-        return s, torch.exp2(relevance) - 1, torch.ones_like(s, dtype=torch.bool)
-    return torch.where(mask, s, 0), torch.exp2(torch.where(mask, relevance, 0)) - 1, mask
+        return s, gain_of(relevance), torch.ones_like(s, dtype=torch.bool)
+    return torch.where(mask, s, 0), gain_of(torch.where(mask, relevance, 0)), mask
+
+
+def gain_of(relevance):
+    """2^rel - 1, exact near 0 and of integers."""
+    return torch.where(relevance < 1, torch.expm1(relevance * math.log(2)), torch.exp2(relevance) - 1)
 
 
 def current_ranks(s, real):
