@@ -152,6 +152,19 @@ def test_js_div_with_logits_of_rows_however_near(dtype, classes, apart, beta, de
     assert x.grad.tolist() == pytest.approx(gradient, rel=wider, abs=wider * max(map(abs, gradient)))
 
 
+@pytest.mark.parametrize("beta", [0.999, 0.999999])
+def test_js_div_with_logits_of_a_weight_near_one(beta, device):
+    """1 - beta is not that of a rounded beta."""
+    x, z = torch.randn(2, 20)
+    expected, gradient = exact_js_div(x.double(), z.double(), beta)
+    x = x.to(device).requires_grad_()
+    loss = F.js_div_with_logits(x, z.to(device), "sum", beta=beta)
+    loss.backward()
+    room = 64 * torch.finfo(torch.float32).eps
+    assert loss.item() == pytest.approx(expected, rel=room)
+    assert x.grad.tolist() == pytest.approx(gradient, rel=room, abs=room * max(map(abs, gradient)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_divergences_of_disjoint_distributions(dtype, device):
     """All probability on different classes: log 2 for Jensen-Shannon, the gap for Kullback-Leibler; never NaN."""
@@ -208,6 +221,18 @@ def test_gaussian_kl_of_the_standard_normal_is_zero(device):
     loss.backward()
     assert loss.item() == 0
     assert mu.grad.count_nonzero() == logvar.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize("logvar", [1e-2, -1e-3, 1e-4, 1e-6])
+def test_gaussian_kl_near_its_prior(logvar, prior, device):
+    """Half the square of the logarithm to the first order: e^v - 1 and v do not cancel."""
+    v = torch.full((1, 4), logvar, device=device)
+    zero = torch.zeros_like(v)
+    loss = F.gaussian_kl(zero, v, zero, zero, reduction="sum") if prior else F.gaussian_kl(zero, v, reduction="sum")
+    exact = v.double()
+    terms = exact**2 / 2 + exact**3 / 6 + exact**4 / 24 + exact**5 / 120
+    assert loss.item() == pytest.approx(terms.sum().item() / 2, rel=16 * torch.finfo(torch.float32).eps)
 
 
 def test_gaussian_kl_by_the_books_formula():

@@ -94,9 +94,10 @@ struct JSHalves : OfLogits<JSHalves<A>, A> {
 // beta q log(q/m) + (1-beta) p log(p/m), m = beta q + (1-beta) p, for any beta.
 template <class A>
 struct JSDivWithLogits : OfLogits<JSDivWithLogits<A>, A> {
-  A beta;
+  A beta, rest;  // their sum is 1
 
-  explicit JSDivWithLogits(const Options& options) : beta(static_cast<A>(options.beta)) {}
+  explicit JSDivWithLogits(const Options& options)
+      : beta(static_cast<A>(options.beta)), rest(static_cast<A>(1 - options.beta)) {}
 
   template <class Run>
   static auto with(const Options& options, const Run& run) {
@@ -106,7 +107,7 @@ struct JSDivWithLogits : OfLogits<JSDivWithLogits<A>, A> {
 
   FL_HD PairTerms<A> operator()(A u, A p, A v, A q) const {
     constexpr A kSmallest = static_cast<A>(1.17549435e-38);
-    const A rest = A(1) - beta, m = fma_(beta, q, rest * p);
+    const A m = fma_(beta, q, rest * p);
     const A log_m = fma_(m, A(0), log_normal(m < kSmallest ? kSmallest : m));  // NaN for NaN
     const A from_p = p == A(0) ? A(0) : rest * p * (u - log_m), from_q = q == A(0) ? A(0) : beta * q * (v - log_m);
     const A loss = beta * excess_divergence(q, m, log_m - v) + rest * excess_divergence(p, m, log_m - u);
