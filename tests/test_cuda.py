@@ -70,6 +70,23 @@ def test_graph_capture_and_replay(case):
             assert_agrees(a, b, n_terms=fresh.n_terms)
 
 
+@pytest.mark.parametrize("name", ["binary_cross_entropy_with_logits", "cross_entropy", "dice_loss"])
+def test_graphs_of_the_compiler(name):
+    """mode="reduce-overhead": of what is allocated while it warms up, nothing outlives the call."""
+    torch._dynamo.reset()
+    loss = torch.compile(getattr(F, name), mode="reduce-overhead")
+    logits = torch.randn(4, 8, 32, 32, device="cuda")
+    target = torch.randint(8, (4, 32, 32), device="cuda") if name == "cross_entropy" else torch.rand_like(logits)
+    options = {"activation": "sigmoid"} if name == "dice_loss" else {}
+    want = [getattr(F, name)(logits * i, target, **options) for i in range(4)]
+    for i in range(4):
+        x = (logits * i).requires_grad_()
+        found = loss(x, target, **options)
+        found.backward()
+        torch.testing.assert_close(found, want[i])
+        assert x.grad.isfinite().all()
+
+
 @each_case
 def test_two_streams(case):
     """The same loss on two streams at once, many times over, gives the bits of one stream."""

@@ -50,29 +50,29 @@ class Launch {
 };
 
 // A counter of finished blocks that is zero before and after each kernel using it: atomicInc wraps it. One per device
-// and stream, since kernels of one stream do not overlap; inside a graph capture a fresh one, zeroed by the graph. The
-// stream is known by its id: a handle may be that of every thread's own stream, or be given to another one later.
-inline unsigned* block_counter(const Launch& launch, const Tensor& like, Tensor* keep) {
+// and stream, since kernels of one stream do not overlap, in the code's own memory: what torch allocates during a
+// warm-up belongs to the graph that comes of it. Inside a capture, or where all are taken, a fresh one, zeroed before
+// the kernel. The stream is known by its id: a handle may be that of every thread's own stream, or be given to another.
+[[maybe_unused]] static unsigned* block_counter(const Launch& launch, const Tensor& like, Tensor* keep) {
   const auto fresh = [&] {
-    Tensor t = new_tensor(like, {1}, Dtype::kInt32);
-    STD_CUDA_CHECK(cudaMemsetAsync(t.mutable_data_ptr(), 0, sizeof(unsigned), launch.stream()));
-    return t;
+    *keep = new_tensor(like, {1}, Dtype::kInt32);
+    auto* counter = static_cast<unsigned*>(keep->mutable_data_ptr());
+    STD_CUDA_CHECK(cudaMemsetAsync(counter, 0, sizeof(unsigned), launch.stream()));
+    return counter;
   };
   cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
   STD_CUDA_CHECK(cudaStreamIsCapturing(launch.stream(), &capturing));
-  if (capturing != cudaStreamCaptureStatusNone) {
-    *keep = fresh();
-    return static_cast<unsigned*>(keep->mutable_data_ptr());
-  }
+  if (capturing != cudaStreamCaptureStatusNone) return fresh();
   unsigned long long stream_id = 0;
   STD_CUDA_CHECK(cudaStreamGetId(launch.stream(), &stream_id));
-  const std::pair key(launch.device(), stream_id);
-  static auto* counters = new std::map<std::pair<int, unsigned long long>, Tensor>;  // never freed: outlives CUDA
+  static auto& counters = *new std::map<std::pair<int, unsigned long long>, unsigned*>;  // outlives CUDA
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
-  auto found = counters->find(key);
-  if (found == counters->end()) found = counters->emplace(key, fresh()).first;
-  return static_cast<unsigned*>(found->second.mutable_data_ptr());
+  const std::pair key(launch.device(), stream_id);
+  const auto found = counters.find(key);
+  if (found != counters.end()) return found->second;
+  if (counters.size() == kCounters) return fresh();
+  return counters.emplace(key, first_counter() + counters.size()).first->second;
 }
 
 // Calls run(T{}) with the storage type of a floating dtype.

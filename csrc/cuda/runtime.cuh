@@ -49,6 +49,17 @@ int device_attribute(int device) {
   return value;
 }
 
+// Of each translation unit and device; zero when the code is loaded.
+constexpr size_t kCounters = 1024;
+[[maybe_unused]] static __device__ unsigned counters_of_blocks[kCounters];
+
+// On the current device.
+[[maybe_unused]] static unsigned* first_counter() {
+  void* first = nullptr;
+  STD_CUDA_CHECK(cudaGetSymbolAddress(&first, counters_of_blocks));
+  return static_cast<unsigned*>(first);
+}
+
 constexpr int64_t kTileBytes = 24 << 20;  // of a product between its kernels: half of an L2 cache
 
 // out = factor a b (+ out), all of one dtype.

@@ -28,8 +28,9 @@ struct SoftmaxLaunch {
     use(&workspace);
     const auto kernel = softmax_kernel<kTarget, F, T, Threads, Row, OtherRow>;
     if (bytes + kOwnShared > 48 * 1024) {  // what a launch may have without asking, the kernel's own included
-      STD_CUDA_CHECK(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+      // All there is, not what this call needs: another thread may launch the same kernel with more.
+      STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(shared_bytes(launch.device()))));
     }
     launch(kernel, grid, threads, bytes, f, o);
   }

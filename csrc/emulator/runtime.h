@@ -126,6 +126,12 @@ struct DeviceGuard {
   explicit DeviceGuard(int) {}
 };
 
+constexpr size_t kCounters = 1024;
+inline unsigned* first_counter() {
+  static unsigned counters[kCounters];
+  return counters;
+}
+
 constexpr int64_t kTileBytes = 24 << 10;  // small losses have several tiles
 
 inline void library_product(const torch::stable::Tensor& a, const torch::stable::Tensor& b, double factor, bool add,
