@@ -202,3 +202,23 @@ X, Y = torch.randn(B, C, H, W), torch.randint(0, C, (B, H, W))
 ])  # fmt: skip
 def test_exceptions_of_calls(make, tensors):
     assert_same(make(ours), make(theirs), *tensors)
+
+
+@pytest.mark.parametrize("log_loss", [False, True])
+def test_a_power_below_one_of_no_loss_has_no_slope(log_loss, fallbacks):  # noqa: F811
+    """SMP's is infinite in the plain form, and 0 of what a mask that is empty multiplies."""
+    x = predicted(1)
+    loss = ours.TverskyLoss("binary", gamma=0.75, log_loss=log_loss)(x, torch.zeros(B, 1, H, W, dtype=torch.int64))
+    assert loss.item() == 0
+    (slope,) = torch.autograd.grad(loss, x)
+    assert (slope == 0).all()
+    assert not fallbacks
+
+
+@pytest.mark.parametrize("name", OVERLAP)
+def test_overlap_that_is_smps(name, fallbacks):  # noqa: F811
+    pair = [getattr(library, name)("binary", eps=100.0) for library in (ours, theirs)]
+    assert_same(*pair, predicted(1), masks(1, torch.float64))
+    pair = [getattr(library, name)("multiclass", from_logits=False) for library in (ours, theirs)]
+    assert_same(*pair, predicted(1, probabilities=True), torch.zeros(B, H, W, dtype=torch.int64))
+    assert [str(f) for f in fallbacks] == ["an eps that reaches the denominators", "a single class"]

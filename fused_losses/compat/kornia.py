@@ -121,6 +121,7 @@ def dice_loss(pred, target, average="micro", eps=1e-8, weight=None, ignore_index
     _check_labels(pred, target)
     _check_weight(weight, pred)
     needs(pred.ndim == 4, f"logits of {pred.ndim} dimensions")
+    needs(pred.shape[1] > 1, "a single class")
     needs(average in ("micro", "macro"), f"average={average!r}")
     options = {"activation": "softmax", "smooth_nr": 0.0, "smooth_dr": eps, "ignore_index": ignore_index}
     if average == "macro":
@@ -149,6 +150,7 @@ def tversky_loss(pred, target, alpha, beta, eps=1e-8, ignore_index=-100):
     """:func:`fused_losses.functional.tversky_loss` of a softmax, over the classes that a sample has."""
     _check_labels(pred, target)
     needs(pred.ndim == 4, f"logits of {pred.ndim} dimensions")
+    needs(pred.shape[1] > 1, "a single class")
     share = _present(target, pred.shape[1], ignore_index)
     losses = F.tversky_loss(
         pred, target, activation="softmax", smooth_nr=0.0, smooth_dr=eps, alpha=alpha, beta=beta,

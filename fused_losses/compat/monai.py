@@ -81,7 +81,13 @@ def _regions(loss, input, target, to_onehot_y):
     input = input if loss.other_act is None else loss.other_act(input)
     input, target = _plain(input, target)
     target, dtype = _target(input, target, to_onehot_y, loss.ignore_index)
-    needs(not loss.soft_label or _is_hard(input, target, loss.ignore_index), "soft_label=True with soft targets")
+    if loss.soft_label:  # MONAI's form is the hard one for probabilities alone
+        needs(softmax or (loss.sigmoid and loss.other_act is None), "soft_label=True without sigmoid or softmax")
+        needs(_is_hard(input, target, loss.ignore_index), "soft_label=True with soft targets")
+    needs(
+        loss.ignore_index is None or loss.smooth_nr == loss.smooth_dr,
+        "ignore_index with smooth_nr and smooth_dr that differ",
+    )
     dropped = _unless_single(not loss.include_background, channels, "include_background=False")
     options = {
         "activation": "softmax" if softmax else "sigmoid" if loss.sigmoid else None, "batch": loss.batch,

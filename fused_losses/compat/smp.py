@@ -34,6 +34,7 @@ def _regions(mode, y_pred, y_true, ignore_index):
     """Input (B, C, P) and target of the overlap losses: everything of a sample is one class with "binary"."""
     batch = y_true.shape[0]
     if mode == _MULTICLASS:
+        needs(y_pred.shape[1] > 1, "a single class")
         y_pred, y_true = y_pred.flatten(2), y_true.reshape(batch, -1)
         needs(y_true.dtype is torch.int64 or ignore_index is not None, f"a target of {y_true.dtype}")
         return y_pred, y_true if y_true.dtype in (torch.uint8, torch.int32, torch.int64) else y_true.long()
@@ -66,6 +67,7 @@ def _overlap_loss(loss, function, y_pred, y_true, smooth, **options):
         "activation": activation, "smooth_nr": smooth, "smooth_dr": smooth, "batch": True, "absent": "zero",
         "ignore_index": loss.ignore_index,
     }  # fmt: skip
+    needs(loss.log_loss or loss.eps <= 1e-3, "an eps that reaches the denominators")
     if loss.log_loss:
         losses = -(1 - function(input, target, reduction="none", **options)).clamp_min(loss.eps).log()
         result = losses.mean() if share is None else (losses * share).sum()
@@ -114,7 +116,9 @@ class TverskyLoss(DiceLoss, peer="segmentation_models_pytorch.losses.TverskyLoss
     def forward(self, y_pred, y_true):
         options = {"alpha": self.alpha, "beta": self.beta}
         loss, dtype = _overlap_loss(self, F.tversky_loss, y_pred, y_true, self.smooth, **options)
-        return loss.to(dtype) ** self.gamma
+        loss = loss.to(dtype)
+        nothing = loss == 0  # where the slope of a power below 1 is infinite
+        return torch.where(nothing, 0.0**self.gamma, torch.where(nothing, 1, loss) ** self.gamma)
 
 
 def _focal_loss_with_logits(*args, **kwargs):
