@@ -21,6 +21,7 @@ from ._torch_private import (
     is_batched,
     is_wrapped,
     keeps_graph,
+    saved_tensor_hooks,
     tracing_state,
     transforms_active,
     unwrap_if_dead,
@@ -65,11 +66,19 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
     if needs and not exporting:
         if escaped:
             tensors = [t if t is None else unwrap_if_dead(t) for t in tensors]
-        apply = FusedLoss.apply if compiling else _apply
-        return apply((op, settings, needs, compiling), *tensors)
+        if not compiling:
+            return _apply((op, settings, needs, compiling), *tensors)
+        return FusedLoss.apply((op, settings, needs, compiling), *_each_once(tensors))
     run = op.exported if exporting else op.forward if compiling else op.run
     out = run(*tensors, settings.options, settings.reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
+
+
+def _each_once(tensors: Sequence) -> list:
+    """The tensors, a view in place of one that was there before: Dynamo passes none to a Function twice."""
+    return [
+        t.view_as(t) if t is not None and any(t is other for other in tensors[:i]) else t for i, t in enumerate(tensors)
+    ]
 
 
 def reference_reason(op: Op, tensors: Sequence, needs: int, compiling: bool) -> str | None:
@@ -154,6 +163,8 @@ class FusedLoss(Function):
                 fuse = 0
             else:
                 ctx.set_materialize_grads(False)
+        if fuse and not compiling and saved_tensor_hooks():
+            fuse = 0  # they see what is saved, and no gradient of ours: a checkpoint would keep it
         run = op.forward if compiling else op.run
         out = run(*tensors, options, reduction, fuse)
         head = op.losses + op.saved
@@ -199,7 +210,8 @@ class FusedLoss(Function):
 
 def _hand_over(ctx, gradients: list, grad_output: torch.Tensor) -> list:
     """The saved gradients times the scalar `grad_output`: themselves, scaled in place, where nobody else needs them."""
-    if keeps_graph() or transforms_active() or forward_mode_active() or is_batched(grad_output):
+    kept = torch.compiler.is_compiling() or keeps_graph()  # what compiles a backward cannot ask the second
+    if kept or transforms_active() or forward_mode_active() or is_batched(grad_output):
         return [g * grad_output for g in gradients]
     ctx.gradients = None
     for g in gradients:
@@ -246,7 +258,7 @@ class FusedLossBackward(Function):
             return tuple(_first_derivative(ctx.call, *full))
 
         with without_autocast(grad_gradients[0]):  # which would cast the products of a backward
-            found = torch.func.vjp(first, *(arguments[i] for i in active))[1](tuple(grad_gradients))
+            found = _pull_back(first, [arguments[i] for i in active], tuple(grad_gradients))
         spread = dict(zip(active, found))
         return None, None, *(spread.get(i) for i in range(len(arguments)))
 
@@ -263,5 +275,17 @@ def _first_derivative(call: tuple, *arguments) -> Sequence[torch.Tensor]:
         return op.call_reference(tensors, settings.keywords)
 
     with without_autocast(grad_outputs[0]):
-        _, pullback = torch.func.vjp(loss, *(tensors[i] for i in active))
-        return pullback(grad_outputs[0] if op.losses == 1 else tuple(grad_outputs))
+        incoming = grad_outputs[0] if op.losses == 1 else tuple(grad_outputs)
+        return _pull_back(loss, [tensors[i] for i in active], incoming)
+
+
+def _pull_back(function, inputs: Sequence[torch.Tensor], incoming) -> Sequence[torch.Tensor]:
+    """The vector-Jacobian product of `function` at `inputs`."""
+    if not saved_tensor_hooks():
+        return torch.func.vjp(function, *inputs)[1](incoming)
+    differentiable = is_grad_enabled()  # torch.func allows no hooks
+    with torch.enable_grad():
+        inputs = [t.view_as(t) if differentiable and t.requires_grad else t.detach().requires_grad_() for t in inputs]
+        return torch.autograd.grad(
+            function(*inputs), inputs, incoming, create_graph=differentiable, materialize_grads=True
+        )

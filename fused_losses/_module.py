@@ -88,7 +88,7 @@ class LossModule(nn.Module):
             value = getattr(self, name)
             if isinstance(value, torch.Tensor):
                 shown.append(f"{name}=tensor{tuple(value.shape)}")
-            elif value != parameter.default:
+            elif getattr(value, "shape", ()) or value != parameter.default:  # an array is refused by the call
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
 

@@ -30,6 +30,14 @@ is_batched = torch._C._functorch.is_legacy_batchedtensor
 # Whether the backward now running keeps its graph (retain_graph): then a saved gradient must stay as it is.
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
+_top_saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+
+
+def saved_tensor_hooks() -> bool:
+    """What a Function saves now passes through hooks (of a checkpoint, of save_on_cpu); torch.func refuses them."""
+    return _top_saved_tensor_hooks(True) is not None
+
+
 # Within it no tensor subclass sees an operation; Dynamo traces it.
 without_subclasses = torch._C.DisableTorchFunctionSubclass
 

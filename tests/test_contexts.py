@@ -239,6 +239,88 @@ def test_a_compiled_backward_before_one_that_retains():
     passes(ours, False, True, donated=False)
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "Hooks on saved tensors (`save_on_cpu`, a checkpoint without reentry) see all that a loss keeps; first and second "
+    "derivatives are right under them.",
+)
+@each_case
+def test_hooks_on_saved_tensors(case):
+    problem = case.problem(dtype=torch.float64)
+    names = [n for n in case.fused if n in problem.arguments and problem.arguments[n] is not None]
+    leaves = {n: problem.arguments[n].detach().clone().requires_grad_() for n in names}
+
+    def derivatives():
+        outputs = as_tuple(problem.call(None, case.reduced(), **leaves))
+        held = [getattr(o.grad_fn, "gradients", None) for o in outputs]
+        grads = incoming(outputs, "one")
+        first = torch.autograd.grad(outputs, list(leaves.values()), grads, retain_graph=True)
+        again = torch.autograd.grad(outputs, list(leaves.values()), grads, create_graph=True)
+        length = sum((g**2).sum() for g in again)
+        second = torch.autograd.grad(length, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return held, first, second
+
+    _, first, second = derivatives()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.numpy(force=True).copy(), torch.from_numpy):
+        held, hooked_first, hooked_second = derivatives()
+    assert held == [None] * len(held)
+    torch.testing.assert_close(hooked_first, first)
+    torch.testing.assert_close(hooked_second, second)
+
+
+def test_a_checkpoint_keeps_no_gradient():
+    """What lives between forward and backward: no logits, and not their gradient."""
+    x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
+
+    def chunk(x):
+        return F.cross_entropy(x * 2, y, reduction="sum")
+
+    loss = torch.utils.checkpoint.checkpoint(chunk, x, use_reentrant=False)
+    assert chunk(x).grad_fn.gradients is not None
+    assert loss.grad_fn.gradients is None
+    (found,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(found, 2 * (torch.softmax(2 * x.detach(), 1) - torch.nn.functional.one_hot(y, 5)))
+
+
+@pytest.mark.promise("Where a loss is called from", "A compiled call may be given the same tensor twice.")
+@pytest.mark.parametrize("name", ["mse_loss", "gaussian_kl", "clip_loss"])
+def test_compile_of_the_same_tensor_twice(name):
+    same = torch.rand(4, 3)
+    calls = {
+        "mse_loss": lambda a: F.mse_loss(a, same, weight=same),
+        "gaussian_kl": lambda a: F.gaussian_kl(a, a),
+        "clip_loss": lambda a: F.clip_loss(a, a, 2.0),
+    }
+    found = []
+    for call in (calls[name], torch.compile(calls[name], backend="aot_eager", fullgraph=True)):
+        a = torch.linspace(-1, 1, 12).view(4, 3).requires_grad_()
+        loss = call(a)
+        found.append((loss.detach(), torch.autograd.grad(loss, a)[0]))
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.promise("Where a loss is called from", "The backward itself may be compiled, with `fullgraph=True`.")
+def test_compiled_autograd():
+    x, y = torch.randn(4, 5, requires_grad=True), torch.randint(5, (4,))
+    (want,) = torch.autograd.grad(torch.nn.functional.cross_entropy(x, y), x)
+    with torch._dynamo.compiled_autograd._enable(
+        lambda graph: torch.compile(graph, backend="aot_eager", fullgraph=True)
+    ):
+        F.cross_entropy(x, y).backward()
+    torch.testing.assert_close(x.grad, want)
+
+
+@pytest.mark.promise("Where a loss is called from", "On the meta device a loss has its shape and dtype, as everywhere.")
+@each_case
+def test_meta_tensors(case):
+    problem = case.problem()
+    elsewhere = problem.map(lambda _, t: t.to("meta"))
+    for reduction in case.reductions:
+        there = elsewhere.call(None, reduction)
+        for a, b in zip(as_tuple(there), as_tuple(problem.call(None, reduction))):
+            assert (a.shape, a.dtype, a.device.type) == (b.shape, b.dtype, "meta")
+
+
 class Marked(torch.Tensor):
     """Dispatches as a plain tensor does, and marks results."""
 
