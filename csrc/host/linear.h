@@ -20,7 +20,7 @@ struct LinearLayout {
   size_t target, bias, weight, teacher_input, teacher_weight, teacher_bias, elsewhere;
 };
 
-consteval LinearLayout linear_layout(LossId id) {
+constexpr LinearLayout linear_layout(LossId id) {
   constexpr size_t none = LinearLayout::kNowhere;
   switch (id) {
     case LossId::linear_cross_entropy:

@@ -20,7 +20,7 @@ struct RowSumsLayout {
   bool last_dim_only;
 };
 
-consteval RowSumsLayout layout_of(RowSums functor) {
+constexpr RowSumsLayout layout_of(RowSums functor) {
   switch (functor) {
 #ifdef FL_CUSTOM
 #define FL_LAYOUT(op, labels) \
