@@ -80,14 +80,8 @@ struct MahalanobisLoss : RowFunctor<MahalanobisLoss<A>, 1, false> {
   FL_HD RowLoss<A> finish(A sum, A y) const { return pull_and_push(sum, y, margin); }
 };
 
-// e^r - 1 - r, given e^r - 1; exact near 0, where the two would cancel.
-template <class A>
-FL_HD A exp_excess(A r, A expm1) {
-  return abs_(r) < A(0.34) ? r * r * detail::exp_tail(r) : expm1 - at_most_(r, A(1000));
-}
-
 // 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
-// r is bounded where e^r is infinite, so that inf - inf is none.
+// Near the prior, expm1 keeps all but the last digits of r; r is bounded where e^r is infinite, so that inf - inf is none.
 // (m-pm)^2 e^(-pv) is the square of (m-pm) q q, q = e^(-pv/4): none of its factors overflows before the result does.
 template <class A, bool kPrior>
 struct GaussianKLTerms {
@@ -102,10 +96,11 @@ struct GaussianKLTerms {
       const A r = v - pv, excess = expm1_(r);
       const A q = exp_(at_most_(A(-0.25) * pv, sizeof(A) == 8 ? A(700) : A(88)));
       const A z = (m - pm) * q * q, scaled = z * q * q;
-      return {half * (exp_excess(r, excess) + z * z), {scaled, half * excess, -scaled, -half * (excess + z * z)}};
+      return {half * (excess - at_most_(r, A(1000)) + z * z),
+              {scaled, half * excess, -scaled, -half * (excess + z * z)}};
     } else {
       const A excess = expm1_(v);
-      return {half * (exp_excess(v, excess) + m * m), {m, half * excess, A(0), A(0)}};
+      return {half * (excess - at_most_(v, A(1000)) + m * m), {m, half * excess, A(0), A(0)}};
     }
   }
 
