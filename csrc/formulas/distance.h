@@ -81,7 +81,7 @@ struct MahalanobisLoss : RowFunctor<MahalanobisLoss<A>, 1, false> {
 };
 
 // 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
-// Near the prior, expm1 keeps all but the last digits of r; r is bounded where e^r is infinite, so that inf - inf is none.
+// Near the prior, expm1 keeps what it can of the difference; r is bounded where e^r is infinite: inf - inf is none.
 // (m-pm)^2 e^(-pv) is the square of (m-pm) q q, q = e^(-pv/4): none of its factors overflows before the result does.
 template <class A, bool kPrior>
 struct GaussianKLTerms {
