@@ -2,7 +2,7 @@
 #include "cpu/device.h"
 #include "cpu/isa.h"
 
-#include "cpu/target_base.h"
+#include "cpu/loop_headers.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

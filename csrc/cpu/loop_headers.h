@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#define FL_HAS_FMA 1  // of every 64-bit ARM
+#define FL_HAS_NEON 1
 #endif
 
 #include <atomic>

@@ -3,7 +3,7 @@
 
 #include "cpu/device.h"
 #include "host/ranking.h"
-#include "cpu/target_base.h"
+#include "cpu/loop_headers.h"
 
 #include <algorithm>
 

@@ -4,7 +4,3 @@
 #include "cpu/loop_headers.h"
 
 #define FL_ISA base
-#if defined(__aarch64__)
-#define FL_HAS_FMA 1
-#define FL_HAS_NEON 1
-#endif
