@@ -82,8 +82,8 @@ def _regions(loss, input, target, to_onehot_y):
     input, target = _plain(input, target)
     target, dtype = _target(input, target, to_onehot_y, loss.ignore_index)
     if loss.soft_label:  # MONAI's form is the hard one for probabilities alone
-        needs(softmax or (loss.sigmoid and loss.other_act is None), "soft_label=True without sigmoid or softmax")
         needs(_is_hard(input, target, loss.ignore_index), "soft_label=True with soft targets")
+        needs(softmax or (loss.sigmoid and loss.other_act is None), "soft_label=True without sigmoid or softmax")
     needs(
         loss.ignore_index is None or loss.smooth_nr == loss.smooth_dr,
         "ignore_index with smooth_nr and smooth_dr that differ",
