@@ -118,7 +118,7 @@ class TverskyLoss(DiceLoss, peer="segmentation_models_pytorch.losses.TverskyLoss
         loss, dtype = _overlap_loss(self, F.tversky_loss, y_pred, y_true, self.smooth, **options)
         loss = loss.to(dtype)
         nothing = loss == 0  # where the slope of a power below 1 is infinite
-        return torch.where(nothing, 0.0**self.gamma, torch.where(nothing, 1, loss) ** self.gamma)
+        return torch.where(nothing, loss.detach() ** self.gamma, torch.where(nothing, 1, loss) ** self.gamma)
 
 
 def _focal_loss_with_logits(*args, **kwargs):
