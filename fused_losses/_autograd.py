@@ -28,7 +28,7 @@ from ._torch_private import (
     without_subclasses,
 )
 
-_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 _NOTHING = (None,) * 16
 
 
@@ -45,7 +45,7 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
                 needs |= bit
                 if not compiling and is_wrapped(t):
                     escaped = True
-            if type(t) not in _PLAIN:
+            if type(t) not in PLAIN:
                 plain = False
         bit <<= 1
     if needs and not is_grad_enabled():
@@ -87,7 +87,7 @@ def reference_reason(op: Op, tensors: Sequence, needs: int, compiling: bool) -> 
     needs: bit mask of the tensors whose gradient is asked for.
     """
     for t in tensors:
-        if t is not None and type(t) not in _PLAIN and not (compiling and type(t) in TRACED):
+        if t is not None and type(t) not in PLAIN and not (compiling and type(t) in TRACED):
             return f"a tensor is a {type(t).__name__}, a subclass of torch.Tensor that no kernel reads"
     if transforms_active():
         return "a transform of torch.func is active (vmap, grad, jvp, ...), and a kernel has no rule for it"
@@ -122,7 +122,7 @@ def _look_at_values(op: Op, tensors: Sequence, settings: Settings) -> None:
 def _reference_of_subclass(op: Op, tensors: Sequence, settings: Settings):
     """The reference while compiling. Of a subclass that dispatches as Tensor does only the result is wrapped: Dynamo
     cannot trace `1 - x` of one."""
-    watched = [t for t in tensors if t is not None and type(t) not in _PLAIN]
+    watched = [t for t in tensors if t is not None and type(t) not in PLAIN]
     if not all([dispatches_plainly(type(t)) for t in watched]):
         return op.call_reference(tensors, settings.keywords)
     with without_subclasses():

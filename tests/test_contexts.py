@@ -395,15 +395,18 @@ def mesh():
 
 @pytest.mark.promise(
     "Where a loss is called from",
-    "Elementwise losses of DTensors are computed by operations that have a rule for sharding.",
+    "Losses of elements, classes, divergences and regions of DTensors are computed by operations that have a rule for "
+    "sharding.",
 )
 @pytest.mark.parametrize(
     "name",
     ["binary_cross_entropy_with_logits", "weighted_binary_cross_entropy_with_logits", "sigmoid_focal_loss",
-     "binary_cross_entropy", "mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "hinge_loss"],
+     "binary_cross_entropy", "mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "hinge_loss", "cross_entropy",
+     "softmax_focal_loss", "kl_div", "kl_div_with_logits", "js_div_with_logits", "gaussian_kl", "dice_loss",
+     "jaccard_loss", "tversky_loss", "dice_cross_entropy_loss", "dice_focal_loss"],
 )  # fmt: skip
 def test_sharded_tensors(name, mesh):
-    """Each elementwise loss of DTensors, by operations that have a rule for sharding."""
+    """Each such loss of DTensors, by operations that have a rule for sharding."""
     from torch.distributed.tensor import Shard, distribute_tensor
 
     case = BY_NAME[name]

@@ -11,6 +11,7 @@ from emulated_device import ops
 from independent import assert_same, each_dtype
 
 from fused_losses import functional as F
+from fused_losses.chunked._shared import unit_rows
 
 N, D = 20, 16
 
@@ -32,6 +33,28 @@ def test_clip(dtype, device):
         return F.clip_loss(x, y, scale, normalize=True)
 
     assert_same(ours, theirs, *pair(), torch.tensor(5.0), dtype=dtype, device=device, gradients=(0, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_unit_rows(dtype, device):
+    """Values and gradients of torch's own, also of rows below the least norm, of zeros and of NaN."""
+    x = torch.randn(5, 7, device=device).to(dtype)
+    x[1], x[2], x[3, 2] = 0, 1e-14 * x[2], math.nan
+    grad = torch.randn(5, 7, device=device, dtype=torch.promote_types(dtype, torch.float32))
+
+    def of(normalize):
+        leaf = x.clone().requires_grad_()
+        rows = normalize(leaf)
+        return rows, torch.autograd.grad(rows, leaf, grad)[0]
+
+    expected = of(lambda leaf: T.normalize(leaf.to(grad.dtype), dim=1))
+    torch.testing.assert_close(of(unit_rows), expected, equal_nan=True)
+
+
+def test_derivatives_of_unit_rows(device):
+    x = torch.randn(3, 4, device=device, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(unit_rows, x, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(unit_rows, x, check_batched_grad=True)
 
 
 @each_dtype
