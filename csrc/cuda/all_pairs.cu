@@ -35,10 +35,12 @@ struct PairsRow {
   template <class Run>
   __device__ __forceinline__ void each(const Run& run) const {
     const int64_t label = F::kLabels ? p.row_labels[i] : 0;
-    for (int64_t j = threadIdx.x; j < p.columns; j += blockDim.x) {
-      const bool own = j == p.first + i, same = F::kLabels ? p.column_labels[j] == label : own;
-      run(j, fma_(scale, values()[j], bias), own, same);
-    }
+    each_ahead(
+        threadIdx.x, p.columns, blockDim.x, [&](int64_t j) { return values()[j]; },
+        [&](int64_t j, A x) {
+          const bool own = j == p.first + i, same = F::kLabels ? p.column_labels[j] == label : own;
+          run(j, fma_(scale, x, bias), own, same);
+        });
   }
 };
 
@@ -59,12 +61,7 @@ __global__ void __launch_bounds__(kThreads) pairs_statistics_kernel(const F f, c
     const A known = F::kMirrors && p.known_max ? static_cast<const A*>(p.known_max)[i] : -infinity_<A>();
     high = known > high ? known : high;
     PairSums3<A> sums{};
-    row.each([&](int64_t, A s, bool own, bool same) {
-      const PairSums3<A> t = f.terms(s, own, same, low, high);
-      sums.a += t.a;
-      sums.b += t.b;
-      sums.c += t.c;
-    });
+    row.each([&](int64_t, A s, bool own, bool same) { sums += f.terms(s, own, same, low, high); });
     sums = {block_sum(sums.a, shared), block_sum(sums.b, shared), block_sum(sums.c, shared)};
     if (threadIdx.x != 0) continue;
     if constexpr (F::kMirrors) {
@@ -103,30 +100,39 @@ __global__ void __launch_bounds__(kThreads) pairs_gradient_kernel(const F f, con
   }
 }
 
-// The rows of a tile merged into each column's running maximum and the sums below it. The pair of a row with itself is
-// no matter here: it is not among these columns, or its row's part in the sums is not asked for.
+// The rows of a tile merged into each column's running maximum and the sums below it: 32 columns for each block, whose
+// warps share the rows. The pair of a row with itself is no matter here: it is not among these columns, or its row's
+// part in the sums is not asked for.
 template <class F, class A>
 __global__ void __launch_bounds__(kThreads) columns_kernel(const F f, const PairsProblem p, bool first) {
+  constexpr int kWarps = kThreads / 32;
+  FL_SHARED(A, highest, [kThreads]);
+  FL_SHARED(PairSums3<A>, parts, [kThreads]);
   const A scale = scalar_or(p.scale, A(1)), bias = scalar_or(p.bias, A(0));
-  for (int64_t j = p.merged_from + blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < p.columns;
-       j += int64_t{gridDim.x} * blockDim.x) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int64_t begin = p.merged_from + blockIdx.x * int64_t{32}; begin < p.columns; begin += gridDim.x * int64_t{32}) {
+    const int64_t j = begin + lane, rows = j < p.columns ? p.rows : 0;
     const A* x = static_cast<const A*>(p.tile) + j;
-    const int64_t label = F::kLabels ? p.column_labels[j] : 0;
+    const int64_t label = F::kLabels && rows > 0 ? p.column_labels[j] : 0;
+    const auto each = [&](const auto& run) {
+      each_ahead(
+          warp, rows, kWarps, [&](int64_t i) { return x[i * p.columns]; },
+          [&](int64_t i, A value) { run(fma_(scale, value, bias), F::kLabels && p.row_labels[i] == label); });
+    };
+    A most = -infinity_<A>();
+    each([&](A s, bool same) { most = f.in_high(false, same) && s > most ? s : most; });
+    highest[threadIdx.x] = most;
+    __syncthreads();
     A* known = static_cast<A*>(p.column_max) + j;
-    const A before = first ? -infinity_<A>() : *known;
-    A most = before;
-    for (int64_t i = 0; i < p.rows; ++i) {
-      const A s = fma_(scale, x[i * p.columns], bias);
-      most = f.in_high(false, F::kLabels && p.row_labels[i] == label) && s > most ? s : most;
-    }
+    const A before = first || rows == 0 ? -infinity_<A>() : *known;
+    most = before;
+    for (int i = lane; i < kThreads; i += 32) most = highest[i] > most ? highest[i] : most;
     PairSums3<A> sums{};
-    for (int64_t i = 0; i < p.rows; ++i) {
-      const A s = fma_(scale, x[i * p.columns], bias);
-      const PairSums3<A> t = f.terms(s, false, F::kLabels && p.row_labels[i] == label, A(0), most);
-      sums.a += t.a;
-      sums.b += t.b;
-      sums.c += t.c;
-    }
+    each([&](A s, bool same) { sums += f.terms(s, false, same, A(0), most); });
+    parts[threadIdx.x] = sums;
+    __syncthreads();  // also between the reads of `highest` and of `known` and what is written next
+    if (warp > 0 || rows == 0) continue;
+    for (int i = lane + 32; i < kThreads; i += 32) sums += parts[i];
     double* to = p.column_sums + j * F::kColumnSums;
     to[0] = (first ? 0.0 : below(most, to[0], before)) + static_cast<double>(sums.a);
     if constexpr (F::kColumnSums > 1) {
@@ -217,7 +223,7 @@ struct CudaAllPairs : CudaProducts {
       using F = std::remove_cvref_t<decltype(f)>;
       if constexpr (F::kColumnSums > 0) {
         const Launch launch(like);
-        const int grid = launch.grid(problem.columns - problem.merged_from, kThreads);
+        const int grid = launch.grid(problem.columns - problem.merged_from, 32);
         launch(columns_kernel<F, decltype(tag)>, grid, kThreads, 0, f, problem, first);
       }
     });

@@ -225,7 +225,8 @@ struct Position {
 template <class T, int kClasses>
 __global__ void __launch_bounds__(kSoftmaxThreads, kClasses > 16  ? (sizeof(T) == 4 ? 3 : 2)
                                                    : kClasses > 8 ? 4
-                                                                  : 8)
+                                                   : kClasses > 4 ? 5
+                                                                  : 6)
     register_sums_kernel(const OverlapOperands o, const AnySecondTerm<Accumulation<T>> second) {
   using A = Accumulation<T>;
   constexpr int kWarps = kSoftmaxThreads / 32;

@@ -1,6 +1,8 @@
 // 16-byte packs and typed loads: the only place where the kernels touch global memory element by element.
 #pragma once
 
+#include <iterator>
+
 #include "cuda/launch.cuh"
 
 namespace fused_losses::cuda {
@@ -120,6 +122,36 @@ __device__ __forceinline__ Pack<T> load_pack(const T* from) {
 template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
   *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&pack);
+}
+
+// run(at, values) for the values of load at at, at + stride, ... below end, four or one at a time. Four loads are on
+// their way before the first of their values is used: a test of the end between them would have each wait for the one
+// before.
+template <class Load, class Run>
+__device__ __forceinline__ void each_few(int64_t begin, int64_t end, int64_t stride, const Load& load, const Run& run) {
+  constexpr int kAhead = 4;
+  using Value = decltype(load(begin));
+  int64_t at = begin;
+  for (; at + (kAhead - 1) * stride < end; at += kAhead * stride) {
+    Value values[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) values[i] = load(at + i * stride);
+    run(at, values);
+  }
+  for (; at < end; at += stride) {
+    const Value values[1] = {load(at)};
+    run(at, values);
+  }
+}
+
+// run(at, load(at)) for at = begin, begin + stride, ... below end, as each_few.
+template <class Load, class Run>
+__device__ __forceinline__ void each_ahead(int64_t begin, int64_t end, int64_t stride, const Load& load,
+                                           const Run& run) {
+  each_few(begin, end, stride, load, [&](int64_t at, const auto& values) {
+#pragma unroll
+    for (size_t i = 0; i < std::size(values); ++i) run(at + static_cast<int64_t>(i) * stride, values[i]);
+  });
 }
 
 // Whether packs of 16 bytes may be read and written at each of the pointers; null pointers do not matter.

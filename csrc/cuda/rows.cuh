@@ -68,6 +68,16 @@ struct Team {
     }
   }
 
+  // As each_ahead and each_few, for the places of this thread in a row of `classes` by kSize.
+  template <int kSize, class Load, class Run>
+  static __device__ __forceinline__ void each(int64_t classes, const Load& load, const Run& run) {
+    each_ahead(rank() * kSize, classes, int64_t{size()} * kSize, load, run);
+  }
+  template <int kSize, class Load, class Run>
+  static __device__ __forceinline__ void few(int64_t classes, const Load& load, const Run& run) {
+    each_few(rank() * kSize, classes, int64_t{size()} * kSize, load, run);
+  }
+
   // Orders what each thread read before it before what any other writes after the next `sum` or `maximum`.
   static __device__ __forceinline__ void finish_reads() {
     if constexpr (kThreadsPerRow == 32) __syncwarp();
@@ -76,7 +86,8 @@ struct Team {
 
 // Where a row is kept between its passes. Its classes begin at element `base` and lie `step` elements apart; space:
 // [classes] in shared memory. `each` calls run(slot, at, values) for the values that belong to this thread, `at` the
-// first one's class; `get` finds the values of another row at the same place. kSlots: of registers, 0 elsewhere.
+// first one's class; `get` finds the values of another row at the same place. kSlots: of registers; 0 elsewhere, where
+// `first`, a pass before any whose values matter, calls run(values) for a few of them at a time.
 
 // In registers, at most kPacks times kSize values per thread; step is 1.
 template <class T, int kSize, int kPacks, class Threads>
@@ -111,35 +122,6 @@ struct RegisterRow {
   }
 };
 
-// In shared memory; a thread reads only what it wrote. step is 1.
-template <class T, int kSize, int, class Threads>
-struct SharedRow {
-  static constexpr int kSlots = 0, kValues = kSize;
-  T* held;
-  int64_t classes;
-
-  __device__ __forceinline__ SharedRow(const void* data, Dtype, int64_t base, int64_t, int64_t classes, void* space)
-      : held(static_cast<T*>(space)), classes(classes) {
-    const T* x = static_cast<const T*>(data) + base;
-#pragma unroll 4
-    for (int64_t at = Threads::rank() * kSize; at < classes; at += Threads::size() * kSize) {
-      store_values<T, kSize>(held + at, load_values<T, kSize>(x + at));
-    }
-  }
-
-  template <class Run>
-  __device__ __forceinline__ void each(const Run& run) const {
-#pragma unroll 2
-    for (int64_t at = Threads::rank() * kSize; at < classes; at += Threads::size() * kSize) run(0, at, get(0, at));
-  }
-
-  __device__ __forceinline__ Values<T, kSize> get(int, int64_t at) const { return load_values<T, kSize>(held + at); }
-
-  static __device__ __forceinline__ void store(void* data, Dtype, int64_t i, const Values<T, kSize>& values) {
-    store_values<T, kSize>(static_cast<T*>(data) + i, values);
-  }
-};
-
 // Not kept: read again by every pass.
 template <class T, int kSize, int, class Threads>
 struct GlobalRow {
@@ -152,8 +134,14 @@ struct GlobalRow {
 
   template <class Run>
   __device__ __forceinline__ void each(const Run& run) const {
-#pragma unroll 4
-    for (int64_t at = Threads::rank() * kSize; at < classes; at += Threads::size() * kSize) run(0, at, get(0, at));
+    Threads::template each<kSize>(
+        classes, [&](int64_t at) { return get(0, at); }, [&](int64_t at, const auto& x) { run(0, at, x); });
+  }
+
+  template <class Run>
+  __device__ __forceinline__ void first(const Run& run) const {
+    Threads::template few<kSize>(
+        classes, [&](int64_t at) { return get(0, at); }, [&](int64_t, const auto& values) { run(values); });
   }
 
   __device__ __forceinline__ Values<T, kSize> get(int, int64_t at) const {
@@ -163,6 +151,40 @@ struct GlobalRow {
   static __device__ __forceinline__ void store(void* data, Dtype, int64_t i, const Values<T, kSize>& values) {
     store_values<T, kSize>(static_cast<T*>(data) + i, values);
   }
+};
+
+// In shared memory from the first pass on; a thread reads only what it wrote. step is 1.
+template <class T, int kSize, int, class Threads>
+struct SharedRow : GlobalRow<T, kSize, 0, Threads> {
+  using Global = GlobalRow<T, kSize, 0, Threads>;
+  T* held;
+
+  __device__ __forceinline__ SharedRow(const void* data, Dtype dtype, int64_t base, int64_t, int64_t classes,
+                                       void* space)
+      : Global(data, dtype, base, 1, classes, space), held(static_cast<T*>(space)) {}
+
+  template <class Run>
+  __device__ __forceinline__ void first(const Run& run) const {
+    const int64_t stride = int64_t{Threads::size()} * kSize;
+    Threads::template few<kSize>(
+        this->classes, [&](int64_t at) { return Global::get(0, at); },
+        [&](int64_t at, const auto& values) {
+#pragma unroll
+          for (size_t i = 0; i < std::size(values); ++i) {
+            store_values<T, kSize>(held + at + static_cast<int64_t>(i) * stride, values[i]);
+          }
+          run(values);
+        });
+  }
+
+  template <class Run>
+  __device__ __forceinline__ void each(const Run& run) const {
+#pragma unroll 2
+    for (int64_t at = Threads::rank() * kSize; at < this->classes; at += Threads::size() * kSize)
+      run(0, at, get(0, at));
+  }
+
+  __device__ __forceinline__ Values<T, kSize> get(int, int64_t at) const { return load_values<T, kSize>(held + at); }
 };
 
 // As GlobalRow, of any dtype, value by value in the accumulation dtype A.
@@ -181,6 +203,14 @@ struct AnyRow {
     for (int64_t at = Threads::rank(); at < classes; at += Threads::size()) run(0, at, get(0, at));
   }
 
+  template <class Run>
+  __device__ __forceinline__ void first(const Run& run) const {
+    each([&](int, int64_t, const Values<A, 1>& x) {
+      const Values<A, 1> values[1] = {x};
+      run(values);
+    });
+  }
+
   __device__ __forceinline__ Values<A, 1> get(int, int64_t at) const {
     return {load_any<A>(data, dtype, base + at * step)};
   }
@@ -190,11 +220,31 @@ struct AnyRow {
   }
 };
 
+// run(at, x, z) for the values of two rows at the same places.
+template <class Threads, class Row, class Other, class Run>
+__device__ __forceinline__ void each_of_both(const Row& row, const Other& other, const Run& run) {
+  if constexpr (Row::kSlots > 0) {
+    row.each([&](int slot, int64_t at, const auto& x) { run(at, x, other.get(slot, at)); });
+  } else {
+    struct Both {
+      decltype(row.get(0, 0)) x;
+      decltype(other.get(0, 0)) z;
+    };
+    Threads::template each<Row::kValues>(
+        row.classes, [&](int64_t at) { return Both{row.get(0, at), other.get(0, at)}; },
+        [&](int64_t at, const Both& both) { run(at, both.x, both.z); });
+  }
+}
+
 // log p = rate (x - row_max) - log_sum, p = exp(rate (x - row_max)) * inverse.
 template <class A>
 struct Softmax {
   A rate, row_max, log_sum, inverse;
 };
+
+// The larger, the number where one is NaN: one instruction, as a comparison and a choice are not.
+__device__ __forceinline__ float larger(float x, float y) { return fmaxf(x, y); }
+__device__ __forceinline__ double larger(double x, double y) { return fmax(x, y); }
 
 // A running maximum and the sum of exp(rate (x - row_max)) below it.
 template <class A>
@@ -222,7 +272,7 @@ __device__ __forceinline__ Running<A> held_softmax(const Row& row, A rate, const
   A row_max = -infinity_<A>(), sum = 0;
   row.each([&](int, int64_t, const auto& x) {
 #pragma unroll
-    for (int i = 0; i < Row::kValues; ++i) row_max = widen<A>(x.v[i]) > row_max ? widen<A>(x.v[i]) : row_max;
+    for (int i = 0; i < Row::kValues; ++i) row_max = larger(row_max, widen<A>(x.v[i]));
   });
   row_max = Threads::maximum(row_max);
   row.each([&](int slot, int64_t, const auto& x) {
@@ -236,27 +286,41 @@ __device__ __forceinline__ Running<A> held_softmax(const Row& row, A rate, const
   return {row_max, Threads::sum(sum)};
 }
 
+// Of any other row.
 template <class A, class T, class Threads, class Row>
-__device__ __forceinline__ Running<A> running_softmax(const Row& row, A rate) {
+__device__ __forceinline__ Running<A> passing_softmax(const Row& row, A rate) {
   using Policy = ExpPolicy<T>;
-  if constexpr (Row::kSlots > 0) return held_softmax<A, T, Threads>(row, rate, [](int, int, A) {});
   A row_max = -infinity_<A>(), sum = 0;
-  row.each([&](int, int64_t, const auto& x) {
-    constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
+  row.first([&](const auto& values) {
     A new_max = row_max;
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) new_max = widen<A>(x.v[i]) > new_max ? widen<A>(x.v[i]) : new_max;
+    for (const auto& x : values) {
+#pragma unroll
+      for (int i = 0; i < Row::kValues; ++i) new_max = larger(new_max, widen<A>(x.v[i]));
+    }
     if (new_max > row_max) {
       sum *= exp_below<Policy>(row_max, new_max, rate);
       row_max = new_max;
     }
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) sum += exp_below<Policy>(widen<A>(x.v[i]), row_max, rate);
+    for (const auto& x : values) {
+#pragma unroll
+      for (int i = 0; i < Row::kValues; ++i) sum += exp_below<Policy>(widen<A>(x.v[i]), row_max, rate);
+    }
   });
   const A of_all = Threads::maximum(row_max);
   // A thread without a finite value has row_max -inf and sum 0, or NaN from a NaN.
   sum = Threads::sum(row_max == -infinity_<A>() ? sum : sum * exp_<Policy>((row_max - of_all) * rate));
   return {of_all, sum};
+}
+
+template <class A, class T, class Threads, class Row>
+__device__ __forceinline__ Running<A> running_softmax(const Row& row, A rate) {
+  if constexpr (Row::kSlots > 0) {
+    return held_softmax<A, T, Threads>(row, rate, [](int, int, A) {});
+  } else {
+    return passing_softmax<A, T, Threads>(row, rate);
+  }
 }
 
 template <class A, class T, class Threads, class Row>

@@ -181,9 +181,8 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxO
   if constexpr (F::kKnownSlope) {  // the gradient of the input in the pass of the loss
     if (!o.grad_target) {
       const A scale = row_scale<A>(o, position) * f.slope();
-      row.each([&](int slot, int64_t at, const auto& x) {
+      each_of_both<Threads>(row, other, [&](int64_t at, const auto& x, const auto& z) {
         constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
-        const auto z = other.get(slot, at);
         auto grad = x;
 #pragma unroll
         for (int i = 0; i < kSize; ++i) {
@@ -196,9 +195,8 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxO
       return f.loss_of(Threads::sum(loss));
     }
   }
-  row.each([&](int slot, int64_t at, const auto& x) {
+  each_of_both<Threads>(row, other, [&](int64_t at, const auto& x, const auto& z) {
     constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
-    const auto z = other.get(slot, at);
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       const PairTerms<A> t = terms(widen<A>(x.v[i]), widen<A>(z.v[i]), &p, &q);
@@ -212,9 +210,8 @@ __device__ __forceinline__ Accumulation<T> logits_row(const F& f, const SoftmaxO
   slope_x = Threads::sum(slope_x);
   slope_z = Threads::sum(slope_z);
   const A scale = row_scale<A>(o, position) * f.slope();
-  row.each([&](int slot, int64_t at, const auto& x) {
+  each_of_both<Threads>(row, other, [&](int64_t at, const auto& x, const auto& z) {
     constexpr int kSize = sizeof(x.v) / sizeof(x.v[0]);
-    const auto z = other.get(slot, at);
     auto grad_x = x;
     auto grad_z = z;
 #pragma unroll

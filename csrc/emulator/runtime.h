@@ -77,7 +77,6 @@ T __ldcg(const T* from) {
   return *from;
 }
 
-inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 

@@ -7,6 +7,13 @@
 template <class A>
 struct PairSums3 {
   A a, b, c;
+
+  FL_HD PairSums3& operator+=(const PairSums3& other) {
+    a += other.a;
+    b += other.b;
+    c += other.c;
+    return *this;
+  }
 };
 
 // What exponentials below a largest number are shifted by: that number, 0 where it is infinite, so that their sum is
