@@ -12,7 +12,7 @@ import torch
 from torch import is_grad_enabled
 from torch.autograd.function import Function
 
-from ._op import NONE, Op, Settings, scale_, without_autocast
+from ._op import NONE, Op, Settings, accumulation_dtype, scale_, without_autocast
 from ._torch_private import (
     TRACED,
     direct_apply,
@@ -214,8 +214,10 @@ def _hand_over(ctx, gradients: list, grad_output: torch.Tensor) -> list:
     if kept or transforms_active() or forward_mode_active() or is_batched(grad_output):
         return [g * grad_output for g in gradients]
     ctx.gradients = None
-    for g in gradients:
-        scale_(g, grad_output)
+    double = grad_output.dtype is torch.float64
+    for g in gradients:  # each has its own tensor's dtype
+        same = (g.dtype is torch.float64) is double
+        scale_(g, grad_output if same else grad_output.to(accumulation_dtype(g.dtype)))
     return gradients
 
 

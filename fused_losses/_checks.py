@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, strided
 
+from ._torch_private import transforms_active
+
 FLOATING = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 CLASS_INDEX = frozenset({torch.uint8, torch.int32, torch.int64})
 DENSE = FLOATING | CLASS_INDEX | {torch.bool}  # what a kernel reads as numbers
@@ -59,6 +61,18 @@ def class_indices(name: str, target: torch.Tensor, ignore_index: float | None) -
     tensor(name, "target of class indices", target, CLASS_INDEX)
     if ignore_index is not None and ignore_index != int(ignore_index):
         raise ValueError(f"{name}: expected ignore_index to be an integer with class indices, got {ignore_index}")
+
+
+def mask(name: str, argument: str, value: Tensor) -> None:
+    """Integers that are 0 or 1, as masks have to be; looked at where a kernel does not."""
+    if value.dtype not in CLASS_INDEX or value.is_meta or transforms_active():
+        return
+    compiling, wrong = torch.compiler.is_compiling(), (value != 0) & (value != 1)
+    expected = f"{name}: expected an integer {argument} to be 0 or 1"
+    if compiling or value.is_cuda:  # nobody waits for a GPU
+        torch._assert_async(~wrong.any(), expected)
+    elif type(value) is Tensor and wrong.any():
+        raise RuntimeError(f"{expected}, got {value[wrong][0]}")
 
 
 def broadcastable(name: str, argument: str, value, input: torch.Tensor) -> None:

@@ -179,9 +179,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 _NOTHING = nullcontext()
 
 
+def autocasts(x: torch.Tensor) -> bool:
+    """Autocast is on for x's device."""
+    device = x.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def without_autocast(x: torch.Tensor):
     """Autocast is off for x's device; where it is anyway, no context is entered, which costs a small loss a tenth."""
     device = x.device.type
-    if device == "meta" or (not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device)):
+    if device == "meta" or (not torch.compiler.is_compiling() and not autocasts(x)):
         return _NOTHING
     return torch.autocast(device, enabled=False)

@@ -120,7 +120,7 @@ class Number(Option):
         self.divides, self.or_tensor = divides, or_tensor
         more, less = (">", "<") if open else (">=", "<=")
         bounds = [f"{sign} {end:g}" for sign, end in ((more, low), (less, high)) if abs(end) != INFINITY]
-        self.range = " and ".join(bounds) + (f", or {also}" if also is not None else "")
+        self.range = " and ".join(bounds) + (f", or {also}" if also is not None else "") or "to be a number"
 
     @property
     def annotation(self):

@@ -109,6 +109,34 @@ def test_autocast_around_the_second_backward(case):
         assert (got is None and want is None) or torch.equal(got, want)
 
 
+@pytest.mark.promise(
+    "Where a loss is called from", "Derivatives of torch.func that are taken inside autocast are not cast."
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "loss",
+    [lambda x, y: F.clip_loss(x, y, 2.0), lambda x, y: F.siglip_loss(x, y, 2.0, -1.0),
+     lambda x, y: F.nt_xent_loss(x, y), lambda x, y: F.linear_cross_entropy(x, y, torch.arange(len(x))), F.info_nce_loss],
+    ids=["clip", "siglip", "nt_xent", "linear_cross_entropy", "info_nce"],
+)  # fmt: skip
+def test_transforms_inside_autocast(loss, dtype):
+    x, y = torch.randn(2, 6, 5)
+
+    def derivatives():
+        def of_x(x):
+            return loss(x, y)
+
+        yield torch.func.grad(of_x)(x)
+        yield torch.func.jvp(of_x, (x,), (y,))[1]
+        yield torch.func.hessian(of_x)(x)
+        yield torch.func.vmap(of_x)(torch.stack([x, y]))
+
+    expected = list(derivatives())
+    with torch.autocast("cpu", dtype):
+        for found, same in zip(derivatives(), expected, strict=True):
+            torch.testing.assert_close(found, same)  # sums of two products may be taken in another order
+
+
 @pytest.mark.promise("Where a loss is called from", "`fit_gaussian` is not cast by autocast.")
 def test_autocast_around_fit_gaussian():
     x = torch.randn(64, 8)

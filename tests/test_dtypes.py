@@ -95,6 +95,21 @@ def test_gradient_of_a_target_in_its_own_dtype(case, device):
         assert_agrees(found[name], want[name], n_terms=problem.n_terms)
 
 
+@pytest.mark.parametrize("other", DTYPES)
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss", "kl_div", "kl_div_with_logits"])
+def test_gradients_of_two_tensors_of_which_one_is_float64(name, other, device):
+    """A scalar's gradients, which wait for the incoming one, each in its tensor's own dtype."""
+    function = getattr(F, name)
+    x, t = (torch.rand(4, 3, device=device, dtype=torch.float64) for _ in range(2))
+    for dtypes in ((torch.float64, other), (other, torch.float64)):
+        pair = [v.to(dtype).requires_grad_() for v, dtype in zip((x, t), dtypes)]
+        found = torch.autograd.grad(3 * function(*pair, reduction="sum"), pair)
+        each = torch.autograd.grad(3 * function(*pair, reduction="none").sum(), pair)
+        for actual, wanted, dtype in zip(found, each, dtypes):
+            assert actual.dtype is dtype
+            torch.testing.assert_close(actual, wanted)
+
+
 @pytest.mark.promise(
     "Values and gradients",
     "The mean over 2²⁴ halves with an incoming gradient of 65 536 has its gradient to 1e-3.",

@@ -95,6 +95,19 @@ def test_signatures(function):
     assert [*module.tensors, *options] == sorted(parameters, key=[*module.tensors, *options].index)
 
 
+@pytest.mark.promise(
+    "Where a loss is called from", "A Module's call takes its tensors, each once; an option there is a TypeError."
+)
+def test_what_a_call_does_not_take():
+    x, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    criterion = fused_losses.CrossEntropyLoss()
+    with pytest.raises(TypeError, match="CrossEntropyLoss: expected the tensors input, target in a call, got weight"):
+        criterion(x, target, weight=torch.ones(3))
+    with pytest.raises(TypeError, match="CrossEntropyLoss: expected input once, got it by position and by name"):
+        criterion(x, target, input=x)
+    assert torch.equal(criterion(target=target, input=x), F.cross_entropy(x, target))
+
+
 def test_subclass():
     """A user's own subclass of a loss inherits its function, options and tensors."""
 

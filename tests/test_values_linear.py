@@ -161,3 +161,15 @@ def test_rows_without_classes_have_an_infinite_normaliser(rows, device):
     for module in (F, reference):
         loss = module.linear_cross_entropy(x, w, x.new_zeros(rows, 0), z_loss=1.0, reduction="none")
         assert loss.tolist() == [torch.inf] * rows
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_without_classes_the_gradient_of_a_row_is_0(reduction, device):
+    x, weight = torch.ones(2, 3, device=device), torch.empty(0, 3, device=device)
+    ignored = torch.full((2,), -100, device=device)
+    teacher = x.clone(), weight.clone()
+    for loss in (lambda x: F.linear_cross_entropy(x, weight, ignored, reduction=reduction),
+                 lambda x: F.linear_kl_div(x, weight, *teacher, reduction=reduction),
+                 lambda x: F.linear_js_div(x, weight, *teacher, reduction=reduction)):  # fmt: skip
+        leaf = x.clone().requires_grad_()
+        assert not torch.autograd.grad(loss(leaf).sum(), leaf)[0].any()

@@ -81,3 +81,22 @@ def test_bernoulli_at_certainty():
     total.backward()
     assert total.item() == 100
     assert p.grad.isfinite().all()
+
+
+@pytest.mark.promise("What is refused", "A VAE's integer picture is a mask for the Bernoulli kinds: 0 or 1.")
+@pytest.mark.parametrize("likelihood", ["bernoulli", "bernoulli_logits"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_a_picture_of_255_is_no_mask(likelihood, dtype):
+    x, t, mu, logvar = problem()
+    x = x.sigmoid() if likelihood == "bernoulli" else x
+    whole = t.to(dtype)
+    found = F.vae_loss(x, whole, mu, logvar, likelihood=likelihood)
+    torch.testing.assert_close(found, F.vae_loss(x, t, mu, logvar, likelihood=likelihood))
+    whole[1, 0, 2, 3] = 255
+    message = "vae_loss: expected an integer target to be 0 or 1, got 255"
+    for function in (F.vae_loss, F.vae_loss.reference):
+        with pytest.raises(RuntimeError, match=message):
+            function(x, whole, mu, logvar, likelihood=likelihood)
+    with pytest.raises(RuntimeError, match="expected an integer target to be 0 or 1"):
+        torch.compile(F.vae_loss, backend="aot_eager", fullgraph=True)(x, whole, mu, logvar, likelihood=likelihood)
+    F.vae_loss(x, whole, mu, logvar, likelihood="gaussian")

@@ -191,6 +191,7 @@ class LinearCall : Call<Device> {
       logits.add_gradients(begin, n, tiles.factor.part(0, n), begin == 0, &grad_x, &grad_w, &grad_bias);
       if (grad_x) grad_x.finish(begin, n);
     }
+    if (grad_x && classes == 0) grad_x.finish_all(true);  // no product wrote it
     for (GradientSum<Device>* shared : {&grad_w, &grad_bias}) {
       if (*shared) shared->finish_all(rows_ == 0);
     }

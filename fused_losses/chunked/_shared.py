@@ -6,7 +6,7 @@ import torch
 
 from .. import _checks as check
 from .._autograd import PLAIN, runs_plainly
-from .._op import accumulation_dtype, without_autocast
+from .._op import accumulation_dtype, autocasts, without_autocast
 from .._options import Flag, Number, Option
 
 
@@ -58,9 +58,39 @@ class Group(Option):
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a @ b, which autocast leaves alone."""
+    """a @ b, which autocast leaves alone, in derivatives too."""
+    if autocasts(a) and not torch.compiler.is_compiling():
+        return _Product.apply(a, b)
     with without_autocast(a):
         return a @ b
+
+
+class _Product(torch.autograd.Function):
+    """The product of two matrices under autocast, whose derivatives are taken under it as well."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a, b):
+        with without_autocast(a):
+            return a @ b
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        a, b = ctx.saved_tensors
+        return product(gradient, b.mT), product(a.mT, gradient)
+
+    @staticmethod
+    def jvp(ctx, tangent_a, tangent_b):
+        a, b = ctx.saved_tensors
+        parts = [product(t, other) for t, other in ((tangent_a, b),) if t is not None]
+        parts += [product(other, t) for other, t in ((a, tangent_b),) if t is not None]
+        return sum(parts)
 
 
 def joined(*parts: torch.Tensor) -> torch.Tensor:

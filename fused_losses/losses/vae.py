@@ -12,8 +12,8 @@ from .binary import cross_entropy_of_logits, cross_entropy_of_probabilities
 LIKELIHOODS = Choice({"bernoulli": 0, "bernoulli_logits": 1, "gaussian": 2})
 
 
-def check_autoencoder(name, reconstruction, target, mu, logvar):
-    """Data and code of one batch, in one dtype; the target of any."""
+def check_autoencoder(name, reconstruction, target, mu, logvar, likelihood):
+    """Data and code of one batch, in one dtype; the target of any, of integers a mask for the Bernoulli kinds."""
     check.alike(name, "target", target, reconstruction)
     if reconstruction.ndim == 0:
         raise ValueError(f"{name}: expected reconstruction of shape (B, ...), got ()")
@@ -25,6 +25,8 @@ def check_autoencoder(name, reconstruction, target, mu, logvar):
         if value.dtype != reconstruction.dtype:
             raise TypeError(f"{name}: expected {argument} of dtype {reconstruction.dtype}, got {value.dtype}")
     check.same_device(name, "mu", mu, reconstruction)
+    if likelihood != "gaussian":
+        check.mask(name, "target", target)
 
 
 @loss(shape=rows_shape, check=check_autoencoder, options={"likelihood": LIKELIHOODS, "beta": Number(low=0)})
@@ -41,7 +43,8 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
 
     Args:
         reconstruction: x (B, ...); float32, float64, float16 or bfloat16.
-        target: t, the reconstruction's shape; floating, bool, uint8, int32 or int64; in [0, 1] for the Bernoulli kinds.
+        target: t, the reconstruction's shape; floating, bool, uint8, int32 or int64; for the Bernoulli kinds
+            in [0, 1], of integers 0 or 1.
         mu, logvar: μ and v (B, ...), of the same shape and of the reconstruction's dtype.
         likelihood: "bernoulli", "bernoulli_logits" or "gaussian".
         beta: weight of the divergence, >= 0.
