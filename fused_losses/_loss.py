@@ -90,8 +90,9 @@ def _checked_function(run, function, op, options, check, operands, read_settings
         "read_settings": read_settings, "is_compiling": torch.compiler.is_compiling, "across": across,
         "formula": function,
     }  # fmt: skip
+    namespace = {f"_fl_{key}": value for key, value in namespace.items()}  # no argument is called so
     exec(compile(source, filename, "exec"), namespace)
-    public = namespace[name]
+    public = namespace["_fl_public"] = namespace[name]
     public.__module__ = function.__module__  # no __name__ in its globals: Dynamo would look them up in that module
     public.__defaults__, public.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     public.__doc__ = function.__doc__
@@ -112,20 +113,20 @@ def _source(function, options, check, across, last: str, dispatches: bool) -> st
         signature.insert(len(parameters) - len(keyword_only), "*")
     passed_on = [f"{p}={p}" if p in keyword_only else p for p in parameters]
     tensors = [p for p in parameters if p != "reduction" and (p not in options or options[p].or_tensor)]
-    values = [f"None if isinstance({o}, Tensor) else {o}" if options[o].or_tensor else o for o in options]
+    values = [f"None if isinstance({o}, _fl_Tensor) else {o}" if options[o].or_tensor else o for o in options]
     values = ["None" if across and o == "group" else o for o in values]
     values += ["reduction"] * ("reduction" in parameters)
     dispatch = [
-        f"    if not compiling and has_torch_function(({', '.join(tensors)},)):",
-        f"        return handle_torch_function({name}, ({', '.join(tensors)},), {', '.join(passed_on)})",
+        f"    if not _fl_compiling and _fl_has_torch_function(({', '.join(tensors)},)):",
+        f"        return _fl_handle_torch_function(_fl_public, ({', '.join(tensors)},), {', '.join(passed_on)})",
     ]
     lines = [
         f"def {name}({', '.join(signature)}):",
-        "    compiling = is_compiling()",
+        "    _fl_compiling = _fl_is_compiling()",
         *(dispatch if dispatches else []),
-        f"    check_first({name!r}, {first!r}, {first})",
-        f"    settings = read_settings(compiling, {first}.dtype, {first}.dim(), {', '.join(values)})",
-        f"    check({_arguments(check, repr(name))})" if check else "",
+        f"    _fl_check_first({name!r}, {first!r}, {first})",
+        f"    _fl_settings = _fl_read_settings(_fl_compiling, {first}.dtype, {first}.dim(), {', '.join(values)})",
+        f"    _fl_check({_arguments(check, repr(name))})" if check else "",
         f"    return {last}",
     ]
     return "\n".join(line for line in lines if line) + "\n"
@@ -138,9 +139,9 @@ def _arguments(part: Callable, *before: str) -> str:
 
 def _kernel_step(op, operands, across) -> str:
     """The call that runs the kernel."""
-    op_of_call = "op if group is None else across(op, group)" if across else "op"
-    ready = f"operands({_arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
-    return f"run({op_of_call}, {ready}, settings, compiling)"
+    op_of_call = "_fl_op if group is None else _fl_across(_fl_op, group)" if across else "_fl_op"
+    ready = f"_fl_operands({_arguments(operands)})" if operands else f"({', '.join(map(str, op.tensors))},)"
+    return f"_fl_run({op_of_call}, {ready}, _fl_settings, _fl_compiling)"
 
 
 def _formula_step(function, options) -> str:
@@ -150,7 +151,7 @@ def _formula_step(function, options) -> str:
         option = options.get(name)
         if name != "reduction" and (option is None or option.for_operands):
             return name
-        read = f"settings.keywords[{name!r}]"
-        return f"{name} if isinstance({name}, Tensor) else {read}" if option and option.or_tensor else read
+        read = f"_fl_settings.keywords[{name!r}]"
+        return f"{name} if isinstance({name}, _fl_Tensor) else {read}" if option and option.or_tensor else read
 
-    return f"formula({', '.join(f'{name}={argument(name)}' for name in inspect.signature(function).parameters)})"
+    return f"_fl_formula({', '.join(f'{name}={argument(name)}' for name in inspect.signature(function).parameters)})"

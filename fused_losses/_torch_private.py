@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 # The tensors that stand for plain ones while torch.export traces without Dynamo.
 TRACED = frozenset({FakeTensor, FunctionalTensor})
@@ -75,6 +76,13 @@ def constant_when_compiled(function):
     """What torch.compiler.assume_constant_result makes of it, without loading Dynamo, which takes seconds."""
     function._dynamo_marked_constant = True
     return function
+
+
+@contextlib.contextmanager
+def outside_modes():
+    """No mode, of fake tensors say, and no transform of torch.func sees what is done inside."""
+    with _disable_current_modes(), torch._C._DisableFuncTorch():
+        yield
 
 
 def direct_call(overload):

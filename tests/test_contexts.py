@@ -116,7 +116,8 @@ def test_autocast_around_the_second_backward(case):
 @pytest.mark.parametrize(
     "loss",
     [lambda x, y: F.clip_loss(x, y, 2.0), lambda x, y: F.siglip_loss(x, y, 2.0, -1.0),
-     lambda x, y: F.nt_xent_loss(x, y), lambda x, y: F.linear_cross_entropy(x, y, torch.arange(len(x))), F.info_nce_loss],
+     lambda x, y: F.nt_xent_loss(x, y), lambda x, y: F.linear_cross_entropy(x, y, torch.arange(len(x))),
+     F.info_nce_loss],
     ids=["clip", "siglip", "nt_xent", "linear_cross_entropy", "info_nce"],
 )  # fmt: skip
 def test_transforms_inside_autocast(loss, dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
@@ -97,6 +98,8 @@ FUNCTIONS = {name: getattr(torch, name) for name in UNARY} | {
     "logaddexp": lambda x: torch.logaddexp(x, 1 - x),
     "xlogy": lambda x: torch.xlogy(x, 1 - x),
     "clamp": lambda x: x.clamp(0.3, 0.6),
+    "erf beyond 1": lambda x: torch.erf(4.2 * x),
+    "erf below -1": lambda x: torch.erf(-4.2 * x),
 }  # fmt: skip
 
 
@@ -185,6 +188,79 @@ def test_what_carries_no_gradient_carries_none_and_the_rest_does(custom_folder):
         expected = expected + 0 * (x + t)  # a constant has no gradient to ask for
         for a, b in zip(torch.autograd.grad(found.sum(), (x, t)), torch.autograd.grad(expected.sum(), (x, t))):
             torch.testing.assert_close(a, b, msg=function.__name__)
+
+
+# ---- Options are tensors without dimensions; a quotient is exact under a step. ----
+
+
+def policy(log_p, old, advantage, *, clip=0.2):
+    # Schulman et al., "Proximal Policy Optimization Algorithms", 2017
+    ratio = torch.exp(log_p - old)
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def of_scale(input, target, *, scale=2.0):
+    return ((input - target) / scale) ** 2 + torch.log(scale)
+
+
+def crps(mean, log_scale, target):
+    # Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation", 2007
+    scale = torch.exp(log_scale)
+    z = (target - mean) / scale
+    density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return scale * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
+
+
+def steps(input, target, *, width=49.0):
+    return (torch.floor(input / 49) - target) ** 2 + torch.where(input / width >= 1, input, target) + input % 41
+
+
+@pytest.fixture(scope="module")
+def made(custom_folder):
+    found = {f.__name__: custom.elementwise(f) for f in (policy, of_scale, crps, steps)}
+    build_losses([loss.custom for loss in found.values()])
+    return found
+
+
+@pytest.mark.parametrize("clip", [0.2, 0.0, -0.2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_clamp_between_options(clip, dtype, made):
+    """As torch's at its bounds, beyond them, and where the lower is above the upper; without a branch."""
+    assert "max_(" not in made["policy"].source
+    ratio = torch.tensor([0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 3.0, math.nan], dtype=dtype)
+    old, advantage = torch.zeros_like(ratio), torch.tensor([1.0, -2.0] * 4, dtype=dtype)
+    leaves = [ratio.log().requires_grad_() for _ in range(2)]
+    found = made["policy"](leaves[0], old, advantage, clip=clip, reduction="none")
+    expected = policy(leaves[1], old, advantage, clip=clip)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    found, expected = (torch.autograd.grad(v.sum(), x)[0] for v, x in zip((found, expected), leaves))
+    inside = (ratio - 1 - clip).abs().minimum((ratio - 1 + clip).abs()) > 1e-6  # rounding decides at a bound
+    torch.testing.assert_close(found[inside | ratio.isnan()], expected[inside | ratio.isnan()], equal_nan=True)
+
+
+def test_a_function_of_an_option_serves_where_the_kernel_does_not(made):
+    x, t = torch.randn(2, 6, dtype=torch.float64)
+    expected = ((x - t) / 3) ** 2 + math.log(3)
+    loss = made["of_scale"]
+    torch.testing.assert_close(loss(x, t, scale=3, reduction="none"), expected)
+    torch.testing.assert_close(torch.vmap(lambda a, b: loss(a, b, scale=3.0))(x, t), expected)
+    assert torch.autograd.gradgradcheck(lambda a: loss(a, t, scale=3.0), x.clone().requires_grad_())
+
+
+def test_a_score_of_a_distribution(made):
+    """By the integral that defines it."""
+    mean, log_scale, target = torch.tensor([[0.3, -1.0], [0.2, -0.4], [1.5, -3.0]], dtype=torch.float64)
+    grid = torch.linspace(-40, 40, 400_001, dtype=torch.float64).unsqueeze(1)
+    below = torch.distributions.Normal(mean, log_scale.exp()).cdf(grid) - (grid >= target).double()
+    expected = torch.trapezoid(below**2, grid, dim=0)
+    torch.testing.assert_close(made["crps"](mean, log_scale, target, reduction="none"), expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_of_quotients_are_at_their_places(dtype, made):
+    x = torch.arange(0, 2500, dtype=dtype)
+    t = torch.zeros_like(x)
+    torch.testing.assert_close(made["steps"](x, t, reduction="none"), steps(x, t), rtol=0, atol=0)
 
 
 # ---- What check finds. ----
@@ -364,6 +440,42 @@ def test_without_a_compiler_it_is_plain_pytorch(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.testing.assert_close(fourth(x.detach(), t, reduction="sum"), torch.relu(1 - x).pow(4).sum())
+
+
+def test_what_the_compiler_refuses_is_plain_pytorch(tmp_path, monkeypatch):
+    refusing = tmp_path / "refusing"
+    refusing.write_text("#!/bin/sh\necho no such standard >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", str(refusing))
+    monkeypatch.setattr(loss, "_warned", [])
+    made = custom.elementwise(lambda input, target: (input - target) ** 2 + 0.125, name="refused_one")
+    x, t = torch.randn(2, 5)
+    with pytest.warns(UserWarning, match="refused_one runs as plain PyTorch, since the compiler refused .*\nno such"):
+        torch.testing.assert_close(made(x, t), ((x - t) ** 2 + 0.125).mean())
+
+
+def test_the_compiler_may_have_words_of_its_own(monkeypatch):
+    for given, expected in (("env -u A c++", ["env", "-u", "A", "c++"]), ("", ["c++"])):
+        monkeypatch.setenv("CXX", given)
+        program, *words = builder.compiler()
+        assert [Path(program).name, *words] == expected
+
+
+def test_others_may_read_what_was_built(gallery_built):
+    entries = list(builder.folder().glob("custom_*.json"))
+    assert entries
+    mask = os.umask(0)
+    os.umask(mask)
+    assert all(path.stat().st_mode & 0o777 == 0o666 & ~mask for path in entries)
+
+
+def test_an_entry_that_is_no_entry_is_not_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    builder.folder().mkdir(parents=True)
+    for text in ("[]", "{}", "nonsense", '{"library": "gone.so"}'):
+        (builder.folder() / "custom_0.cpu.json").write_text(text)
+        assert builder.find("custom_0") is None
 
 
 def test_build_ahead(tmp_path, monkeypatch, gallery_built):

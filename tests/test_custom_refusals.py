@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 
 import gallery
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fused_losses import custom
 
 CONSTANT = torch.ones(3)
+TEMPERATURE = torch.nn.Parameter(torch.tensor(2.0))
 
 
 def reduces(input, target):
@@ -97,16 +101,82 @@ def draws(input, target):
     return input + torch.rand_like(target)
 
 
+def divides_by_columns(input, target, *, epsilon=0.1):
+    return input - target + epsilon / input.size(1)
+
+
+def asks_for_rows(input, target):
+    return input - target if input.shape[0] == 4 else target
+
+
+def asks_for_the_last_dimension(input, target):
+    return input * (2 if input.shape[-1] < 6 else 1) - target
+
+
+def squeezes(input, target):
+    return (input.squeeze(1) - target) ** 2
+
+
+def goes_through_numpy(input, target, *, scale=2.0):
+    return (input - target).abs() * float(np.log(1 + scale))
+
+
+def makes_a_list(input, target, *, scale=2.0):
+    return (input - target) * scale.tolist()
+
+
+def asks_what_an_option_is(input, target, *, alpha=0.25):
+    return (alpha * target if isinstance(alpha, float) else alpha) * input
+
+
+def learns_by_itself(input, target):
+    return (input - target) * TEMPERATURE.exp()
+
+
+def writes_into_an_argument(input, target):
+    return (input - target.clamp_(0, 1)) ** 2
+
+
+def writes_through_a_view(input, target):
+    target.view_as(input).mul_(2)
+    return input - target
+
+
+def picks_elements(input, target):
+    loss = (input - target) ** 2
+    loss[target == 0] *= 2
+    return loss
+
+
+def has_no_derivative(input, target):
+    return torch.lgamma(input) - target
+
+
 @pytest.mark.parametrize(
     "function, says",
     [
+        (divides_by_columns, r"divides_by_columns: cannot fuse a formula that depends on the tensors' shape"),
+        (asks_for_rows, r"asks_for_rows: cannot fuse a formula that depends on the tensors' shape"),
+        (asks_for_the_last_dimension, r"asks_for_the_last_dimension: cannot fuse a formula"),
+        (squeezes, r"squeezes: cannot fuse a formula that depends on the tensors' shape"),
+        (goes_through_numpy, r"goes_through_numpy: cannot fuse a NumPy or Python value .* write functions of torch"),
+        (makes_a_list, r"makes_a_list: cannot fuse a NumPy or Python value .* write functions of torch"),
+        (asks_what_an_option_is, r"asks_what_an_option_is: cannot fuse a formula of more than its tensors' elements"),
+        (learns_by_itself, r"learns_by_itself: cannot fuse a tensor that learns, from outside .*; write it as an arg"),
+        (writes_into_an_argument, r"cannot fuse torch.clamp_, which writes into an argument, in line \d+"),
+        (writes_through_a_view, r"cannot fuse torch.mul_, which writes into an argument, in line \d+"),
+        (picks_elements, r"picks_elements: cannot fuse torch.index in line \d+ .*; write torch.where"),
+        (has_no_derivative, r"has_no_derivative: cannot fuse a derivative that has torch.digamma; .* differentiable="),
         (reduces, r"reduces: cannot fuse torch.sum in line \d+ \(`return .*sum\(\)`\); write a loss for each element"),
         (branches, r"branches: cannot fuse torch.any in line \d+ .*; write a loss for each element"),
         (
             branches_on_values,
             r"branches_on_values: cannot fuse a branch .* in line \d+ \(`if d > 0:`\); write torch.where",
         ),
-        (branches_on_option, r"branches_on_option: cannot fuse a Python value made of a tensor's .* torch.where"),
+        (
+            branches_on_option,
+            r"branches_on_option: cannot fuse a Python value made of a tensor or an option.* torch.where",
+        ),
         (changes_shape, r"changes_shape: cannot fuse torch.select in line \d+"),
         (looks_back, r"looks_back: cannot fuse torch.cumsum in line \d+"),
         (captures, r"captures: cannot fuse a tensor from outside the function in line \d+ .*as an argument"),
@@ -139,6 +209,45 @@ def test_refused(function, says):
     with pytest.raises(ValueError, match=says) as raised:
         custom.elementwise(function)
     assert "\n" not in str(raised.value)
+
+
+def test_a_function_is_read_outside_of_every_mode_and_transform():
+    def read():
+        return custom.elementwise(lambda input, target: (input - target) ** 2 * torch.sinh(input), name="read").source
+
+    expected = read()
+    with FakeTensorMode():
+        assert read() == expected
+    found = []
+    torch.vmap(lambda x: found.append(read()) or x)(torch.ones(2))
+    torch.func.grad(lambda x: found.append(read()) or x)(torch.tensor(1.0))
+    assert found == [expected] * 2
+
+
+def test_no_name_of_an_argument_is_taken_but_those_of_a_module(custom_folder):
+    """Names that the wrapper or the checks might have had for themselves."""
+    run = custom.elementwise(lambda name, settings, *, op=1.0, Tensor=2.0: (name - settings) * op * Tensor, name="run")
+    x, t = torch.randn(2, 5)
+    torch.testing.assert_close(run(x, t, op=3.0), ((x - t) * 6).mean())
+    torch.testing.assert_close(run.Module(Tensor=1.0)(x, t), (x - t).mean())
+    for option in ("forward", "training", "type"):
+        function = lambda input, target: input - target  # noqa: E731
+        function.__signature__ = inspect.Signature(
+            [inspect.Parameter("input", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=1.0)]
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=f"expected options with names that no torch.nn.Module has, got {option}"):
+            custom.elementwise(function, name="loss")
+
+
+def test_a_long_formula_is_read_to_its_end():
+    def long(input, target):
+        x = (input - target).abs()
+        for _ in range(60):
+            x = x * x * 0.5 + x * 0.25
+        return torch.relu(x)
+
+    assert custom.elementwise(long).source  # what is looked up twice for each step takes for ever
 
 
 def test_without_its_source_a_function_is_read_all_the_same():

@@ -11,10 +11,12 @@ import ctypes
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -48,9 +50,9 @@ def find(name: str, device: str = "cpu") -> Path | None:
     """The library with the op `name` for a device, if it has been built."""
     try:
         entry = json.loads((folder() / f"{name}.{device}.json").read_text())
-    except (OSError, ValueError):
+        library = folder() / entry["library"]
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or not as it was written
         return None
-    library = folder() / entry["library"]
     return library if library.exists() else None
 
 
@@ -58,12 +60,17 @@ class NoCompiler(RuntimeError):
     """There is nothing to compile with."""
 
 
-def compiler() -> str:
-    """The C++ compiler, as for torch's extensions."""
-    for name in (os.environ["CXX"].split() or [""] if os.environ.get("CXX") else ["c++", "g++"])[:2]:
+class Refused(RuntimeError):
+    """The compiler does not take what it is given."""
+
+
+def compiler() -> list[str]:
+    """The C++ compiler and its own arguments, as for torch's extensions: $CXX, which may begin with ccache."""
+    given = shlex.split(os.environ.get("CXX", ""))
+    for name, *arguments in [given] if given else [["c++"], ["g++"]]:
         found = shutil.which(name)
         if found:
-            return found
+            return [found, *arguments]
     raise NoCompiler("no C++ compiler")
 
 
@@ -78,7 +85,7 @@ def nvcc() -> str | None:
 def build(losses: dict[str, Functor], device: str = "cpu", say=None) -> Path:
     """The library of these losses by the names of their ops, compiled unless it is there. say(sentence): before work.
 
-    Raises NoCompiler, or RuntimeError with the compiler's words.
+    Raises NoCompiler, or Refused with the compiler's words.
     """
     compiler() if device == "cpu" else None
     place = folder()
@@ -105,10 +112,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Nobody sees a part of the file."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="entry_", delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    """Nobody sees a part of the file, which others may read where the umask lets them."""
+    part = path.with_name(f"entry_{os.getpid()}_{threading.get_ident()}")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def families(losses: dict[str, Functor]) -> dict[str, dict[str, Functor]]:
@@ -130,7 +137,7 @@ def write_sources(place: Path, losses: dict[str, Functor], device: str) -> list[
 
 def compile_command(place: Path, device: str) -> list[str]:
     """But for "-c", the source and "-o"."""
-    command = [compiler(), *_build_flags.CXX_FLAGS, "-fPIC"] if device == "cpu" else [nvcc(), *_nvcc_flags()]
+    command = [*compiler(), *_build_flags.CXX_FLAGS, "-fPIC"] if device == "cpu" else [nvcc(), *_nvcc_flags()]
     isas = instruction_sets()
     only = [f"-DFL_ONLY_ISA={isas[0]}"] if len(isas) == 1 else []
     return [*command, "-DFL_CUSTOM", *only, *include_flags(place)]
@@ -156,7 +163,7 @@ def _compile(place: Path, losses: dict[str, Functor], device: str) -> Path:
         list(workers.map(run, objects))
     made, libraries = place / "library.so", Path(torch.__file__).parent / "lib"
     names = ["torch", "torch_cpu", *(["torch_cuda", "c10_cuda"] if device == "cuda" else []), "c10"]
-    linker = [compiler(), "-shared"] if device == "cpu" else [nvcc(), "-shared"]
+    linker = [*compiler(), "-shared"] if device == "cpu" else [nvcc(), "-shared"]
     _run([*linker, *(str(o) for _, o in objects), f"-L{libraries}", *(f"-l{n}" for n in names), "-o", str(made)])
     return made
 
@@ -199,8 +206,8 @@ def jobs() -> int:
 def _run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
-        said = "\n".join((done.stderr or done.stdout).splitlines()[:20])
-        raise RuntimeError(f"fused_losses.custom: the compiler refused a generated source:\n{said}")
+        said = "\n".join((done.stderr or done.stdout).splitlines()[:20]) or f"exit status {done.returncode}"
+        raise Refused(f"the compiler refused a generated source:\n{said}")
 
 
 @cache

@@ -8,7 +8,7 @@ from .. import _checks
 from .._options import IgnoreIndex
 from ..losses._shared import accumulate, elementwise_shape, readable, reduce_weighted, without
 from .functors import elementwise_functor
-from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
+from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
 from .tracer import differentiate, trace
 
 
@@ -47,7 +47,7 @@ def elementwise(
         raise ValueError(f"{name}: expected a second tensor whose elements are ignored, got {len(tensors)} tensor")
 
     def formula(dtype):
-        value = trace(name, function, tensors, options, dtype)
+        value = trace(name, function, tensors, signature.options, dtype)
         return value, dict(zip(wanted, differentiate(value, wanted, function)))
 
     def plain(**given):
@@ -56,7 +56,7 @@ def elementwise(
         if index is not None:
             ignored = values[1] == index
             *values, weight = without(ignored, *values, weight)
-        loss = function(*values, **{o: given[o] for o in options})
+        loss = function(*values, **as_read(given, options))
         return reduce_weighted(loss, weight, given["reduction"], ignored)
 
     functor = elementwise_functor(formula, tensors, wanted, options, ignores)
@@ -85,6 +85,6 @@ def elementwise(
     parameters += [keyword("ignore_index", None)] * ignores
     kinds = option_kinds(signature) | ({"ignore_index": IgnoreIndex()} if ignores else {})
     return publish(
-        custom, function, parameters, kinds, with_signature(check, "name", *tensors, "weight"),
+        custom, function, parameters, kinds, with_signature(check, "_fl_name", *tensors, "weight"),
         with_signature(operands, *tensors, "weight"), tensors,
     )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from .expressions import LEAVES, Expr, const, is_nonnegative, make, node, postorder
+from .expressions import COMPARISONS, LEAVES, Expr, const, make, node, postorder
 
 _LOGISTIC = {"sigmoid": "p", "not_sigmoid": "q", "softplus": "softplus_pos", "softplus_neg": "softplus_neg"}
 _INFIX = {
@@ -21,6 +22,7 @@ _CALLS = {
     "exp_minus_abs": "exp_minus_abs",
     "log_not": "log1p_neg",
 }
+_STEPS = frozenset({*COMPARISONS, "floor", "ceil", "trunc", "round"})
 _COSTLY = frozenset({
     "exp", "expm1", "log", "log_not", "log1p", "tanh", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
     "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "atan2", "power_of_log", "exp_minus_abs", "sigmoid_terms",
@@ -36,7 +38,10 @@ def work_of(statements: Sequence[Expr]) -> str:
 def lowered(roots: Iterable[Expr]) -> list[Expr]:
     """With powers as exponentials of logarithms, quotients by what options decide as products, and all that is logistic
     in one x as parts of one `sigmoid_terms`."""
-    return _rebuilt(_lower, _rebuilt(_power_by_logarithm, roots))
+    roots = _rebuilt(_power_by_logarithm, roots)
+    # A unit in the last place of a quotient is a whole step there.
+    exact = {*postorder(a for e in postorder(roots) if e.op in _STEPS for a in e.args)}
+    return _rebuilt(functools.partial(_lower, exact=exact), roots)
 
 
 def _rebuilt(rule: Callable[[Expr, list[Expr]], Expr], roots: Iterable[Expr]) -> list[Expr]:
@@ -52,15 +57,15 @@ def _power_by_logarithm(e: Expr, args: list[Expr]) -> Expr:
     if e.op != "pow" or not e.varies:
         return make(e.op, *args)
     x, y = args
-    if is_nonnegative(x):
+    if x.nonnegative:
         return node("power_of_log", make("log", x), y)
     return node("power_of_sign", node("power_of_log", make("log", make("abs", x)), y), x, y)
 
 
-def _lower(e: Expr, args: list[Expr]) -> Expr:
+def _lower(e: Expr, args: list[Expr], exact: set[Expr]) -> Expr:
     if e.op == "detach":
         return args[0]
-    if e.op == "div" and e.varies and not args[1].varies:
+    if e.op == "div" and e.varies and not args[1].varies and e not in exact:
         return make("mul", args[0], make("div", 1, args[1]))
     if e.op in _LOGISTIC and e.varies:
         return node(f"part_{e.op}", node("sigmoid_terms", *args))
@@ -164,7 +169,7 @@ class _Writer:
         if op == "where":
             by_options = e.varies and not e.args[0].varies
             return f"choose({', '.join(args)})" if by_options else f"({args[0]} ? {args[1]} : {args[2]})"
-        if op in ("at_least", "at_most") and e.args[1].op == "const":
+        if op in ("at_least", "at_most") and _is_number(e.args[1]):
             return f"{op}_({args[0]}, {args[1]})"
         if op in ("power_of_log", "power_of_sign"):
             return f"{op}({', '.join(args)})"
@@ -175,6 +180,11 @@ class _Writer:
         if op in _LOGISTIC:  # of options alone
             return f"sigmoid_terms({args[0]}).{_LOGISTIC[op]}"
         return f"{_CALLS.get(op, op + '_')}({', '.join(args)})"
+
+
+def _is_number(bound: Expr) -> bool:
+    """Surely not NaN: options are finite. With such a bound gcc makes vectors where it else makes branches."""
+    return all(e.op in ("const", "option", "add", "sub", "mul", "neg", "abs") for e in postorder([bound]))
 
 
 def _bare(text: str) -> str:

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 class Expr:
     """An operation and its arguments: expressions, the number of a "const", the name of a "tensor" or "option"."""
 
-    __slots__ = ("args", "op", "serial", "varies")
+    __slots__ = ("args", "nonnegative", "op", "serial", "varies")
 
     def __init__(self, op: str, args: tuple, serial: int):
         self.op, self.args, self.serial = op, args, serial
         # Whether it may differ from element to element.
         self.varies = op == "tensor" or (op not in LEAVES and any(a.varies for a in args))
+        self.nonnegative = _is_nonnegative(op, args)  # surely not below 0 (NaN aside)
 
     @property
     def is_bool(self) -> bool:
@@ -115,17 +116,16 @@ def boolean(e: Expr) -> Expr:
     return e if e.is_bool else make("ne", e, const(0))
 
 
-def is_nonnegative(e: Expr) -> bool:
-    """Surely not below 0 (NaN aside)."""
-    if e.op == "const":
-        return e.args[0] >= 0
-    if e.op in ("exp", "abs", "sqrt", "sigmoid", "not_sigmoid", "softplus", "softplus_neg"):
+def _is_nonnegative(op: str, args: tuple) -> bool:
+    if op == "const":
+        return args[0] >= 0
+    if op in ("exp", "abs", "sqrt", "sigmoid", "not_sigmoid", "softplus", "softplus_neg", "relu"):
         return True
-    if e.op in ("add", "mul", "div", "minimum", "at_most"):
-        return all(map(is_nonnegative, e.args)) or (e.op == "mul" and e.args[0] is e.args[1])
-    if e.op in ("maximum", "at_least", "relu"):
-        return e.op == "relu" or any(map(is_nonnegative, e.args))
-    return e.op == "where" and all(map(is_nonnegative, e.args[1:]))
+    if op in ("add", "mul", "div", "minimum", "at_most"):
+        return all(a.nonnegative for a in args) or (op == "mul" and args[0] is args[1])
+    if op in ("maximum", "at_least"):
+        return any(a.nonnegative for a in args)
+    return op == "where" and all(a.nonnegative for a in args[1:])
 
 
 def make(op: str, *args) -> Expr:
@@ -215,7 +215,7 @@ def _div(a, b):
     value = number(b)
     if value == 1:
         return a
-    if value is not None and value != 0 and 1e-30 < abs(value) < 1e30:
+    if value is not None and abs(math.frexp(value)[0]) == 0.5 and 1e-30 < abs(value) < 1e30:  # a power of two
         return make("mul", a, 1 / value)
     for x, y in ((a, b), (b, a)):
         if x.op == "neg":
@@ -281,7 +281,11 @@ def _where(condition, a, b):
     if condition.op == "not":
         return make("where", condition.args[0], b, a)
     clamped = _clamped_within(condition, a, b)
-    return None if clamped is None else node("where", node("eq", clamped, condition.args[0]), a.args[1], b)
+    if clamped is None:
+        return None
+    ordered = make("le", condition.args[1], clamped.args[1])  # what options decide is no part of the loop
+    inside = node("where", node("eq", clamped, condition.args[0]), a.args[1], b)
+    return inside if ordered.op == "true" else node("where", ordered, inside, b)
 
 
 def _clamped_within(condition, a, b) -> Expr | None:
@@ -290,8 +294,8 @@ def _clamped_within(condition, a, b) -> Expr | None:
     if condition.op != "ge" or a.op != "where" or a.args[2] is not b or a.args[0].op != "le":
         return None
     low, (raised, high) = condition.args[1], a.args[0].args
-    ordered = None not in (number(low), number(high)) and number(low) <= number(high)
-    return node("at_most", raised, high) if ordered and raised is node("at_least", *condition.args) else None
+    fits = not low.varies and not high.varies and raised is node("at_least", *condition.args)
+    return node("at_most", raised, high) if fits and make("le", low, high).op != "false" else None
 
 
 def _of_truth(absorbing: str, neutral: str):
@@ -325,23 +329,23 @@ RULES: dict[str, Callable] = {
     "sigmoid": _mirrored("not_sigmoid"), "not_sigmoid": _mirrored("sigmoid"),
     "softplus": _mirrored("softplus_neg"), "softplus_neg": _mirrored("softplus"),
     "maximum": _commutes("maximum"), "minimum": _commutes("minimum"),
-    "relu": lambda x: x if is_nonnegative(x) else None,
-    "abs": lambda x: make("abs", x.args[0]) if x.op == "neg" else x if is_nonnegative(x) else None,
+    "relu": lambda x: x if x.nonnegative else None,
+    "abs": lambda x: make("abs", x.args[0]) if x.op == "neg" else x if x.nonnegative else None,
 }  # fmt: skip
 
 
 def postorder(roots) -> list[Expr]:
     """Every expression below `roots` once, arguments before what uses them."""
     seen: dict[Expr, None] = {}
-
-    def visit(e: Expr) -> None:
-        if e not in seen:
-            for a in () if e.op in LEAVES else e.args:
-                visit(a)
-            seen[e] = None
-
     for root in roots:
-        visit(root)
+        waiting = [root]
+        while waiting:
+            e = waiting[-1]
+            before = [] if e.op in LEAVES else [a for a in e.args if a not in seen]
+            if before:
+                waiting += reversed(before)
+            else:
+                seen[waiting.pop()] = None
     return list(seen)
 
 

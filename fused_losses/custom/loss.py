@@ -55,6 +55,8 @@ class Signature:
             raise ValueError(f"{name}: expected at most {MOST_OPTIONS} options, got {len(self.options)}")
 
     def _add_option(self, name: str, p: inspect.Parameter) -> None:
+        if hasattr(LossModule, p.name) or p.name == "training":
+            raise ValueError(f"{name}: expected options with names that no torch.nn.Module has, got {p.name}")
         if p.default is p.empty or isinstance(p.default, bool) or not isinstance(p.default, (int, float)):
             given = "none" if p.default is p.empty else repr(p.default)
             raise TypeError(f"{name}: expected option {p.name} to have a number as its default, got {given}")
@@ -101,6 +103,8 @@ class CustomLoss:
                     return self._stay_plain(f"{missing} was found and no build of it is there")
                 except OSError as error:
                     return self._stay_plain(f"its folder cannot be written ({error})")
+                except builder.Refused as error:
+                    return self._stay_plain(str(error))
             self._load(library)
         self._use_compiled()
 
@@ -119,9 +123,22 @@ class CustomLoss:
             _with_fakes.add(qualified)
             register_fakes(qualified, self.op, self.shape, self.saved_shapes)
             register_derivative(qualified, self.op)
-        self.op.forward, self.op.backward, self.op.run = forward, backward, direct_call(forward)
+        self.op.forward, self.op.backward, self.op.run = forward, backward, self._saying_its_name(direct_call(forward))
         self.op.exported = builder.op(self.op_name, overload="exported")
         self.ready = True
+
+    def _saying_its_name(self, run: Callable) -> Callable:
+        """The op, whose errors of values name the loss and not its digest."""
+
+        def named(*arguments):
+            try:
+                return run(*arguments)
+            except (IndexError, RuntimeError) as error:
+                if self.op_name not in str(error):
+                    raise
+                raise type(error)(str(error).replace(self.op_name, self.name)) from None
+
+        return named
 
     def _stay_plain(self, reason: str) -> None:
         if not _warned:
@@ -230,6 +247,11 @@ def with_signature(function: Callable, *names: str) -> Callable:
     """`function`, called with positional arguments, as one of these names."""
     function.__signature__ = inspect.Signature([positional(n) for n in names])
     return function
+
+
+def as_read(given: dict, options: Sequence[str]) -> dict:
+    """Options as a function was read with them, as tensors without dimensions: torch.log of one is no error."""
+    return {o: torch.full((), given[o], dtype=torch.float64) for o in options}
 
 
 def option_kinds(signature: Signature) -> dict:

@@ -19,7 +19,7 @@ from ..losses.overlap import (
     sums_shape,
 )
 from .functors import overlap_functor
-from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
+from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
 from .tracer import differentiate, trace
 
 DEFAULTS = {"activation": "sigmoid", "squared": False, "batch": False, "include_background": True, "ignore_index": None}
@@ -46,7 +46,7 @@ def overlap(function: Callable | None = None, *, name: str | None = None) -> Cal
     options = list(signature.options)
 
     def formula(_):
-        loss = trace(name, function, sums, [*count, *options], torch.float64)
+        loss = trace(name, function, sums, {**dict.fromkeys(count, 9.0), **signature.options}, torch.float64)
         return [loss, *differentiate(loss, sums[:2], function)]
 
     def plain(input, target, weight=None, *, reduction, activation, squared, batch, include_background, ignore_index,
@@ -57,7 +57,7 @@ def overlap(function: Callable | None = None, *, name: str | None = None) -> Cal
         values = [found.intersection, found.predicted, found.true]
         if found.nothing is not None:  # neither a value nor a derivative of the function there
             values = [v.masked_fill(found.nothing, 1) for v in values]
-        loss = function(*values, *positions, **{o: chosen[o] for o in options}).to(found.dtype)
+        loss = function(*values, *positions, **as_read(chosen, options)).to(found.dtype)
         return reduce_regions(loss if found.nothing is None else loss.masked_fill(found.nothing, 0), found, reduction)
 
     functor = overlap_functor(formula, sums, count, options)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .. import _checks
 from ..losses._shared import accumulate, reduce, rows_shape
 from .functors import row_sums_functor
-from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
+from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
 from .tracer import differentiate, trace
 
 
@@ -33,15 +33,15 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
         raise ValueError(f"{name}: expected a target with a name of its own, got {labels[0]}, a tensor of the term")
 
     def formula(dtype):
-        value = trace(name, term, tensors, list(of_term.options), dtype)
-        loss = trace(name, function, of_sum.tensors, list(of_sum.options), dtype)
+        value = trace(name, term, tensors, of_term.options, dtype)
+        loss = trace(name, function, of_sum.tensors, of_sum.options, dtype)
         return value, differentiate(value, tensors, term), loss, differentiate(loss, of_sum.tensors[:1], function)[0]
 
     def plain(reduction, **given):
         values = accumulate(*(given[t] for t in [*tensors, *labels]))
-        terms = term(*values[: len(tensors)], **{o: given[o] for o in of_term.options})
+        terms = term(*values[: len(tensors)], **as_read(given, of_term.options))
         total = terms.flatten(1).sum(1) if terms.dim() > 1 else terms
-        return reduce(function(total, *values[len(tensors) :], **{o: given[o] for o in of_sum.options}), reduction)
+        return reduce(function(total, *values[len(tensors) :], **as_read(given, of_sum.options)), reduction)
 
     functor = row_sums_functor(formula, tensors, of_sum.tensors, list(defaults))
     slots = (*(tensors + [None] * 3)[:4], labels[0] if labels else None)
@@ -64,6 +64,6 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
     parameters += [keyword("reduction", "mean")]
     kinds = option_kinds(of_term) | option_kinds(of_sum)
     return publish(
-        custom, function, parameters, kinds, with_signature(check, "name", *tensors, *labels),
+        custom, function, parameters, kinds, with_signature(check, "_fl_name", *tensors, *labels),
         with_signature(operands, *tensors, *labels), [*tensors, *labels],
     )  # fmt: skip

@@ -16,7 +16,7 @@ from ..losses.classification import (
     smoothed,
 )
 from .functors import softmax_functor
-from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
+from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
 from .tracer import trace_with_slope
 
 
@@ -55,9 +55,11 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
 
     def _of_classes(x, dim, chosen):
         log_p = x.log_softmax(dim)
-        return function(log_p, log_p.exp(), **{o: chosen[o] for o in options})
+        return function(log_p, log_p.exp(), **as_read(chosen, options))
 
-    functor = softmax_functor(lambda dtype: trace_with_slope(name, function, tensors, options, dtype), tensors, options)
+    functor = softmax_functor(
+        lambda dtype: trace_with_slope(name, function, tensors, signature.options, dtype), tensors, options
+    )
     custom = CustomLoss(
         name, functor, plain, slots=("input", "target", "weight"),
         options=[*options, "ignore_index", "label_smoothing"], shape=row_shape,
@@ -75,7 +77,7 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
         "ignore_index": IgnoreIndex(classes=True), "label_smoothing": Number(low=0, high=1),
     }  # fmt: skip
     check = with_signature(
-        lambda *values: check_cross_entropy(*values), "name", "input", "target", "weight", "ignore_index"
+        lambda *values: check_cross_entropy(*values), "_fl_name", "input", "target", "weight", "ignore_index"
     )
     operands = with_signature(operands, "input", "target", "weight")
     return publish(custom, function, parameters, kinds, check, operands, ("input", "target"))

@@ -6,6 +6,7 @@ Tensors without data would do, but for the seconds that PyTorch takes to get rea
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import sys
 import traceback
@@ -15,17 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from .._torch_private import RecordingMode, core_decompositions
+from .._torch_private import RecordingMode, core_decompositions, outside_modes
 from .expressions import Expr, const, evaluate, lift, make, node, postorder, real
 from .operations import OPERATIONS
 
-SHAPES = (2, 3), (4, 3, 2)  # of the tensors that a function is traced with, once each
+SHAPES = (2, 3), (4, 5, 7)  # of the tensors that a function is traced with, once each
 
 _REDUCTIONS = ("sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "logsumexp", "_softmax", "_log_softmax",
                "linalg_vector_norm", "any", "all", "argmax", "std", "var", "cumsum")  # fmt: skip
 _INSTEAD = {
     **dict.fromkeys(_REDUCTIONS, "a loss for each element, which `reduction` then reduces"),
     "_local_scalar_dense": "torch.where for a branch on a value and torch's functions of tensors for math's",
+    **dict.fromkeys(("_softmax", "_log_softmax", "logsumexp"), "a loss of an element, or of log p by custom.softmax"),
+    **dict.fromkeys(("index", "index_put", "masked_select", "masked_scatter"), "torch.where for a part of a tensor"),
     **dict.fromkeys(("lt", "rand_like", "randn_like", "bernoulli", "native_dropout"), "noise as one more tensor"),
 }  # fmt: skip
 
@@ -34,10 +37,16 @@ class FormulaError(ValueError):
     """The function is no loss that can be fused: one sentence that says why, and where."""
 
 
-class _LogitLosses(TorchFunctionMode):
-    """PyTorch's composite of the logistic loss in the terms that are rewritten and shared."""
+class _Functions(TorchFunctionMode):
+    """PyTorch's composite of the logistic loss in the terms that are rewritten and shared; no way out to NumPy."""
+
+    def __init__(self, recorder: _Recorder):
+        super().__init__()
+        self.recorder = recorder
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("__array__", "__array_wrap__", "numpy", "tolist"):
+            self.recorder.refuse("a NumPy or Python value made of a tensor or an option", "functions of torch")
         if func is F.binary_cross_entropy_with_logits:
             return _binary_cross_entropy_with_logits(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -60,6 +69,7 @@ class _Recorder(RecordingMode):
         self.name, self.code, self.shape = name, function.__code__, shape
         self.known: dict[int, Expr] = {}
         self.alive: list[torch.Tensor] = []  # a storage that is freed could be another's
+        self.given: set[int] = set()  # storages of the arguments
 
     def name_tensor(self, tensor: torch.Tensor, e: Expr, in_place: bool = False) -> torch.Tensor:
         """The tensor, known as `e`; a copy where it is a view of something else, which keeps its own expression."""
@@ -74,6 +84,8 @@ class _Recorder(RecordingMode):
         if not isinstance(value, torch.Tensor):
             return value
         found = self.known.get(value.untyped_storage()._cdata)
+        if found is None and value.requires_grad:
+            self.refuse("a tensor that learns, from outside the function", "it as an argument")
         if found is None and value.dim() == 0:
             return lift(value.item())
         if found is None:
@@ -101,6 +113,9 @@ class _Recorder(RecordingMode):
             return self.detach(func, *args)
         if name not in OPERATIONS:
             return self.decomposed(func, name, args, kwargs)
+        in_place = packet != name or name in ("copy", "fill", "zero")
+        if in_place and args[0].untyped_storage()._cdata in self.given:
+            self.refuse(f"torch.{packet}, which writes into an argument,", "the operation that makes a tensor")
         given = [self.expression(a) for a in args]
         try:
             found = OPERATIONS[name](*given, **{k: self.expression(v) for k, v in kwargs.items()})
@@ -110,7 +125,6 @@ class _Recorder(RecordingMode):
             self.refuse(f"torch.{name} of these dtypes or arguments, or reduced,")
         out = func(*args, **kwargs)
         results, named = out if isinstance(out, (tuple, list)) else (out,), []
-        in_place = packet != name or name in ("copy", "fill", "zero")
         for tensor, e in zip(results, found if isinstance(found, tuple) else (found,)):
             if tensor.dim() and tuple(tensor.shape) != self.shape and tensor.numel():
                 self.refuse(f"torch.{name}, which changes the shape,")
@@ -128,37 +142,87 @@ class _Recorder(RecordingMode):
         """An operation that PyTorch knows how to write with others."""
         rule = None if name in _INSTEAD else core_decompositions().get(func)
         if rule is None:
-            shown = "a Python value made of a tensor's" if name == "_local_scalar_dense" else f"torch.{name.strip('_')}"
+            shown = f"torch.{name.strip('_')}"
+            if name == "_local_scalar_dense":
+                shown = "a Python value made of a tensor or an option, which is one while the function is read,"
+            if self.backward:
+                raise FormulaError(
+                    f"{self.name}: cannot fuse a derivative that has {shown}; name the tensors whose gradients are "
+                    "wanted by differentiable="
+                )
             self.refuse(shown, _INSTEAD.get(name, "pointwise operations of torch"))
         with self:
             return rule(*args, **kwargs)
 
 
-def _example(dtype: torch.dtype, shape: tuple[int, ...] = ()) -> torch.Tensor:
+def _example(dtype: torch.dtype, shape: tuple[int, ...] = (), learns: bool = False) -> torch.Tensor:
     """A tensor to trace with; what is in it is nobody's business."""
-    return torch.full(shape, 0.5, dtype=dtype, device="cpu")
+    return torch.full(shape, 0.5, dtype=dtype, device="cpu", requires_grad=learns)
 
 
-def trace(name: str, function: Callable, tensors: Sequence[str], options: Sequence[str], dtype: torch.dtype) -> Expr:
-    """The value of `function` at one element. Raises FormulaError where it is no pointwise formula."""
-    found, other = (_traced(name, function, tensors, options, dtype, shape) for shape in SHAPES)
-    if found is not other:
-        raise FormulaError(
-            f"{name}: cannot fuse a formula that depends on the tensors' shape; write a number of elements as an option"
-        )
+def trace(name: str, function: Callable, tensors: Sequence[str], options: dict[str, float], dtype: torch.dtype) -> Expr:
+    """The value of `function` at one element; options: with their defaults. Raises FormulaError where it is no
+    pointwise formula, or is another than was read."""
+    with outside_modes():
+        found, other = (_traced(name, function, tensors, options, dtype, shape) for shape in SHAPES)
+        if found is not other:
+            _refuse_shape(name)
+        if dtype is torch.float64:
+            _confirm(name, function, found, tensors, options)
     return found
+
+
+def _refuse_shape(name: str) -> None:
+    raise FormulaError(
+        f"{name}: cannot fuse a formula that depends on the tensors' shape; write a number of elements as an option"
+    )
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _confirm(name: str, function: Callable, value: Expr, tensors: Sequence[str], options: dict[str, float]) -> None:
+    """Runs the function on other shapes and values, its options as tensors, as it was read, and as plain numbers."""
+    random = torch.Generator().manual_seed(0)
+    numbers = [dict(options), {o: 1.25 * d + 0.3 for o, d in options.items()}]
+    for shape in ((5,), (4, 1), (2, 3, 6)):
+        unit = [0.05 + 0.9 * torch.rand(shape, generator=random, dtype=torch.float64) for _ in tensors]
+        any_sign = [torch.randn(shape, generator=random, dtype=torch.float64) for _ in tensors]
+        for given, chosen in itertools.product((unit, any_sign), numbers):
+            as_tensors = {o: torch.tensor(d, dtype=torch.float64) for o, d in chosen.items()}
+            for kind in (as_tensors, chosen):
+                try:
+                    written = function(*(t.clone() for t in given), **kind)
+                    read = evaluate(value, {**dict(zip(tensors, given)), **as_tensors})
+                except Exception:  # of values or a kind of option that the function is not for
+                    continue
+                _compare(name, written, torch.as_tensor(read).to(torch.float64).expand(shape))
+
+
+def _compare(name: str, written, read: torch.Tensor) -> None:
+    if not isinstance(written, torch.Tensor) or written.shape != read.shape:
+        _refuse_shape(name)
+    close = torch.isclose(written.to(read.dtype), read, rtol=1e-5, atol=1e-8, equal_nan=True)
+    if not close.all():
+        there, found = (float(t[~close][0]) for t in (written, read))
+        raise FormulaError(
+            f"{name}: cannot fuse a formula of more than its tensors' elements and its options (it gives {there:g} "
+            f"where what was read of it gives {found:g}); write it without shapes, NumPy and the types of options"
+        )
 
 
 @torch.inference_mode(False)
 def _traced(name, function, tensors, options, dtype, shape) -> Expr:
     recorder = _Recorder(name, function, shape)
     given = [recorder.name_tensor(_example(dtype, shape), node("tensor", t)) for t in tensors]
+    recorder.given = set(recorder.known)
     chosen = {o: recorder.name_tensor(_example(torch.float64), node("option", o)) for o in options}
     try:
-        with _LogitLosses(), recorder, torch.enable_grad():
+        with _Functions(recorder), recorder, torch.enable_grad():
             out = function(*given, **chosen)
     except FormulaError:
         raise
+    except RecursionError as error:
+        raise FormulaError(f"{name}: expected a formula of fewer operations, got one beyond Python's stack") from error
     except Exception as error:
         said = (str(error).strip() or "no message").splitlines()[0]
         if said.startswith("Boolean value of Tensor"):
@@ -172,13 +236,18 @@ def _traced(name, function, tensors, options, dtype, shape) -> Expr:
     return real(recorder.expression(out))
 
 
-@torch.inference_mode(False)
 def differentiate(value: Expr, wanted: Sequence[str], function: Callable) -> list[Expr]:
     """The derivatives of `value` with respect to the tensors `wanted`, by PyTorch's rules."""
+    with outside_modes():
+        return _differentiated(value, wanted, function)
+
+
+@torch.inference_mode(False)
+def _differentiated(value: Expr, wanted: Sequence[str], function: Callable) -> list[Expr]:
     recorder, given = _Recorder(function.__name__, function), {}
     for e in postorder([value]):
         if e.op in ("tensor", "option"):  # of one element: nothing is broadcast, and torch asks nothing of shapes
-            given[e.args[0]] = recorder.name_tensor(_example(torch.float64).requires_grad_(e.op == "tensor"), e)
+            given[e.args[0]] = recorder.name_tensor(_example(torch.float64, learns=e.op == "tensor"), e)
     active = [t for t in wanted if t in given]
     if not active:
         return [const(0)] * len(wanted)
@@ -193,7 +262,7 @@ def differentiate(value: Expr, wanted: Sequence[str], function: Callable) -> lis
 
 
 def trace_with_slope(
-    name: str, function: Callable, tensors: Sequence[str], options: Sequence[str], dtype: torch.dtype
+    name: str, function: Callable, tensors: Sequence[str], options: dict[str, float], dtype: torch.dtype
 ) -> list[Expr]:
     """The value of a function of log p and p, and its derivative by log p, by which p has the derivative p."""
     value = trace(name, function, tensors, options, dtype)
