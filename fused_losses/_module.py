@@ -41,7 +41,9 @@ class LossModule(nn.Module):
         # The names that help() shows, and torch.export asks for in dynamic_shapes.
         named = inspect.Parameter.POSITIONAL_OR_KEYWORD
         cls.__init__ = _showing(cls.__init__, cls.options.parameters.values())
-        cls.forward = _showing(cls.forward, [parameters[name].replace(kind=named) for name in tensors])
+        cls.forward = _with_names(
+            cls.forward, f"{cls.__name__}.forward", [parameters[name].replace(kind=named) for name in tensors]
+        )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -59,6 +61,8 @@ class LossModule(nn.Module):
         if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
             return self.register_buffer(name, value, getattr(value, "persistent", True))  # nn.Buffer says whether
         self._forget(name)
+        if type(value).__module__ == "numpy" and type(value).__name__ != "ndarray" and hasattr(value, "item"):
+            value = value.item()  # a NumPy scalar, which Dynamo takes for an array
         return super().__setattr__(name, value)
 
     def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
@@ -109,3 +113,17 @@ def _showing(method: Callable, parameters) -> Callable:
     shown.__signature__ = inspect.Signature([own, *parameters])
     shown.__name__, shown.__doc__ = method.__name__, method.__doc__
     return shown
+
+
+def _with_names(method: Callable, qualified_name: str, parameters) -> Callable:
+    """A method that takes `parameters`, and no others, and hands them on by position: torch.fx reads its code."""
+    names = [p.name for p in parameters]
+    taken = [name if p.default is p.empty else f"{name}=..." for name, p in zip(names, parameters)]
+    source = f"def named(self, {', '.join(taken)}):\n    return _fl_method(self, {', '.join(names)})\n"
+    namespace = {"_fl_method": method}
+    exec(source, namespace)
+    named = namespace["named"]
+    named.__defaults__ = tuple(p.default for p in parameters if p.default is not p.empty) or None
+    named.__name__, named.__qualname__, named.__doc__ = method.__name__, qualified_name, method.__doc__
+    named.__module__ = method.__module__
+    return named

@@ -234,6 +234,8 @@ def test_symbolic_trace():
     assert node.kwargs["squared"] is True
     x, t = torch.randn(2, 3, 5), torch.rand(2, 3, 5)
     assert torch.equal(traced(x, t), F.dice_loss(x * 2, t, squared=True))
+    alone = fused_losses.DiceLoss(squared=True)
+    assert torch.equal(torch.fx.symbolic_trace(alone)(x, t), alone(x, t))
 
 
 @pytest.mark.promise(

@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from cases import each_case, each_in, each_variant
@@ -101,11 +102,24 @@ def test_signatures(function):
 def test_what_a_call_does_not_take():
     x, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     criterion = fused_losses.CrossEntropyLoss()
-    with pytest.raises(TypeError, match="CrossEntropyLoss: expected the tensors input, target in a call, got weight"):
+    with pytest.raises(TypeError, match=r"CrossEntropyLoss.forward\(\) got an unexpected keyword argument 'weight'"):
         criterion(x, target, weight=torch.ones(3))
-    with pytest.raises(TypeError, match="CrossEntropyLoss: expected input once, got it by position and by name"):
+    with pytest.raises(TypeError, match=r"CrossEntropyLoss.forward\(\) got multiple values for argument 'input'"):
         criterion(x, target, input=x)
+    for given, says in (({"weight": torch.ones(3)}, "expected the tensors input, target in a call, got weight"),
+                        ({"input": x}, "expected input once, got it by position and by name")):  # fmt: skip
+        with pytest.raises(TypeError, match=f"CrossEntropyLoss: {says}"):
+            F.explain(criterion, x, target, **given)
     assert torch.equal(criterion(target=target, input=x), F.cross_entropy(x, target))
+
+
+@pytest.mark.parametrize("delta", [np.float64(0.5), np.float32(0.5), np.int64(1)])
+def test_a_numpy_scalar_is_a_number_also_where_it_is_compiled(delta):
+    criterion, x, t = fused_losses.HuberLoss(delta=delta), *torch.randn(2, 4, 3)
+    expected = F.huber_loss(x, t, delta=float(delta))
+    assert type(criterion.delta) in (int, float)
+    torch.testing.assert_close(criterion(x, t), expected)
+    torch.testing.assert_close(torch.compile(criterion, backend="aot_eager", fullgraph=True)(x, t), expected)
 
 
 def test_subclass():

@@ -55,7 +55,7 @@ class Signature:
             raise ValueError(f"{name}: expected at most {MOST_OPTIONS} options, got {len(self.options)}")
 
     def _add_option(self, name: str, p: inspect.Parameter) -> None:
-        if hasattr(LossModule, p.name) or p.name == "training":
+        if hasattr(LossModule, p.name) or p.name in ("training", "tensors", "options", "function"):
             raise ValueError(f"{name}: expected options with names that no torch.nn.Module has, got {p.name}")
         if p.default is p.empty or isinstance(p.default, bool) or not isinstance(p.default, (int, float)):
             given = "none" if p.default is p.empty else repr(p.default)
