@@ -470,6 +470,21 @@ def test_others_may_read_what_was_built(gallery_built):
     assert all(path.stat().st_mode & 0o777 == 0o666 & ~mask for path in entries)
 
 
+def test_a_library_that_is_none_is_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("FUSED_LOSSES_CUSTOM_ISA", "native")
+    made = custom.elementwise(lambda input, target: (input - target) ** 2 * 0.625, name="damaged")
+    builder.folder().mkdir(parents=True)
+    broken = builder.folder() / "broken.cpu.so"
+    broken.write_bytes(b"")
+    (builder.folder() / f"{made.custom.op_name}.cpu.json").write_text('{"library": "broken.cpu.so"}')
+    x, t = torch.randn(2, 5, requires_grad=True)
+    found = made(x, t)
+    assert "FusedLoss" in found.grad_fn.name()
+    torch.testing.assert_close(found, ((x - t) ** 2 * 0.625).mean())
+    assert not broken.exists()
+
+
 def test_an_entry_that_is_no_entry_is_not_found(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     builder.folder().mkdir(parents=True)

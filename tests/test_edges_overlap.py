@@ -376,3 +376,13 @@ def test_a_target_of_nothing_hides_no_nan(absent, device):
     x[0, 1, 2] = torch.nan
     value, _ = value_and_gradient(F.dice_cross_entropy_loss, x, torch.zeros_like(x), absent=absent)
     assert value.isnan()
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("name", ["dice_loss", "dice_cross_entropy_loss", "dice_focal_loss"])
+def test_without_classes_the_mean_is_that_of_nothing(name, activation):
+    """Of the kernel, of the reference, and of the reference in the kernel's place."""
+    function, empty = getattr(F, name), torch.empty(2, 0, 3)
+    for call in (function, function.reference, torch.vmap(function)):
+        given = empty.unsqueeze(0) if call not in (function, function.reference) else empty
+        assert call(given, given, activation=activation).isnan().all()

@@ -109,10 +109,13 @@ class CustomLoss:
         self._use_compiled()
 
     def _load(self, library) -> None:
-        """A library with an op that this process has already cannot be loaded: this loss then gets one of its own."""
+        """A library with an op that this process has already cannot be loaded: this loss then gets one of its own. One
+        that is no library is built again."""
         try:
             builder.load(library)
-        except RuntimeError:
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, OSError):
+                library.unlink(missing_ok=True)
             if builder.op(self.op_name) is None:
                 builder.load(builder.build({self.op_name: self.functor}))
 

@@ -58,7 +58,8 @@ def reduce_counted(terms, counted, activation, reduction, weights=None):
         total = weights.sum()
         return terms.sum() / torch.where(total == 0, 1, total)
     if counted is None:
-        return terms.sum() / max(terms.numel() if activation == "sigmoid" else terms[:, 0].numel(), 1)
+        positions = terms.numel() // max(terms.shape[1], 1)
+        return terms.sum() / max(terms.numel() if activation == "sigmoid" else positions, 1)
     return terms.sum() / (counted if activation == "sigmoid" else counted.any(1)).sum().clamp(min=1)
 
 
