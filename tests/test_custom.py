@@ -98,6 +98,9 @@ FUNCTIONS = {name: getattr(torch, name) for name in UNARY} | {
     "logaddexp": lambda x: torch.logaddexp(x, 1 - x),
     "xlogy": lambda x: torch.xlogy(x, 1 - x),
     "clamp": lambda x: x.clamp(0.3, 0.6),
+    "relu6": lambda x: F.relu6(8 * x),
+    "hardtanh": lambda x: F.hardtanh(x, -0.4, 0.4),
+    "fmod": lambda x: torch.fmod(-x, 0.3),
     "erf beyond 1": lambda x: torch.erf(4.2 * x),
     "erf below -1": lambda x: torch.erf(-4.2 * x),
 }  # fmt: skip

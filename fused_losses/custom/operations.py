@@ -109,8 +109,9 @@ def _div(a, b, rounding_mode=None):
     return quotient if rounding_mode is None else make(rounding_mode, quotient)
 
 
-def _remainder(a, b):
-    return make("sub", a, make("mul", b, make("floor", make("div", a, b))))
+def _rest(rounding: str):
+    """What is left of a after as many b as the rounded quotient says."""
+    return lambda a, b: make("sub", a, make("mul", b, make(rounding, make("div", a, b))))
 
 
 # By the name of the ATen operation, of any overload, in place or not; None is an operation that cannot be fused.
@@ -124,7 +125,8 @@ OPERATIONS: dict[str, Callable] = {
     "sub": lambda a, b, alpha=1: make("sub", a, _scaled(b, alpha)),
     "rsub": lambda a, b, alpha=1: make("sub", b, _scaled(a, alpha)),
     "div": _div,
-    "remainder": _remainder,
+    "remainder": _rest("floor"),
+    "fmod": _rest("trunc"),
     "reciprocal": lambda x: make("div", 1, x),
     "rsqrt": lambda x: make("div", 1, make("sqrt", x)),
     "square": lambda x: make("mul", x, x),
@@ -132,6 +134,7 @@ OPERATIONS: dict[str, Callable] = {
     "log2": lambda x: make("div", make("log", x), math.log(2)),
     "log10": lambda x: make("div", make("log", x), math.log(10)),
     "clamp": _clamp,
+    "hardtanh": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
     "clamp_min": lambda x, low: make("at_least", x, low),
     "clamp_max": lambda x, high: make("at_most", x, high),
     "relu": _plain("relu"),
