@@ -288,6 +288,21 @@ def test_check_says_what_is_wrong_and_where(gallery_built):
     assert [f.where for f in at_kink.findings if not f.good] == ["second derivative"]
 
 
+def test_check_stays_in_the_domain_of_its_example(custom_folder):
+    """Deviance of a gamma distribution: of positive numbers; log of a negative one is no fault of the loss."""
+    deviance = custom.elementwise(
+        lambda mean, target: torch.log(mean.clamp(min=1e-20)) + target / mean.clamp(min=1e-20),
+        name="gamma_deviance", differentiable=("mean",),
+    )  # fmt: skip
+    positive = torch.rand(5) + 0.5
+    tried = {f.where for f in custom.check(deviance, positive, positive).findings if f.what == "extremes"}
+    assert tried == {"mean"}  # nothing wrong
+    square_root = custom.elementwise(lambda p: torch.sqrt(p * (1 - p) + 0.1), name="of_a_probability")
+    assert custom.check(square_root, torch.rand(5)).good
+    wrong = custom.check(square_root, torch.tensor([0.2, 0.5, 1.05])).findings
+    assert {f.where for f in wrong if not f.good} == {"p = 30", "p = 1000", "p = 1e+10"}
+
+
 def test_check_refuses_what_is_no_custom_loss():
     with pytest.raises(TypeError, match=r"check: expected a loss of fused_losses\.custom, got function mse_loss"):
         custom.check(F.mse_loss, torch.ones(2), torch.ones(2))

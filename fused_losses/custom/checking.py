@@ -49,8 +49,9 @@ def check(loss: Callable, *example: torch.Tensor, **options) -> Report:
 
     - compiled: value and gradient in float64 beside the formula as written, and float32 beside float64;
     - differences: gradients and second derivatives beside finite differences, in float64;
-    - extremes: each tensor that has a gradient at 0, +-1e-30, +-1, +-30, +-1e3 and +-1e10, in float32. Wrong is a
-      loss or gradient that is NaN, and an infinite one where the formula as written is finite in float64.
+    - extremes: each tensor that has a gradient at 0, +-1e-30, +-1, +-30, +-1e3 and +-1e10, in float32; at nothing
+      below 0 if its example has nothing there, and then at nothing above 1 if that has nothing there either. Wrong is
+      a loss or gradient that is NaN, and an infinite one where the formula as written is finite in float64.
 
     Returns the report: `report.good`, `report.findings`. TypeError for what is no custom loss or has no gradient.
     """
@@ -121,7 +122,7 @@ class _Trial:
 
     def extremes(self) -> Iterator[Finding]:
         for i in self.places:
-            wrong = [f for value in EXTREMES if (f := self.at(i, value))]
+            wrong = [f for value in _within(self.example[i]) if (f := self.at(i, value))]
             yield from wrong
             if not wrong:
                 yield Finding("extremes", self.names[i], "finite, or infinite as the formula is", True)
@@ -138,6 +139,13 @@ class _Trial:
             if (a.isinf() & fits).any():
                 return Finding("extremes", where, f"{name} is infinite, the formula in float64 is not", False)
         return None
+
+
+def _within(example: torch.Tensor) -> Iterator[float]:
+    """The extremes of the domain that an example shows: all numbers, those from 0 on, or probabilities."""
+    low = 0.0 if bool((example >= 0).all()) else -torch.inf
+    high = 1.0 if low == 0 and bool((example <= 1).all()) else torch.inf
+    return (value for value in EXTREMES if low <= value <= high)
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
