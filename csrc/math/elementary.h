@@ -59,7 +59,8 @@ FL_HD T pow_(T x, T y) {
   return ::pow(x, y);
 }
 
-// erf within 8.6e-8 [1.1e-7]: x + x p(x^2) up to |x| = 1, and 1 - e^-t(|x|) beyond, both fitted for the least largest error.
+// erf within 8.6e-8 [1.1e-7]: x + x p(x^2) up to |x| = 1, and 1 - e^-t(|x|) beyond, both fitted for the least largest
+// error.
 FL_HD float erf_(float x) {
   if constexpr (detail::kLibrary<float>) return ::erff(x);
   const float a = at_most_(abs_(x), 3.95f), u = a * a;  // 1 - erf(3.95) is below half a unit of 1
