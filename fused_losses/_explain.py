@@ -5,6 +5,7 @@ The call is followed through its own checks up to the choice between the two; th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,8 @@ def explain(loss: Callable[..., Any], /, *arguments: Any, **named: Any) -> Expla
         mse_loss on cpu: plain PyTorch, because no kernel computes the gradient of weight, which is asked for
     """
     if isinstance(loss, LossModule):
-        return explain(type(loss).function, **loss.arguments(*arguments, **named))
+        given = inspect.signature(loss.forward).bind(*arguments, **named)
+        return explain(type(loss).function, **loss.arguments(*given.args, **given.kwargs))
     with_last_step = getattr(loss, "with_last_step", None)
     if with_last_step is None:
         raise TypeError(

@@ -79,16 +79,8 @@ class LossModule(nn.Module):
         return type(self).function(**self.arguments(*tensors, **named))
 
     def arguments(self, *tensors: Any, **named: Any) -> dict[str, Any]:
-        """Those of the function, by name, in a call with these tensors."""
-        if len(tensors) > len(self.tensors):
-            raise TypeError(f"{type(self).__name__}: expected at most {len(self.tensors)} tensors, got {len(tensors)}")
+        """Those of the function, by name, in a call with these tensors, which fit the signature of `forward`."""
         given = dict(zip(self.tensors, tensors))
-        for name in named:
-            if name in given:
-                raise TypeError(f"{type(self).__name__}: expected {name} once, got it by position and by name")
-            if name not in self.tensors:
-                wanted = ", ".join(self.tensors)
-                raise TypeError(f"{type(self).__name__}: expected the tensors {wanted} in a call, got {name}")
         options = {name: getattr(self, name) for name in self.options.parameters}
         return {**given, **named, **options}
 

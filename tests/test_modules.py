@@ -106,9 +106,9 @@ def test_what_a_call_does_not_take():
         criterion(x, target, weight=torch.ones(3))
     with pytest.raises(TypeError, match=r"CrossEntropyLoss.forward\(\) got multiple values for argument 'input'"):
         criterion(x, target, input=x)
-    for given, says in (({"weight": torch.ones(3)}, "expected the tensors input, target in a call, got weight"),
-                        ({"input": x}, "expected input once, got it by position and by name")):  # fmt: skip
-        with pytest.raises(TypeError, match=f"CrossEntropyLoss: {says}"):
+    for given, says in (({"weight": torch.ones(3)}, "unexpected keyword argument 'weight'"),
+                        ({"input": x}, "multiple values for argument 'input'")):  # fmt: skip
+        with pytest.raises(TypeError, match=says):
             F.explain(criterion, x, target, **given)
     assert torch.equal(criterion(target=target, input=x), F.cross_entropy(x, target))
 

@@ -189,13 +189,19 @@ def _confirm(name: str, function: Callable, value: Expr, tensors: Sequence[str],
         any_sign = [torch.randn(shape, generator=random, dtype=torch.float64) for _ in tensors]
         for given, chosen in itertools.product((unit, any_sign), numbers):
             as_tensors = {o: torch.tensor(d, dtype=torch.float64) for o, d in chosen.items()}
+            read = _outcome(evaluate, value, {**dict(zip(tensors, given)), **as_tensors})
             for kind in (as_tensors, chosen):
-                try:
-                    written = function(*(t.clone() for t in given), **kind)
-                    read = evaluate(value, {**dict(zip(tensors, given)), **as_tensors})
-                except Exception:  # of values or a kind of option that the function is not for
-                    continue
-                _compare(name, written, torch.as_tensor(read).to(torch.float64).expand(shape))
+                written = _outcome(function, *(t.clone() for t in given), **kind)
+                if read is not None and written is not None:
+                    _compare(name, written, torch.as_tensor(read).to(torch.float64).expand(shape))
+
+
+def _outcome(function: Callable, *arguments, **options):
+    """What it returns; None for values, or a kind of option, that it is not for."""
+    try:
+        return function(*arguments, **options)
+    except Exception:
+        return None
 
 
 def _compare(name: str, written, read: torch.Tensor) -> None:
