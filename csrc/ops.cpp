@@ -19,6 +19,9 @@ STABLE_TORCH_LIBRARY(fused_losses, m) {
   m.def(
       "linear_log_sums(Tensor input, Tensor linear_weight, Tensor class_index, Tensor? linear_bias, float softcap) -> "
       "Tensor");
+  // Rows over their norms, and the norms, in the accumulation dtype; and the gradient of what was divided.
+  m.def("unit_rows(Tensor input) -> (Tensor, Tensor)");
+  m.def("unit_rows_backward(Tensor grad_output, Tensor rows, Tensor norms, Tensor input) -> Tensor");
   define_losses(m);
 }
 

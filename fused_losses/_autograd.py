@@ -197,7 +197,7 @@ class FusedLoss(Function):
                 gradients = [g * grad_outputs[0] for g in kept[op.saved :]]
             else:
                 gradients = _run_backward(call, kept, grad_outputs, tensors)
-        elif _only_plain(grad_outputs):
+        elif only_plain(grad_outputs):
             gradients = _first_derivative(call, *grad_outputs, *tensors)
         elif grad_mode:
             gradients = FusedLossBackward.apply(call, kept, *grad_outputs, *tensors)
@@ -221,7 +221,7 @@ def _hand_over(ctx, gradients: list, grad_output: torch.Tensor) -> list:
     return gradients
 
 
-def _only_plain(grad_outputs: Sequence[torch.Tensor]) -> bool:
+def only_plain(grad_outputs: Sequence[torch.Tensor]) -> bool:
     """The incoming gradients are batched, wear a transform or carry tangents: plain PyTorch alone serves them."""
     return transforms_active() or forward_mode_active() or any(map(is_batched, grad_outputs))
 

@@ -36,6 +36,16 @@ torch.library.register_fake(
     "fused_losses::linear_log_sums",
     lambda input, *others: input.new_empty((input.shape[0], 2), dtype=accumulation_dtype(input.dtype)),
 )
+unit_rows, unit_rows_backward = map(direct_call, (_NAMESPACE.unit_rows.default, _NAMESPACE.unit_rows_backward.default))
+torch.library.register_fake(
+    "fused_losses::unit_rows",
+    lambda input: tuple(
+        input.new_empty(shape, dtype=accumulation_dtype(input.dtype)) for shape in (input.shape, (*input.shape[:-1], 1))
+    ),
+)
+torch.library.register_fake(
+    "fused_losses::unit_rows_backward", lambda grad_output, rows, norms, input: input.new_empty(input.shape)
+)
 
 
 class Settings(NamedTuple):

@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_losses import _autograd
+from fused_losses import _autograd, _op
 from fused_losses._op import Op
 from fused_losses._torch_private import direct_call
 
@@ -93,7 +93,8 @@ def emulated(**settings):
                 ("backward", backward),
             ):
                 stack.enter_context(mock.patch.object(op, attribute, value))
-        stack.enter_context(mock.patch.object(_autograd, "scale_", direct_call(overload("scale_"))))
+        for module_of, name in ((_autograd, "scale_"), (_op, "unit_rows"), (_op, "unit_rows_backward")):
+            stack.enter_context(mock.patch.object(module_of, name, direct_call(overload(name))))
         if module.tracked:
             stack.enter_context(_Declared())
         _namespaces.append(NAMESPACE)

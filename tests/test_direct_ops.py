@@ -47,7 +47,7 @@ def recorded(case, reduction=None, backward=False):
         else:
             problem.call(reduction=reduction)
     ops = {func.name().removeprefix("fused_losses::"): args for func, args in recorder.calls}
-    names = [name for name in ops if name.endswith("_backward") == backward and name != "scale_"]
+    names = [n for n in ops if n.endswith("_backward") == backward and n.removesuffix("_backward") in TABLE]
     assert len(names) == 1, ops.keys()
     return names[0], list(ops[names[0]])
 

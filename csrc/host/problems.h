@@ -168,4 +168,15 @@ struct SequenceProblem {
   Results results;
 };
 
+// Rows and what they are over their norms. "rows", "norms", "incoming" are in the accumulation dtype.
+struct UnitRows {
+  int64_t count = 0, length = 0;
+  Dtype dtype = Dtype::kFloat32;   // of the input and its gradient
+  const void* input = nullptr;     // [count, length] of the forward
+  void* rows = nullptr;            // [count, length] written by the forward, read by the backward
+  void* norms = nullptr;           // [count] likewise
+  const void* incoming = nullptr;  // [count, length] of the backward, as is
+  void* gradient = nullptr;        // [count, length]
+};
+
 }  // namespace fused_losses

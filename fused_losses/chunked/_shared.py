@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from .. import _checks as check
-from .._autograd import PLAIN, runs_plainly
+from .. import _op
+from .._autograd import PLAIN, only_plain, runs_plainly
 from .._op import accumulation_dtype, autocasts, without_autocast
 from .._options import Flag, Number, Option
 
@@ -103,31 +104,36 @@ LEAST_NORM = 1e-12
 
 
 class _UnitRows(torch.autograd.Function):
-    """torch's normalize with a gradient of half as many operations, which many a batch of embeddings waits for."""
+    """torch's normalize by a kernel for each direction."""
 
     @staticmethod
     def forward(ctx, x):
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        ctx.save_for_backward(x, norm)
-        return x / norm.clamp_min(LEAST_NORM)
+        rows, norms = _op.unit_rows(x)
+        ctx.save_for_backward(x, rows, norms)
+        return rows
 
     @staticmethod
     def backward(ctx, grad_output):
-        x, norm = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        divisor = norm.clamp_min(LEAST_NORM)
-        rows = x / divisor
-        along = torch.where(norm < LEAST_NORM, 0, (grad_output * rows).sum(-1, keepdim=True))
-        return torch.addcmul(grad_output, rows, along, value=-1) / divisor
+        x, rows, norms = ctx.saved_tensors
+        if torch.is_grad_enabled() or only_plain((grad_output,)):
+            return _gradient_of_unit_rows(grad_output, x.to(rows.dtype)).to(x.dtype)
+        return _op.unit_rows_backward(grad_output, rows, norms, x)
+
+
+def _gradient_of_unit_rows(grad_output, x):
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    divisor = norm.clamp_min(LEAST_NORM)
+    rows = x / divisor
+    along = torch.where(norm < LEAST_NORM, 0, (grad_output * rows).sum(-1, keepdim=True))
+    return torch.addcmul(grad_output, rows, along, value=-1) / divisor
 
 
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """The rows over their norms, in the accumulation dtype; a norm counts as 1e-12 at least."""
+    if type(x) in PLAIN and runs_plainly() and (x.is_cpu or (x.is_cuda and _op.HAS_CUDA_KERNELS)):
+        return _UnitRows.apply(x) if x.requires_grad else _op.unit_rows(x)[0]
     with without_autocast(x):
         x = x.to(accumulation_dtype(x.dtype))
-        if type(x) in PLAIN and x.requires_grad and runs_plainly():
-            return _UnitRows.apply(x)
         return torch.nn.functional.normalize(x, dim=-1, eps=LEAST_NORM)
 
 
