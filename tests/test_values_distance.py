@@ -162,11 +162,17 @@ def test_mahalanobis_by_the_inverse_is_as_accurate_as_by_a_solve(condition, devi
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 64, 97, 256, 257, 512])
-def test_mahalanobis_by_inverses_of_every_size(size, threads, every_isa):
-    """Around the blocks of 32 columns, on every instruction set: the loss, and gradients through both products."""
+@pytest.mark.parametrize(
+    ("size", "more"),
+    [(1, 0), (2, 3), (15, 1), (16, 2300), (17, 0), (31, 0), (32, 0), (33, 1), (47, 1100), (64, 5000), (85, 1500),
+     (97, 0), (170, 7), (256, 0), (257, 1), (512, 0)],
+)  # fmt: skip
+def test_mahalanobis_by_inverses_of_every_size(size, more, threads, every_isa):
+    """Around the blocks of 16 and 32 columns, of 3 to 14 and of 512 rows and the strips of 84, on every instruction
+    set: the loss, and gradients through all products."""
     torch.set_num_threads(threads)
-    mean, factor, rows = torch.randn(size), of_condition(100, size).float(), max(32, size if size <= 256 else 4 * size)
+    rows = max(32, size if size <= 256 else 4 * size) + more
+    mean, factor = torch.randn(size), of_condition(100, size).float()
     leaves = [v.requires_grad_() for v in (torch.randn(rows, size), mean, factor)]
     wide = [v.detach().double().requires_grad_() for v in leaves]
     want = F.mahalanobis_distance.reference(*wide)
@@ -177,6 +183,21 @@ def test_mahalanobis_by_inverses_of_every_size(size, threads, every_isa):
         assert_agrees(found, want, n_terms=size, label=isa)
         for a, b in zip(torch.autograd.grad(found.sum(), leaves), wanted):
             assert_agrees(a, b, torch.float32, n_terms=rows * size, label=isa)
+
+
+def test_mahalanobis_by_inverses_of_any_number_of_threads(every_isa):
+    """The products with a triangle are our own: the same bits."""
+    mean, factor, target = torch.randn(40), of_condition(100, 40).float(), torch.arange(9000) % 2
+    x = torch.randn(9000, 40, requires_grad=True)
+    for isa in every_isa:
+        _C.set_cpu_isa(isa)
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            loss = F.mahalanobis_loss(x, target, mean, factor)
+            found.append(torch.cat([loss.detach()[None], torch.autograd.grad(loss, x)[0].flatten()]))
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])

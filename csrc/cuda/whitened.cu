@@ -29,6 +29,14 @@ struct CudaWhitened : CudaProducts {
   // As measured on CPUs, with the library's inverse.
   static bool inverts(int64_t rows, int64_t size) { return size <= 512 && rows >= 4 * size; }
 
+  static void multiply_by_triangle(const Matrix& rows, const Matrix& triangle, bool transposed, const Matrix& out) {
+    multiply(view(rows), transposed ? fused_losses::transposed(triangle) : view(triangle), 1, false, view(out));
+  }
+
+  static void add_outer_products(const Matrix& gradient, const Matrix& rows, bool add, const Matrix& sum) {
+    multiply(transposed(gradient), view(rows), -1, add, view(sum));
+  }
+
   static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to) {
     const int64_t n = rows.rows * rows.columns;
     const Launch launch(to.owner);

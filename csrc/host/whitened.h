@@ -66,7 +66,7 @@ class InverseFactor {
   // out = L⁻¹ r of each row r.
   void whiten(const Matrix& rows, const Matrix& out) const {
     if (inverts_) {
-      Device::multiply(view(rows), transposed(matrix_), 1, false, view(out));
+      Device::multiply_by_triangle(rows, matrix_, true, out);
     } else {
       solve(rows, false, out);
     }
@@ -75,7 +75,7 @@ class InverseFactor {
   // out = r L⁻¹ of each row r; out may be the rows where nothing is inverted.
   void unwhiten(const Matrix& rows, const Matrix& out) const {
     if (inverts_) {
-      Device::multiply(view(rows), view(matrix_), 1, false, view(out));
+      Device::multiply_by_triangle(rows, matrix_, false, out);
     } else {
       solve(rows, true, out);
     }
@@ -104,6 +104,11 @@ class InverseFactor {
 //   static bool inverts(int64_t rows, int64_t size): where the inverse and its products are faster than solves
 //   static void invert(const Matrix& factor, const Matrix& inverse), of a factor in float64, rounded to float32
 //   static void solve(const Matrix& factor, const Matrix& rows, bool upper, const Matrix& out), as solve_by_library
+//   static void multiply_by_triangle(const Matrix& rows, const Matrix& triangle, bool transposed, const Matrix& out):
+//       out = rows times a lower triangle, which has zeros above its diagonal, or times its transpose
+//   static void add_outer_products(const Matrix& gradient, const Matrix& rows, bool add, const Matrix& sum): sum = -Σ
+//   gᵀ r
+//       (+ sum) of gradients that are multiples of their rows, so that it is symmetric; these two in float32
 //   static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to)
 //   static void run(RowSums, const Options&, const RowSumsProblem&, const Tensor& like)
 //   and the products of host/linear.h
@@ -229,7 +234,11 @@ class WhitenedCall : Call<Device> {
     }
     if (gradients_[kFactor]) {
       if (first) of_factor_ = sum_of(*gradients_[kFactor], columns(), inverts);
-      Device::multiply(transposed(gradient), view(whitened), -1, !first, view(of_factor_));
+      if (inverts) {
+        Device::add_outer_products(gradient, whitened, !first, of_factor_);
+      } else {
+        Device::multiply(transposed(gradient), view(whitened), -1, !first, view(of_factor_));
+      }
     }
   }
 
