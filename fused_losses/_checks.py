@@ -81,5 +81,5 @@ def broadcastable(name: str, argument: str, value, input: torch.Tensor) -> None:
     same_device(name, argument, value, input)
     shape, given = input.shape, value.shape
     trailing = shape[len(shape) - len(given) :] if len(given) <= len(shape) else None
-    if trailing is None or any(g != 1 and g != s for g, s in zip(given, trailing)):
+    if trailing is None or any(g != s and g != 1 for g, s in zip(given, trailing)):
         raise ValueError(f"{name}: expected {argument} to broadcast to shape {tuple(shape)}, got {tuple(given)}")

@@ -46,6 +46,11 @@ def _plain_integer(what: str, value) -> int:
     return operator.index(value)
 
 
+def _shown(value) -> str:
+    """As in Python, but for a tensor, whose values are no help."""
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+
+
 class Option:
     """One option: `read` gives its value as the reference takes it, `encode` the numbers that travel for that value.
 
@@ -83,7 +88,7 @@ class Choice(Option):
 
     def read(self, what, value, dtype, dims):
         if not (value is None or isinstance(value, str)) or value not in self.choices:
-            raise ValueError(f"{what} to be one of {self.listed}, got {value!r}")
+            raise ValueError(f"{what} to be one of {self.listed}, got {_shown(value)}")
         return value
 
     def encode(self, value):
@@ -104,7 +109,7 @@ class Flag(Option):
         if isinstance(value, bool):
             return value
         if type(value).__name__ not in ("bool", "bool_") or type(value).__module__ != "numpy":
-            raise TypeError(f"{what} to be True or False, got {value!r}")
+            raise TypeError(f"{what} to be True or False, got {_shown(value)}")
         return bool(value)
 
 
@@ -209,7 +214,7 @@ class ClassWeights(Option):
 
     def read(self, what, value, dtype, dims):
         if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise ValueError(f"{what} to be two numbers, got {value!r}")
+            raise ValueError(f"{what} to be two numbers, got {_shown(value)}")
         return tuple(self.number.read(what, v, dtype, dims) for v in value)
 
     def encode(self, value):

@@ -82,6 +82,14 @@ FUNCTIONS = {name: getattr(torch, name) for name in UNARY} | {
     "gelu": F.gelu,
     "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
     "elu": F.elu,
+    "celu": lambda x: F.celu(8 * x - 4, 0.5),
+    "selu": lambda x: F.selu(x - 0.5),
+    "sinc": torch.sinc,
+    "huber": lambda x: F.huber_loss(x, 1 - x, reduction="none", delta=0.3),
+    "smooth_l1": lambda x: F.smooth_l1_loss(x, 1 - x, reduction="none", beta=0.3),
+    "a power below 0": lambda x: x**-2.5 + x**-3,
+    "a sum of truth values": lambda x: x * ((x > 0.2) + (x > 0.6)),
+    "a product of truth values": lambda x: x * ((x > 0.2) * (x < 0.6) + (x > 0.1)),
     "leaky_relu": F.leaky_relu,
     "pow": lambda x: x**2.5,
     "pow of a number": lambda x: 2.5**x,
@@ -120,6 +128,45 @@ def test_every_function_is_torch_s(custom_folder):
             if expected.requires_grad:
                 slopes = torch.autograd.grad(found.sum(), x)[0], torch.autograd.grad(expected.sum(), wide)[0]
                 assert_agrees(*slopes, dtype, label=f"derivative of {name}")
+
+
+KINKS = {
+    **{f.__name__: f for f in (F.elu, F.selu, F.celu, F.relu6, F.hardtanh, F.hardsigmoid, F.hardswish, torch.sinc)},
+    "elu of 0.7": lambda x: F.elu(x, 0.7),
+    "a root of a cube": lambda x: x.abs() ** 1.5,
+    "an inverse root": lambda x: (1 + x.abs()) ** -1.5,
+    "huber": lambda x: F.huber_loss(x, torch.zeros_like(x), reduction="none", delta=3.0),
+    "logaddexp": lambda x: torch.logaddexp(x, 2 * x),
+}
+
+
+@custom.elementwise(differentiable=("input",))
+def every_kink(input, which):
+    found = torch.zeros_like(input)
+    for number, function in enumerate(KINKS.values()):
+        found = torch.where(which == number, function(input), found)
+    return found
+
+
+def test_kinks_and_far_values_are_torch_s(custom_folder):
+    """Derivatives are PyTorch's where a function bends, and stay numbers far away."""
+    x = torch.tensor([-1e4, -6.0, -3.0, -1.0, -0.0, 0.0, 1.0, 3.0, 6.0, 100.0, 1e4], requires_grad=True)
+    for number, (name, function) in enumerate(KINKS.items()):
+        found, expected = every_kink(x, torch.full_like(x, number).detach(), reduction="none"), function(x)
+        torch.testing.assert_close(found, expected, msg=lambda m, name=name: f"{name}: {m}")
+        slopes = torch.autograd.grad(found.sum(), x)[0], torch.autograd.grad(expected.sum(), x)[0]
+        torch.testing.assert_close(*slopes, msg=lambda m, name=name: f"derivative of {name}: {m}")
+
+
+def test_infinities_have_no_difference(custom_folder):
+    loss = custom.elementwise(
+        lambda a, b: torch.logaddexp(a, b) + F.huber_loss(a, b, reduction="none"), name="of_infinities"
+    )
+    a = torch.tensor([-torch.inf, 1.0, torch.inf], requires_grad=True)
+    found = loss(a.detach(), torch.tensor([-torch.inf, torch.inf, -torch.inf]), reduction="none")
+    assert found.isinf()[1:].all()
+    far = loss(a[1:2], torch.tensor([-torch.inf]), reduction="sum")
+    torch.testing.assert_close(torch.autograd.grad(far, a)[0], torch.tensor([0.0, 2.0, 0.0]))
 
 
 # ---- What is no function of the values alone. ----

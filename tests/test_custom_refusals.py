@@ -148,6 +148,45 @@ def picks_elements(input, target):
     return loss
 
 
+def writes_without_gradient(input, target):
+    scale = target.clone()
+    with torch.no_grad():
+        scale.clamp_(min=0.1)
+    return input / scale
+
+
+def sets_data(input, target):
+    d = input - target
+    d.data = d.data.clamp(min=0)
+    return d * d
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -grad
+
+
+def has_a_backward_of_its_own(input, target):
+    return (Reversed.apply(input) - target) ** 2
+
+
+def asks_for_four_dimensions(input, target):
+    return (input - target) / (3 if input.dim() == 4 else 1)
+
+
+def asks_for_many_elements(input, target):
+    return (input - target) * (2 if input.numel() > 500 else 1)
+
+
+def asks_who_learns(input, target):
+    return (input - target) * (2 if input.requires_grad else 1)
+
+
 def has_no_derivative(input, target):
     return torch.lgamma(input) - target
 
@@ -166,6 +205,12 @@ def has_no_derivative(input, target):
         (writes_into_an_argument, r"cannot fuse torch.clamp_, which writes into an argument, in line \d+"),
         (writes_through_a_view, r"cannot fuse torch.mul_, which writes into an argument, in line \d+"),
         (picks_elements, r"picks_elements: cannot fuse torch.index in line \d+ .*; write torch.where"),
+        (writes_without_gradient, r"cannot fuse torch.clamp_ under no_grad, which leaves the gradient .* in line \d+"),
+        (sets_data, r"sets_data: cannot fuse an attribute of a tensor that is set in line \d+ .*; write detach"),
+        (has_a_backward_of_its_own, r"a gradient of input of .* where what was read of it gives .* autograd Functions"),
+        (asks_for_four_dimensions, r"asks_for_four_dimensions: cannot fuse a formula of more than its tensors'"),
+        (asks_for_many_elements, r"asks_for_many_elements: cannot fuse a formula of more than its tensors' elements"),
+        (asks_who_learns, r"asks_who_learns: cannot fuse a formula of more than its tensors' elements"),
         (has_no_derivative, r"has_no_derivative: cannot fuse a derivative that has torch.digamma; .* differentiable="),
         (reduces, r"reduces: cannot fuse torch.sum in line \d+ \(`return .*sum\(\)`\); write a loss for each element"),
         (branches, r"branches: cannot fuse torch.any in line \d+ .*; write a loss for each element"),
@@ -264,6 +309,8 @@ def test_without_its_source_a_function_is_read_all_the_same():
 def test_only_a_function_is_decorated(thing):
     with pytest.raises(TypeError, match=r"expected a function to decorate, got \w+$"):
         custom.elementwise(thing, name="thing")
+    with pytest.raises(TypeError, match=r"expected a function to decorate, got \w+$"):
+        custom.row_sums(thing, term=lambda a: a)
 
 
 def test_options_of_the_decorator_are_checked():
@@ -289,6 +336,11 @@ def test_other_families_refuse_in_the_same_words():
         (custom.overlap, lambda a, b: a, r"expected 3 tensors, got 2 \(a, b\)"),
         (custom.overlap, lambda i, p, g, *, squared=1.0: i, r"expected names other than .*squared.*, got squared"),
         (custom.row_sums(term=lambda a, b: a * b), lambda total, a: total, r"expected a target with a name of its own"),
+        (
+            custom.row_sums(term=lambda a, *, e=2.0: a * e),
+            lambda total, *, e=1.0: total + e,
+            r"one default of e, got 2.0",
+        ),
         (custom.row_sums(term=lambda a: a.mean()), lambda total: total, r"cannot fuse torch.mean"),
     ):
         with pytest.raises(ValueError, match=says) as raised:

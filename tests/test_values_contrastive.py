@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -96,6 +97,38 @@ def test_derivatives_of_unit_rows(device):
     x = torch.randn(3, 4, device=device, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(unit_rows, x, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(unit_rows, x, check_batched_grad=True)
+
+
+def test_second_derivatives_at_a_row_of_zeros(device):
+    """There the norm is a constant: kernels, plain PyTorch and torch.func agree."""
+    x = torch.randn(3, 4, device=device, dtype=torch.float64)
+    x[1] = 0
+    x.requires_grad_()
+
+    def slopes(x):
+        (found,) = torch.autograd.grad(unit_rows(x).pow(3).sum(), x, create_graph=True)
+        return found
+
+    eager = torch.autograd.grad(slopes(x).sum(), x)[0]
+    plain = torch.func.grad(lambda x: torch.func.grad(lambda x: unit_rows(x).pow(3).sum())(x).sum())(x.detach())
+    assert plain.isfinite().all()
+    torch.testing.assert_close(eager, plain)
+
+
+def test_compiled_backward_of_unit_rows(device):
+    x = torch.randn(4, 5, device=device, requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 1], device=device)
+    expected = torch.autograd.grad(F.sup_con_loss(x, labels), x)[0]
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+        F.sup_con_loss(x, labels).backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_a_fraction_is_a_number():
+    x, y = pair()
+    half = Fraction(1, 2)
+    assert F.clip_loss(x, y, half) == F.clip_loss(x, y, 0.5)
+    assert F.siglip_loss(x, y, half, half) == F.siglip_loss(x, y, 0.5, 0.5)
 
 
 @each_dtype

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 
 from .. import _checks as check
@@ -115,17 +117,23 @@ class _UnitRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         x, rows, norms = ctx.saved_tensors
-        if torch.is_grad_enabled() or only_plain((grad_output,)):
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or only_plain((grad_output,)):
             return _gradient_of_unit_rows(grad_output, x.to(rows.dtype)).to(x.dtype)
         return _op.unit_rows_backward(grad_output, rows, norms, x)
 
 
+def _norms(x):
+    """Of the rows, and which of them are constants; 0 has no second derivative of its norm."""
+    constant = torch.linalg.vector_norm(x, dim=-1, keepdim=True) < LEAST_NORM
+    norms = torch.linalg.vector_norm(torch.where(constant, 1, x), dim=-1, keepdim=True)
+    return torch.where(constant, LEAST_NORM, norms), constant
+
+
 def _gradient_of_unit_rows(grad_output, x):
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    divisor = norm.clamp_min(LEAST_NORM)
-    rows = x / divisor
-    along = torch.where(norm < LEAST_NORM, 0, (grad_output * rows).sum(-1, keepdim=True))
-    return torch.addcmul(grad_output, rows, along, value=-1) / divisor
+    norms, constant = _norms(x)
+    rows = x / norms
+    along = torch.where(constant, 0, (grad_output * rows).sum(-1, keepdim=True))
+    return torch.addcmul(grad_output, rows, along, value=-1) / norms
 
 
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
@@ -134,7 +142,7 @@ def unit_rows(x: torch.Tensor) -> torch.Tensor:
         return _UnitRows.apply(x) if x.requires_grad else _op.unit_rows(x)[0]
     with without_autocast(x):
         x = x.to(accumulation_dtype(x.dtype))
-        return torch.nn.functional.normalize(x, dim=-1, eps=LEAST_NORM)
+        return x / _norms(x)[0]
 
 
 def check_scalar(name, argument, value, first):
@@ -148,7 +156,11 @@ def check_scalar(name, argument, value, first):
 def scalar(value, first: torch.Tensor) -> torch.Tensor:
     """A number or a tensor as a tensor in the accumulation dtype of `first`."""
     dtype = accumulation_dtype(first.dtype)
-    return value.to(dtype) if isinstance(value, torch.Tensor) else first.new_full((), value, dtype=dtype)
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype)
+    if isinstance(value, numbers.Real) and not isinstance(value, (int, float)):
+        value = float(value)  # a fraction
+    return first.new_full((), value, dtype=dtype)
 
 
 def check_same_dtype(name, argument, value, first, of="input"):

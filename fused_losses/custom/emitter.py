@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from .expressions import COMPARISONS, LEAVES, Expr, const, make, node, postorder
+from .expressions import COMPARISONS, LEAVES, Expr, const, make, node, postorder, power_in_products
 
 _LOGISTIC = {"sigmoid": "p", "not_sigmoid": "q", "softplus": "softplus_pos", "softplus_neg": "softplus_neg"}
 _INFIX = {
@@ -36,9 +36,9 @@ def work_of(statements: Sequence[Expr]) -> str:
 
 
 def lowered(roots: Iterable[Expr]) -> list[Expr]:
-    """With powers as exponentials of logarithms, quotients by what options decide as products, and all that is logistic
-    in one x as parts of one `sigmoid_terms`."""
-    roots = _rebuilt(_power_by_logarithm, roots)
+    """With powers as products or exponentials of logarithms, quotients by what options decide as products, and all that
+    is logistic in one x as parts of one `sigmoid_terms`."""
+    roots = _rebuilt(_power, roots)
     # A unit in the last place of a quotient is a whole step there.
     exact = {*postorder(a for e in postorder(roots) if e.op in _STEPS for a in e.args)}
     return _rebuilt(functools.partial(_lower, exact=exact), roots)
@@ -53,10 +53,13 @@ def _rebuilt(rule: Callable[[Expr, list[Expr]], Expr], roots: Iterable[Expr]) ->
     return [new[root] for root in roots]
 
 
-def _power_by_logarithm(e: Expr, args: list[Expr]) -> Expr:
+def _power(e: Expr, args: list[Expr]) -> Expr:
     if e.op != "pow" or not e.varies:
         return make(e.op, *args)
     x, y = args
+    products = power_in_products(x, y)
+    if products is not None:
+        return products
     if x.nonnegative:
         return node("power_of_log", make("log", x), y)
     return node("power_of_sign", node("power_of_log", make("log", make("abs", x)), y), x, y)

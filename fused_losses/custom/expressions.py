@@ -125,6 +125,8 @@ def _is_nonnegative(op: str, args: tuple) -> bool:
         return all(a.nonnegative for a in args) or (op == "mul" and args[0] is args[1])
     if op in ("maximum", "at_least"):
         return any(a.nonnegative for a in args)
+    if op == "pow":
+        return args[0].nonnegative
     return op == "where" and all(a.nonnegative for a in args[1:])
 
 
@@ -258,19 +260,30 @@ def _mirrored(other: str):
 
 
 def _pow(x, y):
+    """Whole powers as products. Others stay: the derivative of a product with a root would be 0 / 0 at 0."""
     value = number(y)
     if value == 0:
         return const(1)
-    if value is None or abs(value) > 8 or 2 * value != int(2 * value):
+    if value is None or abs(value) > 8 or value < -1 or value not in (0.5, int(value)):
         return None
     if value < 0:
-        return make("div", 1, make("pow", x, -value))
+        return make("div", 1, x)
     if value == 0.5:
         return make("sqrt", x)
-    if value != int(value):
-        return make("mul", make("pow", x, int(value)), make("sqrt", x))
     half = make("pow", x, value // 2) if value >= 2 else const(1)
     return make("mul", make("mul", half, half), x if value % 2 else const(1))
+
+
+def power_in_products(x: Expr, y: Expr) -> Expr | None:
+    """A power that is differentiated no more, by products and a root where its exponent is a half of a whole number."""
+    value = number(y)
+    if value is None or abs(value) > 8 or 2 * value != int(2 * value):
+        return None
+    whole, root = divmod(abs(value), 1)
+    found = make("pow", x, whole)
+    if root:
+        found = make("mul", found, make("sqrt", x))
+    return make("div", 1, found) if value < 0 else found
 
 
 def _where(condition, a, b):

@@ -30,6 +30,18 @@ _lock = threading.RLock()  # of everything that finds, builds and loads
 _warned: list[str] = []
 
 
+def check_number_of_options(name: str, options: Sequence[str]) -> None:
+    if len(options) > MOST_OPTIONS:
+        raise ValueError(f"{name}: expected at most {MOST_OPTIONS} options, got {len(options)}")
+
+
+def name_of(function: Callable) -> str:
+    """Its own; refuses what is no Python function, whose formula cannot be read."""
+    if not inspect.isfunction(function):
+        raise TypeError(f"custom: expected a function to decorate, got {type(function).__name__}")
+    return function.__name__
+
+
 class Signature:
     """The arguments of a user's function: tensors by position, then options by keyword with numbers as defaults."""
 
@@ -51,8 +63,7 @@ class Signature:
         if not (len(self.tensors) == tensors or (tensors is None and 1 <= len(self.tensors) <= most)):
             wanted = f"{tensors}" if tensors is not None else f"one to {most}"
             raise ValueError(f"{name}: expected {wanted} tensors, got {len(self.tensors)} ({', '.join(self.tensors)})")
-        if len(self.options) > MOST_OPTIONS:
-            raise ValueError(f"{name}: expected at most {MOST_OPTIONS} options, got {len(self.options)}")
+        check_number_of_options(name, self.options)
 
     def _add_option(self, name: str, p: inspect.Parameter) -> None:
         if hasattr(LossModule, p.name) or p.name in ("training", "tensors", "options", "function"):

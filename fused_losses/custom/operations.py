@@ -33,8 +33,32 @@ def _gelu(x, approximate="none"):
 
 
 def _elu(x, alpha=1.0, scale=1.0, input_scale=1.0):
-    below = make("mul", alpha, make("expm1", make("mul", make("minimum", x, 0), input_scale)))
+    below = make("mul", alpha, make("expm1", make("mul", make("at_most", x, 0), input_scale)))
     return make("mul", scale, make("where", make("gt", x, 0), x, below))
+
+
+def _celu(x, alpha=1.0):
+    return _elu(x, alpha, 1.0, make("div", 1, alpha))
+
+
+def _hardtanh(x, low=-1.0, high=1.0):
+    """A clamp whose derivative at the bounds is 0."""
+    return make("where", make("le", x, low), low, make("where", make("ge", x, high), high, x))
+
+
+def _hardsigmoid(x):
+    return make("div", _hardtanh(make("add", x, 3), 0, 6), 6)
+
+
+def _hardswish(x):
+    between = make("mul", x, make("div", make("add", x, 3), 6))
+    return make("where", make("le", x, -3), make("mul", x, 0), make("where", make("ge", x, 3), x, between))
+
+
+def _sinc(x):
+    at_zero = make("eq", x, 0)
+    angle = make("mul", make("where", at_zero, 1, x), math.pi)
+    return make("where", at_zero, 1, make("div", make("sin", angle), angle))
 
 
 def _softplus(x, beta=1, threshold=20):
@@ -50,7 +74,8 @@ def _log_sigmoid(x):
 
 def _logaddexp(a, b):
     high, low = make("maximum", a, b), make("minimum", a, b)
-    return make("add", high, make("softplus", make("sub", low, high)))
+    apart = make("where", make("eq", a, b), 0, make("sub", low, high))  # two infinities have no difference
+    return make("add", high, make("softplus", apart))
 
 
 def _unreduced(formula: Callable[..., Expr]) -> Callable:
@@ -60,9 +85,8 @@ def _unreduced(formula: Callable[..., Expr]) -> Callable:
 
 def _huber(x, t, delta=1.0):
     d = make("abs", make("sub", x, t))
-    near = make("mul", 0.5, make("mul", d, d))
-    far = make("mul", delta, make("sub", d, 0.5 * delta))
-    return make("where", make("le", d, delta), near, far)
+    near = make("at_most", d, delta)
+    return make("mul", near, make("sub", d, make("mul", 0.5, near)))
 
 
 def _smooth_l1(x, t, beta=1.0):
@@ -99,9 +123,22 @@ def _plain(op: str) -> Callable[..., Expr]:
     return lambda *args: make(op, *args)
 
 
+def _are_bool(*args) -> bool:
+    return all(isinstance(a, Expr) and a.is_bool for a in args)
+
+
 def _bitwise(op: str):
     """Of truth values alone."""
-    return lambda *args: make(op, *args) if all(isinstance(a, Expr) and a.is_bool for a in args) else None
+    return lambda *args: make(op, *args) if _are_bool(*args) else None
+
+
+def _add(a, b, alpha=1):
+    """Of truth values "or", as PyTorch's."""
+    return make("or", a, b) if _are_bool(a, b) and alpha else make("add", a, _scaled(b, alpha))
+
+
+def _mul(a, b):
+    return make("and" if _are_bool(a, b) else "mul", a, b)
 
 
 def _div(a, b, rounding_mode=None):
@@ -118,10 +155,11 @@ def _rest(rounding: str):
 OPERATIONS: dict[str, Callable] = {
     **{name: _plain(name) for name in (
         "neg abs exp expm1 log log1p sqrt tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc lgamma "
-        "floor ceil trunc round sgn sigmoid mul pow maximum minimum where atan2 lt le gt ge eq ne"
+        "floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 lt le gt ge eq ne"
     ).split()},
     "sign": _plain("sgn"),
-    "add": lambda a, b, alpha=1: make("add", a, _scaled(b, alpha)),
+    "add": _add,
+    "mul": _mul,
     "sub": lambda a, b, alpha=1: make("sub", a, _scaled(b, alpha)),
     "rsub": lambda a, b, alpha=1: make("sub", b, _scaled(a, alpha)),
     "div": _div,
@@ -134,7 +172,11 @@ OPERATIONS: dict[str, Callable] = {
     "log2": lambda x: make("div", make("log", x), math.log(2)),
     "log10": lambda x: make("div", make("log", x), math.log(10)),
     "clamp": _clamp,
-    "hardtanh": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
+    "hardtanh": _hardtanh,
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": _hardswish,
+    "sinc": _sinc,
+    "celu": _celu,
     "clamp_min": lambda x, low: make("at_least", x, low),
     "clamp_max": lambda x, high: make("at_most", x, high),
     "relu": _plain("relu"),

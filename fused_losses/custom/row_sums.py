@@ -7,7 +7,19 @@ from collections.abc import Callable
 from .. import _checks
 from ..losses._shared import accumulate, reduce, rows_shape
 from .functors import row_sums_functor
-from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
+from .loss import (
+    CustomLoss,
+    Signature,
+    as_read,
+    check_number_of_options,
+    ensure,
+    keyword,
+    name_of,
+    option_kinds,
+    positional,
+    publish,
+    with_signature,
+)
 from .tracer import differentiate, trace
 
 
@@ -23,12 +35,18 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
     """
     if function is None:
         return lambda f: row_sums(f, term=term, name=name)
-    name = name or function.__name__
+    name = name or name_of(function)
     of_term = Signature(f"{name}: term", term)
+    name_of(function)
     labelled = function.__code__.co_argcount > 1
     of_sum = Signature(name, function, tensors=2 if labelled else 1)
     tensors, labels = of_term.tensors, of_sum.tensors[1:]
+    for option in of_term.options.keys() & of_sum.options.keys():
+        a, b = of_term.options[option], of_sum.options[option]
+        if a != b:
+            raise ValueError(f"{name}: expected one default of {option}, got {a} in the term and {b} in the function")
     defaults = {**of_term.options, **of_sum.options}
+    check_number_of_options(name, defaults)
     if set(labels) & set(tensors):
         raise ValueError(f"{name}: expected a target with a name of its own, got {labels[0]}, a tensor of the term")
 

@@ -16,7 +16,18 @@ from ..losses.classification import (
     smoothed,
 )
 from .functors import softmax_functor
-from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
+from .loss import (
+    CustomLoss,
+    Signature,
+    as_read,
+    ensure,
+    keyword,
+    name_of,
+    option_kinds,
+    positional,
+    publish,
+    with_signature,
+)
 from .tracer import trace_with_slope
 
 
@@ -32,7 +43,7 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
     """
     if function is None:
         return lambda f: softmax(f, name=name)
-    name = name or function.__name__
+    name = name or name_of(function)
     signature = Signature(name, function, tensors=2)
     options, tensors = list(signature.options), signature.tensors
 

@@ -21,6 +21,7 @@ from .expressions import Expr, const, evaluate, lift, make, node, postorder, rea
 from .operations import OPERATIONS
 
 SHAPES = (2, 3), (4, 5, 7)  # of the tensors that a function is traced with, once each
+CONFIRMED = (5,), (4, 1), (2, 3, 6), (2, 3, 2, 3), (1, 2, 1, 3, 2), (30, 40)
 
 _REDUCTIONS = ("sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "logsumexp", "_softmax", "_log_softmax",
                "linalg_vector_norm", "any", "all", "argmax", "std", "var", "cumsum")  # fmt: skip
@@ -47,6 +48,8 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in ("__array__", "__array_wrap__", "numpy", "tolist"):
             self.recorder.refuse("a NumPy or Python value made of a tensor or an option", "functions of torch")
+        if getattr(func, "__name__", "") == "__set__":
+            self.recorder.refuse("an attribute of a tensor that is set", "detach() for what has no gradient")
         if func is F.binary_cross_entropy_with_logits:
             return _binary_cross_entropy_with_logits(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -116,6 +119,9 @@ class _Recorder(RecordingMode):
         in_place = packet != name or name in ("copy", "fill", "zero")
         if in_place and args[0].untyped_storage()._cdata in self.given:
             self.refuse(f"torch.{packet}, which writes into an argument,", "the operation that makes a tensor")
+        if in_place and not (torch.is_grad_enabled() or self.backward) and self.expression(args[0]).op != "detach":
+            self.refuse(f"torch.{packet} under no_grad, which leaves the gradient of what it writes over,",
+                        "the operation that makes a tensor, of x.detach() where it has no gradient")  # fmt: skip
         given = [self.expression(a) for a in args]
         try:
             found = OPERATIONS[name](*given, **{k: self.expression(v) for k, v in kwargs.items()})
@@ -179,21 +185,54 @@ def _refuse_shape(name: str) -> None:
 
 
 @torch.inference_mode(False)
-@torch.no_grad()
 def _confirm(name: str, function: Callable, value: Expr, tensors: Sequence[str], options: dict[str, float]) -> None:
-    """Runs the function on other shapes and values, its options as tensors, as it was read, and as plain numbers."""
+    """Runs the function on other shapes and values, its options as tensors and as plain numbers, and its gradients:
+    all are as it was read."""
     random = torch.Generator().manual_seed(0)
     numbers = [dict(options), {o: 1.25 * d + 0.3 for o, d in options.items()}]
-    for shape in ((5,), (4, 1), (2, 3, 6)):
+    for shape in CONFIRMED:
         unit = [0.05 + 0.9 * torch.rand(shape, generator=random, dtype=torch.float64) for _ in tensors]
         any_sign = [torch.randn(shape, generator=random, dtype=torch.float64) for _ in tensors]
         for given, chosen in itertools.product((unit, any_sign), numbers):
             as_tensors = {o: torch.tensor(d, dtype=torch.float64) for o, d in chosen.items()}
-            read = _outcome(evaluate, value, {**dict(zip(tensors, given)), **as_tensors})
+            with torch.no_grad():
+                read = _outcome(evaluate, value, {**dict(zip(tensors, given)), **as_tensors})
             for kind in (as_tensors, chosen):
-                written = _outcome(function, *(t.clone() for t in given), **kind)
+                with torch.no_grad():
+                    written = _outcome(function, *(t.clone() for t in given), **kind)
                 if read is not None and written is not None:
                     _compare(name, written, torch.as_tensor(read).to(torch.float64).expand(shape))
+            if read is not None:
+                _confirm_gradients(name, function, value, dict(zip(tensors, given)), chosen, as_tensors)
+
+
+def _confirm_gradients(name, function, value, given, chosen, as_tensors) -> None:
+    """A tensor may ask for its gradient, and what autograd says of the function is what it says of what was read."""
+    leaves, others = ([torch.zeros_like(t, requires_grad=True) for t in given.values()] for _ in range(2))
+    with torch.no_grad():  # a transform of torch.func lets none begin to ask
+        for leaf, t in zip([*leaves, *others], [*given.values()] * 2):
+            leaf.copy_(t)
+    with torch.enable_grad():
+        written = _outcome(function, *leaves, **chosen)
+        if not isinstance(written, torch.Tensor):
+            return
+        read = torch.as_tensor(evaluate(value, {**dict(zip(given, others)), **as_tensors})).to(torch.float64)
+        read = read.expand(written.shape)
+        _compare(name, written.detach(), read.detach())
+        pairs = zip(given, _gradients(written, leaves), _gradients(read, others))
+    for tensor, a, b in pairs:
+        if a is not None:
+            _compare(name, a, torch.where(a.isfinite(), b, a), f"a gradient of {tensor} of {{:g}}")
+
+
+def _gradients(loss: torch.Tensor, leaves: Sequence[torch.Tensor]):
+    """None for all where autograd has none."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(t) for t in leaves]
+    try:
+        return torch.autograd.grad(loss.sum(), leaves, allow_unused=True, materialize_grads=True)
+    except RuntimeError:
+        return [None] * len(leaves)
 
 
 def _outcome(function: Callable, *arguments, **options):
@@ -204,15 +243,16 @@ def _outcome(function: Callable, *arguments, **options):
         return None
 
 
-def _compare(name: str, written, read: torch.Tensor) -> None:
+def _compare(name: str, written, read: torch.Tensor, what: str = "{:g}") -> None:
     if not isinstance(written, torch.Tensor) or written.shape != read.shape:
         _refuse_shape(name)
     close = torch.isclose(written.to(read.dtype), read, rtol=1e-5, atol=1e-8, equal_nan=True)
     if not close.all():
         there, found = (float(t[~close][0]) for t in (written, read))
         raise FormulaError(
-            f"{name}: cannot fuse a formula of more than its tensors' elements and its options (it gives {there:g} "
-            f"where what was read of it gives {found:g}); write it without shapes, NumPy and the types of options"
+            f"{name}: cannot fuse a formula of more than its tensors' elements and its options (it gives "
+            f"{what.format(there)} where what was read of it gives {found:g}); write it without shapes, NumPy, the "
+            "types of options and autograd Functions"
         )
 
 
