@@ -23,7 +23,9 @@ NO_CLASS = -(2.0**63)  # how None travels as the class that is ignored
 
 
 def _shown(value) -> str:
-    """`value` for a message; an integer of hundreds of digits by its size."""
+    """`value` for a message; an integer of hundreds of digits by its size, a tensor of many elements by its shape."""
+    if isinstance(value, torch.Tensor) and value.dim() > 0:
+        return f"a tensor of shape {tuple(value.shape)}"
     long = isinstance(value, int) and value.bit_length() > 128
     return f"an integer of {value.bit_length()} bits" if long else repr(value)
 
@@ -44,11 +46,6 @@ def _plain_integer(what: str, value) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{what} to be an integer, got {type(value).__name__}")
     return operator.index(value)
-
-
-def _shown(value) -> str:
-    """As in Python, but for a tensor, whose values are no help."""
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
 
 
 class Option:

@@ -376,7 +376,7 @@ def test_options_are_arguments_of_the_compiled_code(gallery_built):
 def test_module_and_pickle(gallery_built):
     module = gallery.log_cosh.Module(scale=0.5, reduction="sum")
     x, t = torch.randn(2, 10)
-    assert repr(module) == "Module(scale=0.5, reduction='sum')"
+    assert repr(module) == "log_cosh.Module(scale=0.5, reduction='sum')"
     assert torch.equal(pickle.loads(pickle.dumps(module))(x, t), gallery.log_cosh(x, t, scale=0.5, reduction="sum"))
     assert pickle.loads(pickle.dumps(gallery.log_cosh)) is gallery.log_cosh
 

@@ -17,6 +17,7 @@ import torch
 
 from fused_losses import custom
 from fused_losses.custom import builder, loss
+from fused_losses.custom.__main__ import main
 from fused_losses.custom.environment import environment
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +183,24 @@ def test_build_ahead(tmp_path, monkeypatch, gallery_built):
         custom.build(empty)
     with pytest.raises(FileNotFoundError, match="build: expected a Python file"):
         custom.build(tmp_path / "none.py")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"build: expected a Python file, got .*notes.txt"):
+        custom.build(tmp_path / "notes.txt")
+
+
+def test_a_file_is_built_as_python_runs_it(tmp_path, capsys):
+    """With its neighbours; what it raises is one line of the command."""
+    (tmp_path / "its_neighbour.py").write_text("SCALE = 2.0")
+    file = tmp_path / "imports.py"
+    file.write_text("import its_neighbour")
+    before = list(sys.path)
+    with pytest.raises(ValueError, match="expected a file that defines custom losses"):
+        custom.build(file)
+    assert sys.path == before
+    file.write_text("1 / 0")
+    with pytest.raises(SystemExit):
+        main(["build", str(file)])
+    assert capsys.readouterr().err.splitlines() == [f"{file}: ZeroDivisionError: division by zero"]
 
 
 def test_loads_again_at_once(gallery_built):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from cases import BY_NAME, each_case, each_in
@@ -181,6 +183,14 @@ MODULES = {
 }
 
 
+def assert_same(case, exported, eager):
+    """The same op gives the same bits; what is compiled normalises embeddings by plain PyTorch before it."""
+    if "normalize" in inspect.signature(getattr(fused_losses.functional, case.name)).parameters:
+        torch.testing.assert_close(exported, eager)
+    else:
+        assert torch.equal(exported, eager)
+
+
 @pytest.mark.promise("Values and gradients", "An exported program has the loss's values and first derivatives.")
 @each_case
 def test_export(case, device):
@@ -193,7 +203,7 @@ def test_export(case, device):
     program = torch.export.export(loss, inputs)
     assert f"fused_losses.{case.name}." in program.graph_module.code, "the op is exported, not its reference"
     for a, b in zip(as_tuple(program.module()(*inputs)), as_tuple(loss(*inputs))):
-        assert torch.equal(a, b)
+        assert_same(case, a, b)
     names = [n for n in module.tensors if n in problem.tensors]
     leaves = [t.clone().requires_grad_(n in case.fused) for n, t in zip(names, inputs)]
     wanted = [t for t in leaves if t.requires_grad]
@@ -238,7 +248,7 @@ def test_export_with_a_dynamic_batch(case):
     program = torch.export.export(loss, tuple(small.tensors[n] for n in names), dynamic_shapes=shapes)
     given = [large.tensors[n] for n in names]
     for a, b in zip(as_tuple(program.module()(*given)), as_tuple(loss(*given))):
-        assert torch.equal(a, b)
+        assert_same(case, a, b)
 
 
 @each_case

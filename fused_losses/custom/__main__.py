@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{file}: {', '.join(build(file))}")
             except (OSError, ValueError, RuntimeError) as error:
                 parser.exit(1, f"{error}\n")
+            except Exception as error:  # of the file itself
+                parser.exit(1, f"{file}: {type(error).__name__}: {error}\n")
     for name, value in cache_info().items():
         print(f"{name:10} {value}")
 

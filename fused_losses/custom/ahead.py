@@ -30,13 +30,17 @@ def build(path: str | os.PathLike) -> list[str]:
 
 def read(path: Path) -> list[Callable]:
     """The losses that a file defines, in its order; raises as :func:`build`."""
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".py":
         raise FileNotFoundError(f"build: expected a Python file, got {path}")
     before = len(made())
     name = f"fused_losses_custom_{digest(str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where torch.compile looks functions up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.resolve().parent))  # as where Python runs the file
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.resolve().parent))
     losses = made()[before:]
     if not losses:
         raise ValueError(f"build: expected a file that defines custom losses, got {path} without any")

@@ -241,10 +241,11 @@ def publish(
 def _module(public: Callable, tensors: Sequence[str]) -> type[LossModule]:
     """Its LossModule, which pickle finds as <function>.Module."""
 
-    class Module(LossModule, function=public, tensors=tuple(tensors)):
-        pass
-
-    Module.__qualname__, Module.__module__ = f"{public.__qualname__}.Module", public.__module__
+    Module = type(LossModule)(
+        f"{public.__name__}.Module", (LossModule,), {"__module__": public.__module__},
+        function=public, tensors=tuple(tensors),
+    )  # fmt: skip
+    Module.__qualname__ = f"{public.__qualname__}.Module"
     Module.__doc__ = f"Module of :func:`{public.__name__}`."
     return Module
 
