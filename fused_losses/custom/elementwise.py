@@ -8,18 +8,7 @@ from .. import _checks
 from .._options import IgnoreIndex
 from ..losses._shared import accumulate, elementwise_shape, readable, reduce_weighted, without
 from .functors import elementwise_functor
-from .loss import (
-    CustomLoss,
-    Signature,
-    as_read,
-    ensure,
-    keyword,
-    name_of,
-    option_kinds,
-    positional,
-    publish,
-    with_signature,
-)
+from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
 from .tracer import differentiate, trace
 
 
@@ -48,8 +37,8 @@ def elementwise(
     """
     if function is None:
         return lambda f: elementwise(f, name=name, differentiable=differentiable, ignores=ignores)
-    name = name or name_of(function)
     signature = Signature(name, function)
+    name = signature.name
     tensors, options = signature.tensors, list(signature.options)
     wanted = list(tensors if differentiable is None else differentiable)
     if not set(wanted) <= set(tensors):

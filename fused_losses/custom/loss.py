@@ -35,19 +35,18 @@ def check_number_of_options(name: str, options: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected at most {MOST_OPTIONS} options, got {len(options)}")
 
 
-def name_of(function: Callable) -> str:
-    """Its own; refuses what is no Python function, whose formula cannot be read."""
+def name_of(function: Callable, name: str | None = None) -> str:
+    """Its own if no other is given; refuses what is no Python function, whose formula cannot be read."""
     if not inspect.isfunction(function):
-        raise TypeError(f"custom: expected a function to decorate, got {type(function).__name__}")
-    return function.__name__
+        raise TypeError(f"{name or 'custom'}: expected a function to decorate, got {type(function).__name__}")
+    return name or function.__name__
 
 
 class Signature:
     """The arguments of a user's function: tensors by position, then options by keyword with numbers as defaults."""
 
-    def __init__(self, name: str, function: Callable, tensors: int | None = None, reserved: Sequence[str] = ()):
-        if not inspect.isfunction(function):
-            raise TypeError(f"{name}: expected a function to decorate, got {type(function).__name__}")
+    def __init__(self, name: str | None, function: Callable, tensors: int | None = None, reserved: Sequence[str] = ()):
+        self.name = name = name_of(function, name)
         self.tensors, self.options = [], {}
         for p in inspect.signature(function).parameters.values():
             if p.name in (*RESERVED, *reserved):

@@ -19,18 +19,7 @@ from ..losses.overlap import (
     sums_shape,
 )
 from .functors import overlap_functor
-from .loss import (
-    CustomLoss,
-    Signature,
-    as_read,
-    ensure,
-    keyword,
-    name_of,
-    option_kinds,
-    positional,
-    publish,
-    with_signature,
-)
+from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
 from .tracer import differentiate, trace
 
 DEFAULTS = {"activation": "sigmoid", "squared": False, "batch": False, "include_background": True, "ignore_index": None}
@@ -50,9 +39,9 @@ def overlap(function: Callable | None = None, *, name: str | None = None) -> Cal
     """
     if function is None:
         return lambda f: overlap(f, name=name)
-    name = name or name_of(function)
     takes = 4 if getattr(function, "__code__", None) and function.__code__.co_argcount == 4 else 3
     signature = Signature(name, function, tensors=takes, reserved=tuple(DEFAULTS))
+    name = signature.name
     sums, count = signature.tensors[:3], signature.tensors[3:]
     options = list(signature.options)
 

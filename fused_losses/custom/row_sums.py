@@ -35,9 +35,8 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
     """
     if function is None:
         return lambda f: row_sums(f, term=term, name=name)
-    name = name or name_of(function)
+    name = name_of(function, name)
     of_term = Signature(f"{name}: term", term)
-    name_of(function)
     labelled = function.__code__.co_argcount > 1
     of_sum = Signature(name, function, tensors=2 if labelled else 1)
     tensors, labels = of_term.tensors, of_sum.tensors[1:]

@@ -16,18 +16,7 @@ from ..losses.classification import (
     smoothed,
 )
 from .functors import softmax_functor
-from .loss import (
-    CustomLoss,
-    Signature,
-    as_read,
-    ensure,
-    keyword,
-    name_of,
-    option_kinds,
-    positional,
-    publish,
-    with_signature,
-)
+from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
 from .tracer import trace_with_slope
 
 
@@ -43,8 +32,8 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
     """
     if function is None:
         return lambda f: softmax(f, name=name)
-    name = name or name_of(function)
     signature = Signature(name, function, tensors=2)
+    name = signature.name
     options, tensors = list(signature.options), signature.tensors
 
     def plain(input, target, weight=None, *, reduction, ignore_index, label_smoothing, **chosen):
