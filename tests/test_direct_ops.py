@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import BY_NAME, CASES, each_case
@@ -14,6 +15,7 @@ from problems import as_tuple
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_losses import _C
+from fused_losses import functional as F
 
 TABLE = {loss["name"]: loss for loss in _C.losses()}
 OPS = torch.ops.fused_losses
@@ -67,6 +69,9 @@ def strided(t):
     spread = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), 77 if t.dtype is not torch.bool else True)
     spread[..., ::2] = t
     return spread[..., ::2]
+
+
+OF_LABELS = {"nt_xent_loss", "sup_con_loss", "multi_similarity_loss", "triplet_batch_hard_loss"}  # any integers
 
 
 def none_reduction(case):
@@ -170,6 +175,33 @@ def test_saved_rows_that_are_none_are_refused(wrong, place):
     chosen[2, place] = wrong
     with pytest.raises(RuntimeError, match=r"^triplet_batch_hard_loss: expected saved rows in \[0, 6\) or -1, got"):
         OPS.triplet_batch_hard_loss_backward(torch.tensor(1.0), chosen, x, labels, [0.3, 0.0, 0.0], 2, 1)
+
+
+@pytest.mark.promise("What is refused", "No backward reads where a class index points that is none.")
+@each_case
+@pytest.mark.parametrize("wrong", [100, 10**9, -7])
+def test_an_integer_target_that_is_none_is_refused_by_the_backward(case, wrong):
+    """What the forward found right may have been written to since: an array's memory counts no versions."""
+    name, arguments = recorded(case, none_reduction(case), backward=True)
+    targets = [i for i, a in enumerate(arguments) if is_tensor(a) and a.dtype is torch.int64 and a.numel()]
+    if not targets or name.removesuffix("_backward") in OF_LABELS:
+        pytest.skip("no class indices")
+    arguments[targets[0]] = torch.full_like(arguments[targets[0]], wrong)
+    with pytest.raises(IndexError, match=f"^{name.removesuffix('_backward')}: expected "):
+        call(name, arguments)
+
+
+@pytest.mark.promise("What is refused", "No backward reads where a class index points that is none.")
+@pytest.mark.parametrize("name", ["dice_loss", "jaccard_loss", "tversky_loss", "dice_cross_entropy_loss"])
+@pytest.mark.parametrize("mask", [False, True], ids=["classes", "mask"])
+def test_an_array_written_to_before_the_backward_is_refused(name, mask):
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float16, requires_grad=True)  # the backward computes the gradient
+    array = np.ones((2, 3, 4, 5) if mask else (2, 4, 5), np.int64)
+    loss = getattr(F, name)(x, torch.from_numpy(array), activation="sigmoid" if mask else "softmax", reduction="sum")
+    array[1, 2, 3] = 10**9
+    words = "an integer target to be 0, 1 or ignore_index" if mask else r"class index in \[0, 3\)"
+    with pytest.raises((IndexError, RuntimeError), match=f"^{name}: expected {words}"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("first", [-1, 3, 2**63 - 1024, 1e300, math.nan])

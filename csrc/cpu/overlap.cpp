@@ -78,6 +78,7 @@ class OverlapRun {
       each_chunk([&](int64_t g, int64_t c, Scratch* scratch) { sum_chunk(g, c, scratch); });
     }
     if (invalid_) refuse_target();
+    task_.checked = true;
     if (!at_once) {
       for (int64_t g = 0; g < groups_.count; ++g) add_parts(g);
       ratios_.find(0, ratios_.count());
@@ -94,7 +95,8 @@ class OverlapRun {
     if (task_.saved_count) set_second_scale(load_scalar(task_.saved_count, dtype_));
     ratios_.find(0, ratios_.count());
     sum_again();
-    write_gradients();
+    if (!invalid_) write_gradients();
+    if (invalid_) refuse_target();
   }
 
  private:
@@ -212,7 +214,8 @@ class OverlapRun {
   }
 
   void write_gradient(int64_t g, int64_t c, Scratch* scratch) {
-    loops_.gradient[wide_[g] != 0](task_, piece(g, c), scratch, ratios_.by_I(region(g)), ratios_.by_P(region(g)));
+    const double *by_I = ratios_.by_I(region(g)), *by_P = ratios_.by_P(region(g));
+    if (!loops_.gradient[wide_[g] != 0](task_, piece(g, c), scratch, by_I, by_P)) invalid_ = true;
   }
 
   void write_gradients() {

@@ -14,6 +14,7 @@ struct OverlapTask : OverlapProblem {
   OverlapOptions options;
   double second_scale = 0;                // factor of the second term's gradient
   const double* class_weights = nullptr;  // [C], of the second term; null: not given
+  bool checked = false;                   // the sums of this call have seen the whole target
 };
 
 // Positions [begin, end) of one sample, of which the classes [first, last). keeps: the sums leave the probabilities in
@@ -28,8 +29,8 @@ struct OverlapPart {
 // value is none.
 using OverlapSums = bool (*)(const OverlapTask&, OverlapPart, Scratch*, double* sums, double* second);
 // Writes the gradient of a part: with p the activated input, by_I[c] g + by_P[c] (2 p with `squared`) pulled back
-// through the activation, and second_scale times the second term's. by_I, by_P [last - first].
-using OverlapGradient = void (*)(const OverlapTask&, OverlapPart, Scratch*, const double* by_I, const double* by_P);
+// through the activation, and second_scale times the second term's. by_I, by_P [last - first]. False as for the sums.
+using OverlapGradient = bool (*)(const OverlapTask&, OverlapPart, Scratch*, const double* by_I, const double* by_P);
 
 struct OverlapLoops {
   OverlapSums sums[2];  // by accumulation dtype: float, double

@@ -31,13 +31,19 @@ void each_tile(const OverlapTask& task, OverlapPart part, Scratch* scratch, cons
   }
 }
 
+// Whether the span's target is one; its class indices are read.
+template <class A>
+bool target_of(const OverlapSpan& span, OverlapTile<A>* tile) {
+  return span.task.class_index ? load_classes(span, tile->class_index) : span.task.checked || is_target(span);
+}
+
 template <class A>
 bool overlap_sums(const OverlapTask& task, OverlapPart part, Scratch* scratch, double* sums, double* second) {
   for (int64_t k = 0; k < kRegionSums * (part.last - part.first); ++k) sums[k] = 0;
   second[0] = second[1] = 0;
   bool valid = true;
   each_tile<A>(task, part, scratch, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
-    valid = valid && (task.class_index ? load_classes(span, tile->class_index) : is_target(span));
+    valid = valid && target_of(span, tile);
     if (!valid || part.first == part.last) return;
     if (task.options.joint()) {
       if (span.at == part.begin) tile->clear_sums();
@@ -55,17 +61,19 @@ bool overlap_sums(const OverlapTask& task, OverlapPart part, Scratch* scratch, d
 }
 
 template <class A>
-void overlap_gradient(const OverlapTask& task, OverlapPart part, Scratch* scratch, const double* by_I,
+bool overlap_gradient(const OverlapTask& task, OverlapPart part, Scratch* scratch, const double* by_I,
                       const double* by_P) {
+  bool valid = true;
   each_tile<A>(task, part, scratch, [&](const OverlapSpan& span, OverlapTile<A>* tile) {
-    if (part.first == part.last) return;
-    if (task.class_index) load_classes(span, tile->class_index);
+    valid = valid && target_of(span, tile);
+    if (!valid || part.first == part.last) return;
     if (task.options.joint()) return OverlapSoftmaxTile<A>(span, span.keeps, tile).write_gradient(by_I, by_P);
     for (int64_t c = part.first; c < part.last; ++c) {
       const int64_t k = c - part.first;
       OverlapElementTile<A>(span, c, tile).write_gradient(static_cast<A>(by_I[k]), static_cast<A>(by_P[k]));
     }
   });
+  return valid;
 }
 
 extern const OverlapLoops overlap_loops = {{overlap_sums<float>, overlap_sums<double>},
