@@ -192,6 +192,12 @@ def generalized_cross_entropy(log_p, p, *, q=0.7):
 
 
 @custom.softmax
+def focal_cross_entropy(log_p, p, *, gamma=2.0):
+    # Lin et al., "Focal Loss for Dense Object Detection", 2017: none at log p = -inf
+    return -((1 - p) ** gamma) * log_p
+
+
+@custom.softmax
 def poly1_cross_entropy(log_p, p, *, epsilon=2.0):
     # Leng et al., "PolyLoss", 2022
     return -log_p + epsilon * (1 - p)

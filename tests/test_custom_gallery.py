@@ -124,7 +124,8 @@ def test_softmax(gallery_built, loss):
     x, index = torch.randn(4, 5, 3), torch.randint(0, 5, (4, 3))
     same(loss, [x], [index])
     same(loss, [x], [index], weight=torch.rand(5), label_smoothing=0.1, ignore_index=2)
-    same(loss, [torch.randn(3, 40)], [torch.rand(3, 40).softmax(1)])
+    same(loss, [torch.randn(3, 40)], [torch.rand(3, 40).softmax(1)])  # no whole number of vectors
+    same(loss, [torch.randn(3, 100)], [torch.randint(0, 100, (3,))], label_smoothing=0.1)
     differentiable(loss, [x[:2, :, 0]], [index[:2, 0]], weight=torch.rand(5), label_smoothing=0.1)
     log_p = x.double().log_softmax(1).gather(1, index.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(loss(x.double(), index, reduction="none"), loss.reference(log_p, log_p.exp()))

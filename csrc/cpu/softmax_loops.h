@@ -120,7 +120,7 @@ template <class F, class A>
 double softmax_rows(const F f, const SoftmaxTask& task, int64_t begin, int64_t end, const SoftmaxScratch<A> scratch) {
   const int64_t classes = task.classes;
   // Logits of -inf fill a short row up to whole vectors: the scalar rest of three loops costs more than copying it.
-  const int64_t n = classes < kPaddedBelow ? padded_classes(classes) : classes;
+  const int64_t n = F::kFills && classes < kPaddedBelow ? padded_classes(classes) : classes;
   // The loops' pointers do not alias: a gradient that replaces the logits passes through scratch.
   const bool whole = n == classes, direct = whole && task.grad_input != task.input;
   A* losses = static_cast<A*>(task.results.losses);

@@ -40,6 +40,7 @@ template <class A, int kGamma>
 struct SoftmaxFocalGamma {
   static constexpr bool kPair = false;
   static constexpr bool kWeightedMean = false;
+  static constexpr bool kFills = true;
 
   A gamma, factor;
 

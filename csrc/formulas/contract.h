@@ -19,6 +19,7 @@ struct Plain {
   static constexpr bool kMask = false;          // an integer target is a mask: 0, 1 or ignored
   static constexpr bool kChecks = false;        // has valid_input(x), valid_target(t) and the words for both
   static constexpr bool kAhead = false;         // an InTwoSteps
+  static constexpr bool kFills = true;          // rows may be filled up with classes of logit -inf: none makes NaN
   static constexpr int kTensors = 2;            // of more, the call takes the third and fourth in place of pos_weight
   static constexpr Work kWork = kMuch;
 

@@ -223,7 +223,9 @@ def softmax_functor(formula, tensors, options) -> Functor:
             code = Code(formula(dtype), leaf_names(tensors, options))
             lines, results = code.body()
             arguments = ", ".join(f"A {code.names(_Leaf('tensor', t))}" for t in tensors)
-            constants = ["static constexpr bool kPair = false;", "static constexpr bool kWeightedMean = true;"]
+            constants = [
+                f"static constexpr bool {k};" for k in ("kPair = false", "kWeightedMean = true", "kFills = false")
+            ]
             call = method(f"ClassTerms<A> operator()({arguments})", lines, f"{{{', '.join(results)}}}")
             return structure(
                 name, code, numbered(options), base=f"Plain<{name}<A>>", constants=constants, methods=[call]
