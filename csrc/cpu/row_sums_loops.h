@@ -80,6 +80,12 @@ struct RowSumsSpan {
 
   bool wanted(int k) const { return (kGrads >> k & 1) && task.gradients[k]; }
 
+  // The sum of the terms, or with kWrites their gradients too.
+  template <unsigned kWrites>
+  A run(const F f, A coefficient) const {
+    return row_sums_block<F, A, kWrites>(f, in[0], in[1], in[2], in[3], coefficient, out[0], out[1], out[2], out[3], n);
+  }
+
   void write() const {
     for (int k = 0; k < F::kOperands; ++k) {
       if (!wanted(k) || out[k] != buffers->out[k]) continue;
@@ -97,8 +103,7 @@ double row_sums_range(const F f, const RowSumsTask& task, A coefficient, int64_t
   for (int64_t at = begin; at < end; at += kRowSumsBlock) {
     const int64_t n = kRowSumsBlock < end - at ? kRowSumsBlock : end - at;
     const RowSumsSpan<F, A, kGrads> s(task, at, n, buffers);
-    sum += row_sums_block<F, A, kGrads>(f, s.in[0], s.in[1], s.in[2], s.in[3], coefficient, s.out[0], s.out[1],
-                                        s.out[2], s.out[3], n);
+    sum += s.template run<kGrads>(f, coefficient);
     s.write();
   }
   return sum;
@@ -220,6 +225,11 @@ double row_sums_rows(const F f, const RowSumsTask& task, int64_t begin, int64_t 
     if constexpr (F::kLinear || kGrads == 0) {
       const A coefficient = scale * f.finish(A(0), y).coefficient;
       result = f.finish(static_cast<A>(row_sums_range<F, A, kGrads>(f, task, coefficient, first, last, &buffers)), y);
+    } else if (task.length <= kRowSumsBlock) {  // of one block, which is loaded once
+      const RowSumsSpan<F, A, kGrads> s(task, first, task.length, &buffers);
+      result = f.finish(s.template run<0>(f, A(1)), y);
+      s.template run<kGrads>(f, scale * result.coefficient);
+      s.write();
     } else {
       result = f.finish(static_cast<A>(row_sums_range<F, A, 0>(f, task, A(1), first, last, &buffers)), y);
       row_sums_range<F, A, kGrads>(f, task, scale * result.coefficient, first, last, &buffers);
@@ -240,6 +250,7 @@ double row_sums_loop(const RowSumsTask& task, int64_t begin, int64_t end) {
   const double total = Functor<A>::with(*task.options, given, [&](auto f) -> double {
     using F = decltype(f);
     if (grads == 0) return row_sums_rows<F, A, 0>(f, task, begin, end);
+    if constexpr (F::kOperands == 1) return row_sums_rows<F, A, 1>(f, task, begin, end);
     if constexpr (F::kOperands > 2) {
       if (grads >> 2) return row_sums_rows<F, A, 15>(f, task, begin, end);
     }

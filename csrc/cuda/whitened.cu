@@ -25,16 +25,36 @@ struct CudaWhitened : CudaProducts {
   static constexpr auto run = run_row_sums;
   static constexpr auto invert = invert_by_library;
   static constexpr auto solve = solve_by_library;
+  static constexpr auto keep_lower_triangle = keep_lower_triangle_by_library;
 
   // As measured on CPUs, with the library's inverse.
   static bool inverts(int64_t rows, int64_t size) { return size <= 512 && rows >= 4 * size; }
 
-  static void multiply_by_triangle(const Matrix& rows, const Matrix& triangle, bool transposed, const Matrix& out) {
-    multiply(view(rows), transposed ? fused_losses::transposed(triangle) : view(triangle), 1, false, view(out));
+  static Tensor prepare(const Matrix& triangle, bool transposed) {
+    return transposed ? fused_losses::transposed(triangle) : view(triangle);
+  }
+
+  static void multiply_by_triangle(const Matrix& rows, const Tensor& prepared, bool, const Matrix& out) {
+    multiply(view(rows), prepared, 1, false, view(out));
+  }
+
+  template <class Work>
+  static void by_groups(int64_t n, int64_t, const Work& work) {
+    work(0, n);
   }
 
   static void add_outer_products(const Matrix& gradient, const Matrix& rows, bool add, const Matrix& sum) {
+    add_products(gradient, rows, add, sum);
+  }
+
+  static void add_products(const Matrix& gradient, const Matrix& rows, bool add, const Matrix& sum) {
     multiply(transposed(gradient), view(rows), -1, add, view(sum));
+  }
+
+  static void add_columns(const Matrix& gradient, bool add, const Matrix& sum) {
+    const Matrix ones = new_matrix(gradient.owner, 1, gradient.rows, dtype_of(gradient.owner));
+    torch::stable::fill_(ones.owner, 1.0);
+    multiply(view(ones), view(gradient), -1, add, view(sum));
   }
 
   static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to) {

@@ -17,7 +17,7 @@ inline void solve_triangular(const Tensor& a, const Tensor& b, bool upper, const
 }
 
 // Entries above the diagonal become 0.
-inline void keep_lower_triangle(const Tensor& t) {
+inline void keep_lower_triangle_by_library(const Tensor& t) {
   using torch::stable::detail::from;
   std::array<StableIValue, 2> stack{from(t), from(int64_t{0})};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::tril_", "", stack.data(), TORCH_ABI_VERSION));
@@ -58,7 +58,10 @@ class InverseFactor {
     const int64_t size = factor.size(0);
     inverts_ = dtype == Dtype::kFloat32 && Device::inverts(rows, size);
     matrix_ = inverts_ ? new_matrix(factor, size, size, dtype) : in_dtype(factor, size, size, dtype);
-    if (inverts_) Device::invert(in_dtype(factor, size, size, Dtype::kFloat64), matrix_);
+    if (!inverts_) return;
+    Device::invert(in_dtype(factor, size, size, Dtype::kFloat64), matrix_);
+    lower_ = Device::prepare(matrix_, false);
+    upper_ = Device::prepare(matrix_, true);
   }
 
   bool inverts() const { return inverts_; }
@@ -66,7 +69,7 @@ class InverseFactor {
   // out = L⁻¹ r of each row r.
   void whiten(const Matrix& rows, const Matrix& out) const {
     if (inverts_) {
-      Device::multiply_by_triangle(rows, matrix_, true, out);
+      Device::multiply_by_triangle(rows, *upper_, true, out);
     } else {
       solve(rows, false, out);
     }
@@ -75,7 +78,7 @@ class InverseFactor {
   // out = r L⁻¹ of each row r; out may be the rows where nothing is inverted.
   void unwhiten(const Matrix& rows, const Matrix& out) const {
     if (inverts_) {
-      Device::multiply_by_triangle(rows, matrix_, false, out);
+      Device::multiply_by_triangle(rows, *lower_, false, out);
     } else {
       solve(rows, true, out);
     }
@@ -86,7 +89,8 @@ class InverseFactor {
   Matrix transposed_with(const Matrix& m) const { return product(m, transposed(matrix_), view(m)); }
 
  private:
-  Matrix matrix_;  // L⁻¹, or L
+  Matrix matrix_;                 // L⁻¹, or L
+  OptionalTensor lower_, upper_;  // L⁻¹ and its transpose, prepared
   bool inverts_ = false;
 
   static Matrix product(const Matrix& like, const Tensor& a, const Tensor& b) {
@@ -104,11 +108,16 @@ class InverseFactor {
 //   static bool inverts(int64_t rows, int64_t size): where the inverse and its products are faster than solves
 //   static void invert(const Matrix& factor, const Matrix& inverse), of a factor in float64, rounded to float32
 //   static void solve(const Matrix& factor, const Matrix& rows, bool upper, const Matrix& out), as solve_by_library
-//   static void multiply_by_triangle(const Matrix& rows, const Matrix& triangle, bool transposed, const Matrix& out):
-//       out = rows times a lower triangle, which has zeros above its diagonal, or times its transpose
+//   static Tensor prepare(const Matrix& triangle, bool transposed): a lower triangle, which has zeros above its
+//       diagonal, or its transpose, in float32, as the next wants it
+//   static void multiply_by_triangle(const Matrix& rows, const Tensor& prepared, bool transposed, const Matrix& out)
+//   static void by_groups(int64_t n, int64_t columns, const Work& work): work(first, rows) for all of n rows in parts;
+//       what one step of it leaves of a part is in a cache for the next
 //   static void add_outer_products(const Matrix& gradient, const Matrix& rows, bool add, const Matrix& sum): sum = -Σ
-//   gᵀ r
-//       (+ sum) of gradients that are multiples of their rows, so that it is symmetric; these two in float32
+//       gᵀ r (+ sum) of gradients that are multiples of their rows, so that it is symmetric; in float32
+//   static void add_products(const Matrix& gradient, const Matrix& rows, bool add, const Matrix& sum): the same of any
+//   static void add_columns(const Matrix& gradient, bool add, const Matrix& sum): sum = -Σ g (+ sum)
+//   static void keep_lower_triangle(const Tensor& t), as keep_lower_triangle_by_library
 //   static void centre(const Matrix& rows, const Matrix& mean, const Matrix& to)
 //   static void run(RowSums, const Options&, const RowSumsProblem&, const Tensor& like)
 //   and the products of host/linear.h
@@ -185,15 +194,23 @@ class WhitenedCall : Call<Device> {
     if (gradients_[kInput]) of_input = {*gradients_[kInput], problem_.rows, columns(), most, nullptr};
     for (int64_t begin = 0; begin < problem_.rows; begin += most) {
       const int64_t n = std::min(most, problem_.rows - begin);
-      const Matrix z = whitened.part(whitened_ ? begin : 0, n), gradient = buffer.part(0, n);
-      if (!known_) {
-        Device::centre(input.block(begin, n), mean, gradient);
-        inverse.whiten(gradient, z);
+      const Matrix x = known_ ? Matrix() : input.block(begin, n), z = whitened.part(whitened_ ? begin : 0, n);
+      const Matrix gradient = buffer.part(0, n), of_rows = of_input ? of_input.rows(begin, n) : gradient;
+      const auto work = [&](int64_t first, int64_t rows) {
+        const Matrix some = gradient.part(first, rows);
+        if (!known_) {
+          Device::centre(x.part(first, rows), mean, some);
+          inverse.whiten(some, z.part(first, rows));
+        }
+        Device::run(functor, a.options, chunk(begin + first, z.part(first, rows), writes ? &some : nullptr), a.first());
+        if (writes && (of_input || !inverse.inverts())) inverse.unwhiten(some, of_rows.part(first, rows));
+      };
+      if (inverse.inverts()) {
+        Device::by_groups(n, columns(), work);
+      } else {
+        work(0, n);  // the library's solves
       }
-      Device::run(functor, a.options, chunk(begin, z, writes ? &gradient : nullptr), a.first());
       if (!writes) continue;
-      const Matrix& of_rows = of_input ? of_input.rows(begin, n) : gradient;
-      if (of_input || !inverse.inverts()) inverse.unwhiten(gradient, of_rows);
       add_shared_gradients(inverse.inverts() ? gradient : of_rows, z, begin == 0, inverse.inverts());
       if (of_input) of_input.finish(begin, n);
     }
@@ -207,7 +224,7 @@ class WhitenedCall : Call<Device> {
   OptionalTensor losses_, whitened_;
   bool known_ = false;  // the whitened rows are
   std::array<OptionalTensor, kMostTensors> gradients_;
-  Matrix ones_, of_mean_, of_factor_;  // sums over the chunks; L⁻¹ is applied to them at the end where it is known
+  Matrix of_mean_, of_factor_;  // sums over the chunks; L⁻¹ is applied to them at the end where it is known
 
   int64_t columns() const { return problem_.length; }
 
@@ -226,18 +243,14 @@ class WhitenedCall : Call<Device> {
   void add_shared_gradients(const Matrix& gradient, const Matrix& whitened, bool first, bool inverts) {
     if (gradients_[kMean]) {
       if (first) of_mean_ = sum_of(*gradients_[kMean], 1, inverts);
-      if (ones_.columns != gradient.rows) {
-        ones_ = new_matrix(a.first(), 1, gradient.rows, dtype_);
-        torch::stable::fill_(ones_.owner, 1.0);
-      }
-      Device::multiply(view(ones_), view(gradient), -1, !first, view(of_mean_));
+      Device::add_columns(gradient, !first, of_mean_);
     }
     if (gradients_[kFactor]) {
       if (first) of_factor_ = sum_of(*gradients_[kFactor], columns(), inverts);
       if (inverts) {
         Device::add_outer_products(gradient, whitened, !first, of_factor_);
       } else {
-        Device::multiply(transposed(gradient), view(whitened), -1, !first, view(of_factor_));
+        Device::add_products(gradient, whitened, !first, of_factor_);
       }
     }
   }
@@ -260,7 +273,7 @@ class WhitenedCall : Call<Device> {
       if (inverse.inverts()) sum = position == kMean ? inverse.product_with(sum) : inverse.transposed_with(sum);
       const Matrix to = matrix_of(result, sum.rows, columns());
       if (sum.data() != to.data()) copy(view(sum), view(to));
-      if (position == kFactor) keep_lower_triangle(result);
+      if (position == kFactor) Device::keep_lower_triangle(result);
     }
   }
 };
