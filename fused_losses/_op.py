@@ -82,12 +82,12 @@ class Op:
         differentiable: bit mask of those whose gradient the backward computes; for any other the reference serves.
         losses, saved: how many results there are, and how many small tensors the forward keeps for the backward.
         run: `forward` by a shorter way for eager mode, if there is one.
-        exported: `forward` with a derivative of its own, for torch.export, if there is one.
+        exported: `forward` with a derivative of its own, for torch.export; None: it exports the value alone.
         has_cuda_kernel: False where a CUDA tensor is an error, None where the reference serves it.
         """
         self.name, self.reference, self.forward, self.backward = name, reference, forward, backward
         self.tensors, self.differentiable, self.options = tuple(tensors), differentiable, tuple(options)
-        self.losses, self.saved, self.run, self.exported = losses, saved, run or forward, exported or forward
+        self.losses, self.saved, self.run, self.exported = losses, saved, run or forward, exported
         self.has_cuda_kernel = has_cuda_kernel
 
     def call_reference(self, tensors: Sequence, keywords: dict):

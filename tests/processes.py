@@ -105,6 +105,31 @@ def compiled(call, losses, t, group=None):
     return first_order(torch.compile(call, fullgraph=True, backend="aot_eager"), losses, t, group)
 
 
+class Exported(torch.nn.Module):
+    """A loss as torch.export takes it."""
+
+    def __init__(self, call, group):
+        super().__init__()
+        self.call, self.group = call, group
+
+    def forward(self, t):
+        return self.call(F, t, self.group).sum()
+
+
+def exported(call, t, group):
+    """The value of an exported program, that of the call, and what is said of gradients there."""
+    module, fixed = Exported(call, group), {name: v.detach() for name, v in t.items()}
+    program = torch.export.export(module, (fixed,)).module()
+    with torch.no_grad():
+        of_leaves = torch.export.export(module, (t,)).module()
+    return {
+        "loss": program(fixed), "of leaves": of_leaves(t), "expected": module(fixed),
+        "asked": refusal(torch.export.export, module, (t,)),
+        "asked of Dynamo": refusal(torch.export.export, module, (t,), strict=True),
+        "backward": refusal(lambda: program(t).backward()),
+    }  # fmt: skip
+
+
 def trained(rank=0, size=1, group=None, steps=3):
     """The weights of two towers after some steps; in a group inside DistributedDataParallel."""
     torch.manual_seed(0)
@@ -198,6 +223,8 @@ def main(rank, folder):
     if rank < 2:  # Dynamo takes its time
         for name in COMPILED:
             found[2, name, "compiled"] = compiled(LOSSES[name], F, leaves(tensors("float64", 2), rank, 2), halves[0])
+        for name in LOSSES:
+            found[2, name, "exported"] = exported(LOSSES[name], leaves(tensors("float32", 2), rank, 2), halves[0])
     found["trained"] = trained(rank, SIZE, whole)
     torch.save(found, f"{folder}/{rank}.pt")  # the dead write nothing after this
     found["deserted"] = deserted(rank, folder)

@@ -82,6 +82,23 @@ def test_the_graph_of_a_group_is_one(name, ranks):
     assert_as_alone(together(ranks, 2, name, "compiled"), alone, 1e-13)
 
 
+@pytest.mark.promise(
+    "Where a loss is called from", "An exported program of a group has the loss's value; a gradient is refused."
+)
+@each_loss
+def test_an_exported_program_of_a_group_has_the_value_alone(name, ranks):
+    op = {"clip": "clip_loss", "siglip": "siglip_loss", "sup_con": "sup_con_loss"}.get(name, "linear_cross_entropy")
+    op = "nt_xent_loss" if name.startswith("nt_xent") else op
+    refused = f"RuntimeError: {op}: expected no gradient to be asked for in an exported program of a group"
+    for found in ranks[:2]:
+        found = found[2, name, "exported"]
+        torch.testing.assert_close(found["loss"], found["expected"])
+        torch.testing.assert_close(found["of leaves"], found["expected"])
+        assert found["asked"].startswith(refused)
+        assert refused.removeprefix("RuntimeError: ") in found["asked of Dynamo"]
+        assert "does not require grad" in found["backward"]
+
+
 def test_training_in_ddp_is_that_of_one_process(ranks):
     alone = processes.trained()
     start = processes.trained(steps=0)
