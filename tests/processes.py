@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.autograd import forward_ad
 from torch.nn.parallel import DistributedDataParallel
 
 import fused_losses.functional as F
@@ -96,9 +97,35 @@ def second_order(call, losses, t, group=None):
 
 def transformed(call, losses, t, group=None):
     """torch.func's gradient of what is spread."""
+    name, value, of = of_what_is_spread(call, losses, t, group)
+    return {name: torch.func.grad(of)(value)}
+
+
+def of_what_is_spread(call, losses, t, group=None):
+    """The name of what is spread, its value, and the loss as a function of it."""
     fixed = {name: v.detach() for name, v in t.items()}
     name = "weight" if call in (linear, linear_capped) else "x"
-    return {name: torch.func.grad(lambda value: call(losses, {**fixed, name: value}, group).sum())(fixed[name])}
+    return name, fixed[name], lambda value: call(losses, {**fixed, name: value}, group).sum()
+
+
+def directional(call, losses, t, group=None):
+    """Forward mode and vmap: what is the same in all processes, what belongs to each one's part, and what is shared."""
+    _, value, of = of_what_is_spread(call, losses, t, group)
+    along, one, pair = value.cos(), value.new_ones(()), torch.stack([value, 2 * value], 1)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(of(forward_ad.make_dual(value, along))).tangent
+    same = {
+        "jvp": torch.func.jvp(of, (value,), (along,))[1],
+        "forward_ad": tangent,
+        "vmap": torch.func.vmap(of, 1)(pair),
+        "jacfwd": torch.func.jacfwd(lambda a: of(a * value))(one),
+    }
+    parts = {
+        "jacrev": torch.func.jacrev(of)(value),
+        "vmap of grad": torch.func.vmap(torch.func.grad(of), 1)(pair),
+        "jvp of grad": torch.func.jvp(torch.func.grad(of), (value,), (along,))[1],
+    }
+    return same, parts, torch.func.hessian(lambda a: of(a * value))(one)
 
 
 def compiled(call, losses, t, group=None):
@@ -220,6 +247,7 @@ def main(rank, folder):
         found[2, name, "reference"] = first_order(LOSSES[name], reference, t, group)
         found[2, name, "second"] = second_order(LOSSES[name], F, t, group)
         found[2, name, "transformed"] = transformed(LOSSES[name], F, t, group)
+        found[2, name, "directional"] = directional(LOSSES[name], F, t, group)
     if rank < 2:  # Dynamo takes its time
         for name in COMPILED:
             found[2, name, "compiled"] = compiled(LOSSES[name], F, leaves(tensors("float64", 2), rank, 2), halves[0])

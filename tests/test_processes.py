@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import processes
 import pytest
 import torch
@@ -74,6 +76,23 @@ def test_second_derivatives_and_transforms(kind, name, ranks):
     call = {"second": processes.second_order, "transformed": processes.transformed}[kind]
     alone = call(LOSSES[name], F, processes.leaves(processes.tensors("float64", 2)))
     assert_as_alone(together(ranks, 2, name, kind), alone, 1e-13)
+
+
+@pytest.mark.promise(
+    "Where a loss is called from", "Transforms of torch.func and tangents of forward mode pass through a group."
+)
+@each_loss
+def test_forward_mode_and_vmap(name, ranks):
+    alone, *others = processes.directional(LOSSES[name], F, processes.leaves(processes.tensors("float64", 2)))
+    found = [ranks[rank][2, name, "directional"] for rank in range(2)]
+    average = 1 if name.startswith("linear") else 2  # of rows, as DDP does
+    close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
+    for same, *_ in found:
+        for kind, expected in alone.items():
+            close(same[kind], expected)
+    for kind, expected in others[0].items():
+        close(torch.cat([parts[kind] for _, parts, _ in found], -2) / average, expected)
+    close(sum(shared for *_, shared in found) / average, others[1])
 
 
 @pytest.mark.parametrize("name", COMPILED)

@@ -95,7 +95,8 @@ def log_sums(x: torch.Tensor, among: Processes) -> torch.Tensor:
 
 
 class _Collective(torch.autograd.Function):
-    """A linear map of all processes' x, any number of times differentiable; its transpose is one too."""
+    """A linear map of all processes' x along its first dimension, any number of times differentiable; its transpose is
+    one too."""
 
     @staticmethod
     def forward(x, among, function, transpose):
@@ -108,6 +109,14 @@ class _Collective(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return _Collective.apply(grad, ctx.among, ctx.transpose, ctx.function), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        return _Collective.apply(tangent, ctx.among, ctx.function, ctx.transpose)
+
+    @staticmethod
+    def vmap(info, in_dims, x, among, function, transpose):
+        return _Collective.apply(x.movedim(in_dims[0], -1), among, function, transpose), -1
 
 
 def gathered_rows(x: torch.Tensor, among: Processes) -> torch.Tensor:
