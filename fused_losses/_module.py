@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -84,6 +85,25 @@ class LossModule(nn.Module):
         options = {name: getattr(self, name) for name in self.options.parameters}
         return {**given, **named, **options}
 
+    def __copy__(self) -> LossModule:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(super().__reduce_ex__(4)[2])
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LossModule:
+        """A ProcessGroup is shared: there is one of it in a process."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        memo.update((id(group), group) for group in _process_groups(self))
+        twin.__setstate__(copy.deepcopy(super().__reduce_ex__(4)[2], memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if _process_groups(self):
+            raise TypeError(
+                f"{type(self).__name__}: expected a group that can be pickled, a DeviceMesh or None, got a ProcessGroup"
+            )
+        return super().__reduce_ex__(protocol)
+
     def extra_repr(self) -> str:
         shown = []
         for name, parameter in self.options.parameters.items():
@@ -93,6 +113,12 @@ class LossModule(nn.Module):
             elif getattr(value, "shape", ()) or value != parameter.default:  # an array is refused by the call
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
+
+
+def _process_groups(module: nn.Module) -> list:
+    """Those among its attributes."""
+    kind = getattr(torch.distributed, "ProcessGroup", ())  # torch may be built without processes
+    return [value for value in vars(module).values() if isinstance(value, kind)]
 
 
 def _showing(method: Callable, parameters) -> Callable:

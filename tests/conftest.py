@@ -69,6 +69,14 @@ def gallery_built(custom_folder):
     build_losses([value.custom for value in vars(gallery).values() if hasattr(value, "custom")])
 
 
+@pytest.fixture(scope="module")
+def mesh():
+    """A mesh of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(autouse=True)
 def _same_start():
     """Every test starts from the same random state and leaves the number of threads as it was."""

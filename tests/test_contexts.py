@@ -349,14 +349,6 @@ def test_values_that_are_not_in_memory():
     torch.testing.assert_close(F.mse_loss(target, zeros), target.square().mean())
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    """A mesh of this process alone."""
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.promise(
     "Where a loss is called from",
     "Losses of elements, classes, divergences and regions of DTensors are computed by operations that have a rule for "

@@ -229,6 +229,38 @@ def test_pickle_copy_and_repr(case, variant):
             assert f"{name}={value!r}" in text
 
 
+@pytest.mark.promise(
+    "Where a loss is called from",
+    "A copy of a Module shares its ProcessGroup, and nothing else; with a DeviceMesh it can be pickled too.",
+)
+@pytest.mark.parametrize("kind", ["ProcessGroup", "DeviceMesh"])
+def test_copies_of_a_module_with_a_group(kind, mesh):
+    group = mesh if kind == "DeviceMesh" else mesh.get_group()
+    module = fused_losses.SupConLoss(temperature=torch.nn.Parameter(torch.tensor(0.5)), group=group)
+    z, labels = torch.eye(3), torch.tensor([0, 1, 0])
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Sequential(module)).module[0]
+    twins = [copy.copy(module), copy.deepcopy(module), averaged]
+    if kind == "DeviceMesh":
+        twins.append(pickle.loads(pickle.dumps(module)))
+    else:
+        assert all(twin.group is group for twin in twins)
+        with pytest.raises(TypeError, match="SupConLoss: expected a group that can be pickled, a DeviceMesh or None"):
+            pickle.dumps(module)
+    assert [twin.temperature is module.temperature for twin in twins] == [True, *[False] * (len(twins) - 1)]
+    for twin in twins:
+        assert torch.equal(twin(z, labels), module(z, labels))
+
+
+def test_a_copy_keeps_what_a_module_refers_to():
+    """Two of one are one in the copy, and so is what refers to itself."""
+    loss = fused_losses.MSELoss(weight=torch.ones(3))
+    pair = torch.nn.ModuleList([loss, loss])
+    loss.owner = [loss]
+    twin = copy.deepcopy(pair)
+    assert twin[0] is twin[1] is twin[0].owner[0] is not loss
+    assert twin[0].weight is not loss.weight
+
+
 @each_variant
 def test_tensor_options_are_buffers(case, variant):
     """They move with .to(), are in the state_dict, and survive a load into a fresh Module."""

@@ -102,6 +102,7 @@ def linear_cross_entropy(
         softcap: κ > 0, a bound of the logits; None: s = W x + b.
         z_loss: ζ >= 0, the weight of the square of the logits' normaliser, in rows that are not ignored.
         group: processes that the classes are spread over, a ProcessGroup or a DeviceMesh of one dimension; None: this.
+            A Module with either can be copied, one with a DeviceMesh also pickled.
 
     Returns:
         A scalar, or the input's shape without D with "none"; float64 for a float64 input, else float32.
