@@ -53,6 +53,14 @@ def linear_capped(losses, t, group):
 
 
 LOSSES = {f.__name__: f for f in (clip, siglip, nt_xent, nt_xent_plain, sup_con, linear, linear_capped)}
+POSITIONS = [
+    ("cross_entropy", {}),
+    ("cross_entropy", {"label_smoothing": 0.1}),
+    ("softmax_focal_loss", {}),
+    ("softmax_focal_loss", {"label_smoothing": 0.1, "ignore_index": 1}),
+    ("dice_cross_entropy_loss", {}),
+    ("dice_focal_loss", {}),
+]
 CASES = [(name, dtype) for name in LOSSES for dtype in ("float32", "float64", "bfloat16", "float16")]
 COMPILED = ("clip", "sup_con", "linear")
 SPREAD, SHARED = ("x", "y", "labels"), ("scale", "bias")  # of a batch whose rows are spread
@@ -157,6 +165,22 @@ def exported(call, t, group):
     }  # fmt: skip
 
 
+def of_positions(loss, options, mesh=None):
+    """A loss of logits and classes of positions, which a mesh's processes share, and its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 3, (2, 4), generator=generator)
+    if mesh is not None:
+        from torch.distributed.tensor import Shard, distribute_tensor
+
+        logits, target = distribute_tensor(logits, mesh, [Shard(2)]), distribute_tensor(target, mesh, [Shard(1)])
+    logits.requires_grad_()
+    value = getattr(F, loss)(logits, target, **options)
+    (gradient,) = torch.autograd.grad(value, logits)
+    found = {"loss": value.detach(), "gradient": gradient}
+    return found if mesh is None else {name: t.full_tensor() for name, t in found.items()}
+
+
 def trained(rank=0, size=1, group=None, steps=3):
     """The weights of two towers after some steps; in a group inside DistributedDataParallel."""
     torch.manual_seed(0)
@@ -253,6 +277,8 @@ def main(rank, folder):
             found[2, name, "compiled"] = compiled(LOSSES[name], F, leaves(tensors("float64", 2), rank, 2), halves[0])
         for name in LOSSES:
             found[2, name, "exported"] = exported(LOSSES[name], leaves(tensors("float32", 2), rank, 2), halves[0])
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
+    found["positions"] = [of_positions(*case, mesh["b"]) for case in POSITIONS]
     found["trained"] = trained(rank, SIZE, whole)
     torch.save(found, f"{folder}/{rank}.pt")  # the dead write nothing after this
     found["deserted"] = deserted(rank, folder)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from processes import CASES, COMPILED, LOSSES, SHARED, SIZE, SPREAD, WHOLE
+from processes import CASES, COMPILED, LOSSES, POSITIONS, SHARED, SIZE, SPREAD, WHOLE
 
 import fused_losses.functional as F
 
@@ -116,6 +116,15 @@ def test_an_exported_program_of_a_group_has_the_value_alone(name, ranks):
         assert found["asked"].startswith(refused)
         assert refused.removeprefix("RuntimeError: ") in found["asked of Dynamo"]
         assert "does not require grad" in found["backward"]
+
+
+@pytest.mark.parametrize("case", range(len(POSITIONS)))
+def test_positions_may_be_sharded(case, ranks):
+    """Of (B, C, S) the last dimension, as DTensors of two processes."""
+    alone = processes.of_positions(*POSITIONS[case])
+    for found in ranks:
+        for name, expected in alone.items():
+            torch.testing.assert_close(found["positions"][case][name], expected)
 
 
 def test_training_in_ddp_is_that_of_one_process(ranks):

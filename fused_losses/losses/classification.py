@@ -52,8 +52,8 @@ def _without_ignored(x, target, ignore_index, dim):
     return torch.where(ignored.unsqueeze(dim), 0, x), index, ignored
 
 
-def log_one_minus_softmax(x, dim):
-    """log(1 - softmax(x)), exact also for a class that takes all; right under derivatives.
+def log_one_minus_softmax(x, log_p, dim):
+    """log(1 - softmax(x)) from x and log softmax(x), exact also for a class that takes all; right under derivatives.
 
     The largest logit's value is the log of the other classes' share; every other probability is at most 1/2.
     """
@@ -63,18 +63,16 @@ def log_one_minus_softmax(x, dim):
     shift = torch.where(shift == -torch.inf, 0, shift)
     rest = torch.exp(others - shift).sum(dim, keepdim=True)
     alone = rest == 0
-    log_rest = torch.where(
-        alone, -torch.inf, torch.where(alone, 1, rest).log() + shift - x.logsumexp(dim, keepdim=True)
-    )
+    log_rest = torch.where(alone, -torch.inf, torch.where(alone, 1, rest).log() + (shift - x) + log_p)
     below = torch.where(largest, 0, x.softmax(dim))
     return torch.where(largest, log_rest, torch.log1p(-below))
 
 
 def softmax_focal_terms(x, dim, gamma, share=None):
     """share_c (1-p_c)^gamma (-log p_c) for every class c along `dim`; share is 1 if not given."""
-    cost = -x.log_softmax(dim)
-    cost = cost if share is None else times(share, cost)
-    return cost if gamma == 0 or x.shape[dim] == 0 else cost * torch.exp(gamma * log_one_minus_softmax(x, dim))
+    log_p = x.log_softmax(dim)
+    cost = -log_p if share is None else times(share, -log_p)
+    return cost if gamma == 0 or x.shape[dim] == 0 else cost * torch.exp(gamma * log_one_minus_softmax(x, log_p, dim))
 
 
 def check_classes(name, input, target, ignore_index):
