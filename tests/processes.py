@@ -228,6 +228,11 @@ def refusals(rank, whole, halves):
         "outside reference": refusal(reference.clip_loss, x, x, 1.0, group=outside),
         "mesh of two dimensions": refusal(F.clip_loss, x, x, 1.0, group=mesh),
         "uneven classes": refusal(F.linear_cross_entropy, x, uneven, labels[:1].repeat(3), group=whole),
+        "no classes": refusal(F.linear_cross_entropy, x, x[:0], torch.full((3,), -100), group=whole),
+        "no classes in one": refusal(F.linear_cross_entropy, x, x[: 3 * (rank > 0)], labels[:1].repeat(3), group=whole),
+        "no classes in the reference": refusal(
+            reference.linear_cross_entropy, x, x[:0], torch.full((3,), -100), group=whole
+        ),
         "a class of nobody": refusal(F.linear_cross_entropy, x, x, torch.tensor([0, 12, 1]), group=whole),
         "smoothed": refusal(F.linear_cross_entropy, x, x, labels[:1].repeat(3), label_smoothing=0.1, group=whole),
         "no group": refusal(F.clip_loss, x, x, 1.0, group="everyone"),

@@ -154,7 +154,12 @@ def test_rows_of_another_width_or_dtype_are_one_sentence_in_every_process(kind, 
 
 
 def test_what_spread_classes_do_not_take_is_one_sentence_in_every_process(ranks):
+    empty = "ValueError: linear_cross_entropy: expected linear_weight of at least one class with a group, got (0, 5)"
     expected = {
+        "no classes": empty,
+        "no classes in the reference": empty,
+        "no classes in one": "ValueError: linear_cross_entropy: expected linear_weight of one shape and dtype in every "
+        "process of group, got (0, 5) float32, (3, 5) float32",
         "uneven classes": "ValueError: linear_cross_entropy: expected linear_weight of one shape and dtype in every "
         "process of group, got (3, 5) float32, (2, 5) float32",
         "a class of nobody": "IndexError: linear_cross_entropy: expected class index in [0, 12) or ignore_index -100, "

@@ -18,7 +18,7 @@ def whole_layer(name: str, group, weight, bias) -> tuple:
     if group is None:
         return weight, bias
     among = processes(name, group)
-    check_even("linear_weight", weight, among)
+    check_layer(weight, among)
     return tuple(t if t is None else gathered_parts(t, among) for t in (weight, bias))
 
 
@@ -30,6 +30,15 @@ def check_classes_of_all(name, group, dense, weight, label_smoothing):
                             (label_smoothing, "label_smoothing to be 0")):  # fmt: skip
         if given:
             raise ValueError(f"{name}: expected {argument} with a group, got another")
+
+
+def check_layer(weight: torch.Tensor, among: Processes) -> None:
+    """Every process has as many classes, and some; all raise or none."""
+    check_even("linear_weight", weight, among)
+    if not weight.shape[0]:
+        raise ValueError(
+            f"{among.loss}: expected linear_weight of at least one class with a group, got {tuple(weight.shape)}"
+        )
 
 
 class _Target:
@@ -80,7 +89,7 @@ def across_classes(op: Op, group) -> Op:
         return named, _Target(target, named["ignore_index"], weight.shape[0], among)
 
     def forward(input, weight, target, bias, class_weight, elsewhere, options, reduction, gradients):
-        check_even("linear_weight", weight, among)
+        check_layer(weight, among)
         named, classes = read(target, weight, options)
         rows, index = input.reshape(-1, input.shape[-1]), classes.own.clamp(0, weight.shape[0] - 1)
         own, logit = linear_log_sums(rows, weight, index, bias, named["softcap"]).unbind(1)
