@@ -9,6 +9,7 @@ from problems import expected, gradients
 from tolerances import assert_agrees
 
 from fused_losses import _C
+from fused_losses import functional as F
 
 
 def results(case, problem, reduction):
@@ -80,6 +81,20 @@ def test_streamed_gradients_have_the_same_bits(case, dtype, every_isa, non_tempo
                 assert non_temporal_above(0) == 1 << 62
                 got = results(case, problem, reduction)
                 assert all(map(torch.equal, got, want)), f"{isa} {reduction}"
+
+
+@pytest.mark.parametrize("rows, size", [(2000, 17), (5000, 40), (1000, 100)])
+def test_threads_change_no_bit_of_rows_whitened_by_products(rows, size):
+    x, mean = torch.randn(rows, size, requires_grad=True), torch.randn(size)
+    factor = torch.randn(size, size).tril() / 10 + torch.eye(size)
+    found = []
+    for threads in (1, 2, 3, 4):
+        torch.set_num_threads(threads)
+        loss = F.mahalanobis_loss(x, torch.arange(rows) % 2, mean, factor, margin=3.0)
+        found.append((loss, *torch.autograd.grad(loss, x)))
+    for loss, gradient in found:
+        assert torch.equal(loss, found[0][0])
+        assert torch.equal(gradient, found[0][1])
 
 
 def test_choice_of_instruction_set(every_isa):

@@ -172,8 +172,9 @@ def mahalanobis_distance(input, mean, scale_tril, *, squared=False):
 
     At d = 0 the gradient of d is 0. A singular factor or an infinite input gives infinity or NaN, unchecked.
     Rows are whitened a chunk at a time, in float32 and for many rows by products with L⁻¹, which is computed in
-    float64, else by triangular solves. Products and solves are PyTorch's, and with them the rounding for a given number
-    of threads.
+    float64, else by triangular solves. Where it is by products, on the CPU, the loss and the gradient of the input have
+    the same bits for any number of threads; the solves, the last products of the other gradients and all products on
+    CUDA are PyTorch's, and with them their rounding for a given number of threads.
     Raises ValueError or TypeError on a wrong shape, dtype or device.
     Mahalanobis, "On the generalised distance in statistics" (1936).
 
