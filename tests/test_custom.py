@@ -169,6 +169,19 @@ def test_infinities_have_no_difference(custom_folder):
     torch.testing.assert_close(torch.autograd.grad(far, a)[0], torch.tensor([0.0, 2.0, 0.0]))
 
 
+def test_a_cast_to_float32_or_float64_is_none():
+    bce, smooth_l1 = F.binary_cross_entropy_with_logits, F.smooth_l1_loss
+    for cast, plain in (
+        (lambda x, t: bce(x, t.float(), reduction="none"), lambda x, t: bce(x, t, reduction="none")),
+        (
+            lambda x, t: smooth_l1(x.to(torch.float32), t.double(), reduction="none"),
+            lambda x, t: smooth_l1(x, t, reduction="none"),
+        ),
+        (lambda x, t: torch.floor(5 * x.float()) - t.float(), lambda x, t: torch.floor(5 * x) - t),
+    ):
+        assert custom.elementwise(cast, name="loss").source == custom.elementwise(plain, name="loss").source
+
+
 # ---- What is no function of the values alone. ----
 
 

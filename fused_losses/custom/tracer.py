@@ -178,6 +178,16 @@ def trace(name: str, function: Callable, tensors: Sequence[str], options: dict[s
     return found
 
 
+class _CastsAreNone(RecordingMode):
+    """Computes in float64 what a function casts to float32, as a formula is read."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.overloadpacket.__name__ == "_to_copy" and kwargs.get("dtype") is torch.float32:
+            kwargs = {**kwargs, "dtype": torch.float64}
+        return func(*args, **kwargs)
+
+
 def _refuse_shape(name: str) -> None:
     raise FormulaError(
         f"{name}: cannot fuse a formula that depends on the tensors' shape; write a number of elements as an option"
@@ -238,7 +248,8 @@ def _gradients(loss: torch.Tensor, leaves: Sequence[torch.Tensor]):
 def _outcome(function: Callable, *arguments, **options):
     """What it returns; None for values, or a kind of option, that it is not for."""
     try:
-        return function(*arguments, **options)
+        with _CastsAreNone():
+            return function(*arguments, **options)
     except Exception:
         return None
 
