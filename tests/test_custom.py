@@ -43,6 +43,23 @@ def test_careless_formulas_of_logits_are_rewritten():
     assert careless.source.count("sigmoid_terms(") == 1
 
 
+CARELESS = {
+    "binary cross-entropy": lambda x, t: -(t * torch.sigmoid(x).log() + (1 - t) * (1 - torch.sigmoid(x)).log()),
+    "the softplus of a log": lambda x, t: torch.log(1 + torch.exp(x - t)),
+    "of a log1p": lambda x, t: torch.log1p(torch.exp(t - x)),
+    "ranking": lambda x, t: -torch.log(torch.sigmoid(x - t)),
+    "a quotient": lambda x, t: torch.exp(x) / (1 + torch.exp(x)) * t,
+}
+
+
+@pytest.mark.parametrize("scale", [13, 1000])
+@pytest.mark.parametrize("formula", CARELESS.values(), ids=CARELESS)
+def test_what_is_rewritten_is_read_at_any_scale(formula, scale):
+    """Where as it is written it cancels and overflows."""
+    made = custom.elementwise(lambda x, t: formula(scale * x - 10, scale * t), name="made")
+    assert "sigmoid_terms(" in made.source
+
+
 def test_losses_of_probabilities_are_torch_s_at_0_and_1(custom_folder):
     """Also their gradients, which the logarithm's rule would make NaN there."""
     p = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5], dtype=torch.float64, requires_grad=True)

@@ -59,24 +59,27 @@ TORCH: dict[str, Callable] = {
 
 
 _TENSORS_ONLY = frozenset({"maximum", "minimum", "and", "or", "atan2"})
+_NUMBERS_FIRST = frozenset({"add", "sub", "mul", "div", "pow"})  # which take a number before a tensor
 
 
 class _Nodes(threading.local):
     def __init__(self):
         self.known: dict[tuple, Expr] = {}
+        self.simpler = True
 
 
 _nodes = _Nodes()
 
 
 @contextmanager
-def fresh() -> Iterator[None]:
-    """Expressions made inside are numbered from 0 and share nothing with others."""
-    before, _nodes.known = _nodes.known, {}
+def fresh(simpler: bool = True) -> Iterator[None]:
+    """Expressions made inside are numbered from 0 and share nothing with others. simpler=False: they stay as made."""
+    before = _nodes.known, _nodes.simpler
+    _nodes.known, _nodes.simpler = {}, simpler
     try:
         yield
     finally:
-        _nodes.known = before
+        _nodes.known, _nodes.simpler = before
 
 
 def node(op: str, *args) -> Expr:
@@ -139,6 +142,8 @@ def make(op: str, *args) -> Expr:
         values = [boolean(values[0]), *map(real, values[1:])]
     else:
         values = [real(v) for v in values]
+    if not _nodes.simpler:
+        return node(op, *values)
     folded = _fold(op, values)
     if folded is not None:
         return folded
@@ -375,12 +380,16 @@ def evaluate(root: Expr, tensors: dict[str, torch.Tensor]) -> torch.Tensor | flo
         else:
             given = [values[a] for a in e.args]
             if e.op in _TENSORS_ONLY or not any(isinstance(g, torch.Tensor) for g in given):
-                given = [g if isinstance(g, torch.Tensor) else _like(g, tensors) for g in given]
+                given = [_as_tensor(g, tensors) for g in given]
+            elif e.op not in _NUMBERS_FIRST:
+                given[0] = _as_tensor(given[0], tensors)
             values[e] = TORCH[e.op](*given)
     return values[root]
 
 
-def _like(value, tensors) -> torch.Tensor:
-    """A number as a 0-d tensor beside `tensors`."""
+def _as_tensor(value, tensors) -> torch.Tensor:
+    """A tensor as it is, a number as one without dimensions beside `tensors`."""
+    if isinstance(value, torch.Tensor):
+        return value
     some = next(iter(tensors.values()))
     return torch.full((), value, dtype=torch.bool if isinstance(value, bool) else some.dtype, device=some.device)
