@@ -101,3 +101,23 @@ FL_LIBRARY_FUNCTION(lgamma)
 #undef FL_LIBRARY_FUNCTION
 FL_HD float atan2_(float y, float x) { return ::atan2f(y, x); }
 FL_HD double atan2_(double y, double x) { return ::atan2(y, x); }
+FL_HD float fmod_(float a, float b) { return ::fmodf(a, b); }
+FL_HD double fmod_(double a, double b) { return ::fmod(a, b); }
+
+// What is left of a / b, with the sign of b, as torch.remainder.
+template <class T>
+FL_HD T remainder_(T a, T b) {
+  const T rest = fmod_(a, b);
+  return rest != T(0) && (b < T(0)) != (rest < T(0)) ? rest + b : rest;
+}
+
+// a / b rounded down, as torch.floor_divide: by what is left, since the rounded quotient may be the next whole number.
+template <class T>
+FL_HD T floor_div_(T a, T b) {
+  if (b == T(0)) return a / b;
+  const T rest = fmod_(a, b), whole = (a - rest) / b;  // but for rounding
+  const T quotient = rest != T(0) && (b < T(0)) != (rest < T(0)) ? whole - T(1) : whole;
+  if (quotient == T(0)) return a / b * T(0);  // with the sign of the exact one
+  const T down = floor_(quotient);
+  return quotient - down > T(0.5) ? down + T(1) : down;
+}

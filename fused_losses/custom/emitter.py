@@ -22,10 +22,11 @@ _CALLS = {
     "exp_minus_abs": "exp_minus_abs",
     "log_not": "log1p_neg",
 }
-_STEPS = frozenset({*COMPARISONS, "floor", "ceil", "trunc", "round"})
+_STEPS = frozenset({*COMPARISONS, "floor", "ceil", "trunc", "round", "fmod", "remainder", "floor_div"})
 _COSTLY = frozenset({
     "exp", "expm1", "log", "log_not", "log1p", "tanh", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
     "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "atan2", "power_of_log", "exp_minus_abs", "sigmoid_terms",
+    "fmod", "remainder", "floor_div",
 })  # fmt: skip
 
 

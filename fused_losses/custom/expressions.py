@@ -48,8 +48,10 @@ FOLDED: dict[str, Callable] = {
 TORCH: dict[str, Callable] = {
     **{name: getattr(torch, name) for name in (
         "add sub mul div neg abs exp expm1 log log1p sqrt tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh "
-        "erf erfc lgamma floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 lt le gt ge eq ne"
+        "erf erfc lgamma floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 fmod remainder lt le gt ge "
+        "eq ne"
     ).split()},
+    "floor_div": lambda a, b: torch.div(a, b, rounding_mode="floor"),
     "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not, "detach": torch.detach,
     "at_least": lambda x, low: torch.clamp(x, min=low), "at_most": lambda x, high: torch.clamp(x, max=high),
     "relu": torch.relu, "not_sigmoid": lambda x: torch.sigmoid(-x), "softplus": F.softplus,

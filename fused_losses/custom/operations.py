@@ -142,20 +142,17 @@ def _mul(a, b):
 
 
 def _div(a, b, rounding_mode=None):
+    if rounding_mode == "floor":
+        return make("floor_div", a, b)
     quotient = make("div", a, b)
-    return quotient if rounding_mode is None else make(rounding_mode, quotient)
-
-
-def _rest(rounding: str):
-    """What is left of a after as many b as the rounded quotient says."""
-    return lambda a, b: make("sub", a, make("mul", b, make(rounding, make("div", a, b))))
+    return quotient if rounding_mode is None else make("trunc", quotient)
 
 
 # By the name of the ATen operation, of any overload, in place or not; None is an operation that cannot be fused.
 OPERATIONS: dict[str, Callable] = {
     **{name: _plain(name) for name in (
         "neg abs exp expm1 log log1p sqrt tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc lgamma "
-        "floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 lt le gt ge eq ne"
+        "floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 fmod remainder lt le gt ge eq ne"
     ).split()},
     "sign": _plain("sgn"),
     "add": _add,
@@ -163,8 +160,7 @@ OPERATIONS: dict[str, Callable] = {
     "sub": lambda a, b, alpha=1: make("sub", a, _scaled(b, alpha)),
     "rsub": lambda a, b, alpha=1: make("sub", b, _scaled(a, alpha)),
     "div": _div,
-    "remainder": _rest("floor"),
-    "fmod": _rest("trunc"),
+    "floor_divide": _plain("floor_div"),
     "reciprocal": lambda x: make("div", 1, x),
     "rsqrt": lambda x: make("div", 1, make("sqrt", x)),
     "square": lambda x: make("mul", x, x),
