@@ -9,6 +9,13 @@ import pytest
 import torch
 
 from fused_losses import custom
+from fused_losses.custom.ahead import build_losses
+
+
+def of_two(function):
+    """As a Python function, which alone is decorated."""
+    return lambda a, b: function(a, b)
+
 
 REMAINDERS = {
     "a floor": lambda a, b: torch.div(a, b, rounding_mode="floor"),
@@ -46,3 +53,38 @@ def test_remainders_are_torch_s_to_the_bit(dtype, custom_folder):
         if expected.requires_grad:
             slopes = (torch.autograd.grad(v.sum(), leaves, materialize_grads=True) for v in (found, expected))
             assert_same(*([s[smooth] for s in pair] for pair in slopes), msg=f"derivative of {name}")
+
+
+ENDS = {
+    "xlogy": torch.xlogy,
+    "xlog1py": lambda a, b: torch.special.xlog1py(a, b - 1),
+    "entr": lambda a, b: torch.special.entr(a) * b,
+    "a divergence": lambda a, b: torch.nn.functional.kl_div(b, a, reduction="none"),
+    "of a logit": lambda a, b: torch.xlogy(a, torch.sigmoid(b)) - torch.special.xlog1py(a, -torch.sigmoid(b)),
+}
+
+
+def test_products_with_logarithms_are_torch_s_at_0(custom_folder):
+    """A product with the logarithm of 0, and its slope, which at a factor of 0 is the logarithm."""
+    a = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.4, 1.0, -0.5, math.nan], dtype=torch.float64)
+    b = torch.tensor([0.3, 1.0, 0.0, math.nan, 0.7, 0.0, 0.5, 0.5], dtype=torch.float64)
+    losses = [custom.elementwise(of_two(function), name="ends") for function in ENDS.values()]
+    build_losses([loss.custom for loss in losses])
+    for (name, function), loss in zip(ENDS.items(), losses):
+        leaves, others = ([t.clone().requires_grad_() for t in (a, b)] for _ in range(2))
+        found, expected = loss(*leaves, reduction="none"), function(*others)
+        torch.testing.assert_close(found, expected, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+        slopes = torch.autograd.grad(found.sum(), leaves), torch.autograd.grad(expected.sum(), others)
+        torch.testing.assert_close(*slopes, equal_nan=True, msg=lambda m, name=name: f"derivative of {name}: {m}")
+
+
+def test_the_logarithm_of_a_probability_is_one_of_its_logit(custom_folder):
+    """Far from 0, where the probability is 0, its logarithm and slope are numbers."""
+    loss = custom.elementwise(ENDS["of a logit"], name="of_a_logit")
+    t = torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0], requires_grad=True)
+    x = torch.tensor([-torch.inf, -200.0, -200.0, -200.0, 200.0], requires_grad=True)
+    found = loss(t, x, reduction="none")
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, -100.0, -200.0, 0.0]))
+    slopes = torch.autograd.grad(found.sum(), (t, x))
+    torch.testing.assert_close(slopes[0][1:], torch.tensor([-200.0, -200.0, -200.0, 200.0]))
+    torch.testing.assert_close(slopes[1], torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from .expressions import COMPARISONS, LEAVES, Expr, const, make, node, postorder, power_in_products
+from .expressions import COMPARISONS, LEAVES, TIMES_LOG, Expr, const, make, node, postorder, power_in_products
 
 _LOGISTIC = {"sigmoid": "p", "not_sigmoid": "q", "softplus": "softplus_pos", "softplus_neg": "softplus_neg"}
 _INFIX = {
@@ -75,6 +75,14 @@ def _lower(e: Expr, args: list[Expr], exact: set[Expr]) -> Expr:
         return node(f"part_{e.op}", node("sigmoid_terms", *args))
     if e.op == "relu":
         return node("at_least", *args, const(0))
+    if e.op in TIMES_LOG:
+        x, y = args
+        empty = make("and", make("eq", x, 0), make("eq", y, y))
+        return make("where", empty, 0, make("mul", x, make(TIMES_LOG[e.op], y)))
+    if e.op == "entr":
+        x = args[0]
+        inside = make("where", make("eq", x, 0), 0, make("neg", make("mul", x, make("log", x))))
+        return make("where", make("lt", x, 0), -math.inf, inside)
     if e.op == "log_loss":
         p, t = args
         positive, negative = (make("at_least", node(op, p), -100) for op in ("log", "log_not"))

@@ -48,9 +48,10 @@ FOLDED: dict[str, Callable] = {
 TORCH: dict[str, Callable] = {
     **{name: getattr(torch, name) for name in (
         "add sub mul div neg abs exp expm1 log log1p sqrt tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh "
-        "erf erfc lgamma floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 fmod remainder lt le gt ge "
-        "eq ne"
+        "erf erfc lgamma floor ceil trunc round sgn sigmoid pow maximum minimum where atan2 fmod remainder xlogy lt le "
+        "gt ge eq ne"
     ).split()},
+    "xlog1py": torch.special.xlog1py, "entr": torch.special.entr,
     "floor_div": lambda a, b: torch.div(a, b, rounding_mode="floor"),
     "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not, "detach": torch.detach,
     "at_least": lambda x, low: torch.clamp(x, min=low), "at_most": lambda x, high: torch.clamp(x, max=high),
@@ -60,6 +61,7 @@ TORCH: dict[str, Callable] = {
 }  # fmt: skip
 
 
+TIMES_LOG = {"xlogy": "log", "xlog1py": "log1p"}  # 0 where the first is 0
 _TENSORS_ONLY = frozenset({"maximum", "minimum", "and", "or", "atan2"})
 _NUMBERS_FIRST = frozenset({"add", "sub", "mul", "div", "pow"})  # which take a number before a tensor
 
@@ -261,6 +263,19 @@ def _log1p(x):
     return None
 
 
+def _times_log(log: str):
+    """x log y where x is 0, too. The logarithm of what is logistic is a number, but for infinities."""
+
+    def rule(x, y):
+        found = make(log, y)
+        if found.op == log:
+            return None
+        empty = make("and", make("eq", x, 0), make("eq", make("abs", found), math.inf))
+        return make("mul", x, make("where", empty, 0, found))
+
+    return rule
+
+
 def _mirrored(other: str):
     """Of a function f with f(-x) = other(x)."""
     return lambda x: make(other, x.args[0]) if x.op == "neg" else None
@@ -345,6 +360,7 @@ def _commutes(op: str):
 
 RULES: dict[str, Callable] = {
     "neg": _neg, "add": _add, "sub": _sub, "mul": _mul, "div": _div, "log": _log, "log1p": _log1p, "pow": _pow,
+    **{op: _times_log(log) for op, log in TIMES_LOG.items()},
     "where": _where, "and": _of_truth("false", "true"), "or": _of_truth("true", "false"), "not": _not,
     "sigmoid": _mirrored("not_sigmoid"), "not_sigmoid": _mirrored("sigmoid"),
     "softplus": _mirrored("softplus_neg"), "softplus_neg": _mirrored("softplus"),

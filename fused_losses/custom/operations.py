@@ -20,11 +20,6 @@ def _clamp(x, min=None, max=None):
     return x if max is None else make("at_most", x, max)
 
 
-def _xlogy(x, y):
-    empty = make("and", make("eq", x, 0), make("eq", y, y))
-    return make("where", empty, 0, make("mul", x, make("log", y)))
-
-
 def _gelu(x, approximate="none"):
     if approximate != "none":
         inner = make("mul", math.sqrt(2 / math.pi), make("add", x, make("mul", 0.044715, make("pow", x, 3))))
@@ -183,7 +178,9 @@ OPERATIONS: dict[str, Callable] = {
     "softplus": _softplus,
     "log_sigmoid_forward": _log_sigmoid,
     "logaddexp": _logaddexp,
-    "xlogy": _xlogy,
+    "xlogy": _plain("xlogy"),
+    "special_xlog1py": _plain("xlog1py"),
+    "special_entr": _plain("entr"),
     "logical_and": _plain("and"),
     "logical_or": _plain("or"),
     "logical_not": _plain("not"),
