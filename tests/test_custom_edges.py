@@ -88,3 +88,26 @@ def test_the_logarithm_of_a_probability_is_one_of_its_logit(custom_folder):
     slopes = torch.autograd.grad(found.sum(), (t, x))
     torch.testing.assert_close(slopes[0][1:], torch.tensor([-200.0, -200.0, -200.0, 200.0]))
     torch.testing.assert_close(slopes[1], torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))
+
+
+BENDS = {
+    "relu of a clamp": lambda a, b: torch.relu(a.clamp(min=0)) * b,
+    "abs of a clamp": lambda a, b: (a - b).clamp(min=0).abs() * b,
+    "relu of a maximum": lambda a, b: torch.relu(torch.maximum(a.abs(), b)),
+    "relu of sums": lambda a, b: torch.relu(a.clamp(min=0) + b.clamp(min=0)),
+    "relu of a square": lambda a, b: torch.relu((a - b) ** 2).abs(),
+}
+
+
+def test_bends_of_what_is_not_below_0_are_torch_s(custom_folder):
+    losses = [custom.elementwise(function, name="bends") for function in BENDS.values()]
+    build_losses([loss.custom for loss in losses])
+    a, b = torch.tensor([[0.0, -0.0, 0.0, 1.0, -1.0, 2.0], [0.0, 0.0, -1.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
+    for (name, function), loss in zip(BENDS.items(), losses):
+        leaves = [t.clone().requires_grad_() for t in (a, b)]
+        found, expected = loss(*leaves, reduction="none"), function(*leaves)
+        torch.testing.assert_close(found, expected, msg=lambda m, name=name: f"{name}: {m}")
+        slopes = (torch.autograd.grad(v.sum(), leaves) for v in (found, expected))
+        torch.testing.assert_close(*slopes, msg=lambda m, name=name: f"derivative of {name}: {m}")
+    assert "abs_(" not in losses[-1].source
+    assert "at_least_(" not in losses[-1].source

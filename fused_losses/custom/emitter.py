@@ -73,6 +73,8 @@ def _lower(e: Expr, args: list[Expr], exact: set[Expr]) -> Expr:
         return make("mul", args[0], make("div", 1, args[1]))
     if e.op in _LOGISTIC and e.varies:
         return node(f"part_{e.op}", node("sigmoid_terms", *args))
+    if e.op in ("relu", "abs") and e.args[0].nonnegative:  # not before it is differentiated, for its slope at 0
+        return args[0]
     if e.op == "relu":
         return node("at_least", *args, const(0))
     if e.op in TIMES_LOG:

@@ -365,8 +365,7 @@ RULES: dict[str, Callable] = {
     "sigmoid": _mirrored("not_sigmoid"), "not_sigmoid": _mirrored("sigmoid"),
     "softplus": _mirrored("softplus_neg"), "softplus_neg": _mirrored("softplus"),
     "maximum": _commutes("maximum"), "minimum": _commutes("minimum"),
-    "relu": lambda x: x if x.nonnegative else None,
-    "abs": lambda x: make("abs", x.args[0]) if x.op == "neg" else x if x.nonnegative else None,
+    "abs": lambda x: make("abs", x.args[0]) if x.op == "neg" else None,
 }  # fmt: skip
 
 
