@@ -111,3 +111,11 @@ def test_bends_of_what_is_not_below_0_are_torch_s(custom_folder):
         torch.testing.assert_close(*slopes, msg=lambda m, name=name: f"derivative of {name}: {m}")
     assert "abs_(" not in losses[-1].source
     assert "at_least_(" not in losses[-1].source
+
+
+def test_hardswish_has_slopes_at_infinities(custom_folder):
+    loss = custom.elementwise(lambda x: torch.nn.functional.hardswish(x), name="swish")
+    x = torch.tensor([-torch.inf, torch.inf, -3.0, 3.0, 1.0], requires_grad=True)
+    found, expected = loss(x, reduction="none"), torch.nn.functional.hardswish(x)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert torch.autograd.grad(found.sum(), x)[0].tolist() == pytest.approx([0.0, 1.0, 0.0, 1.0, 5 / 6])

@@ -46,7 +46,8 @@ def _hardsigmoid(x):
 
 
 def _hardswish(x):
-    between = make("mul", x, make("div", make("add", x, 3), 6))
+    near = _clamp(x, -3, 3)  # an infinity that is not chosen would have a slope of 0 times infinity
+    between = make("mul", near, make("div", make("add", near, 3), 6))
     return make("where", make("le", x, -3), make("mul", x, 0), make("where", make("ge", x, 3), x, between))
 
 
