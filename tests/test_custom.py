@@ -116,6 +116,8 @@ FUNCTIONS = {name: getattr(torch, name) for name in UNARY} | {
     "logaddexp": lambda x: torch.logaddexp(x, 1 - x),
     "xlogy": lambda x: torch.xlogy(x, 1 - x),
     "clamp": lambda x: x.clamp(0.3, 0.6),
+    "a clamp of a number": lambda x: torch.clamp(torch.tensor(1.0), max=2 * x) * x,
+    "a comparison of a number": lambda x: torch.where(torch.lt(torch.tensor(0.4), x), x, 1 - x),
     "relu6": lambda x: F.relu6(8 * x),
     "hardtanh": lambda x: F.hardtanh(x, -0.4, 0.4),
     "fmod": lambda x: torch.fmod(-x, 0.3),

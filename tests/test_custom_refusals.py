@@ -337,6 +337,16 @@ def test_other_families_refuse_in_the_same_words():
         (custom.overlap, lambda i, p, g, *, squared=1.0: i, r"expected names other than .*squared.*, got squared"),
         (custom.row_sums(term=lambda a, b: a * b), lambda total, a: total, r"expected a target with a name of its own"),
         (
+            custom.row_sums(term=lambda a, b, *, t=1.0: a - b * t),
+            lambda total, t: total - t,
+            r"<lambda>: expected a target with a name of its own, got t, an option$",
+        ),
+        (
+            custom.row_sums(term=lambda a, b: a - b),
+            lambda total, *, b=1.0: total - b,
+            r"<lambda>: expected options with names of their own, got b, a tensor of the term$",
+        ),
+        (
             custom.row_sums(term=lambda a, *, e=2.0: a * e),
             lambda total, *, e=1.0: total + e,
             r"one default of e, got 2.0",

@@ -46,8 +46,7 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
             raise ValueError(f"{name}: expected one default of {option}, got {a} in the term and {b} in the function")
     defaults = {**of_term.options, **of_sum.options}
     check_number_of_options(name, defaults)
-    if set(labels) & set(tensors):
-        raise ValueError(f"{name}: expected a target with a name of its own, got {labels[0]}, a tensor of the term")
+    _check_names(name, tensors, labels, defaults)
 
     def formula(dtype):
         value = trace(name, term, tensors, of_term.options, dtype)
@@ -84,3 +83,14 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
         custom, function, parameters, kinds, with_signature(check, "_fl_name", *tensors, *labels),
         with_signature(operands, *tensors, *labels), [*tensors, *labels],
     )  # fmt: skip
+
+
+def _check_names(name: str, tensors: list[str], labels: list[str], options: dict[str, float]) -> None:
+    """They are arguments of one loss."""
+    for label in labels:
+        if label in tensors or label in options:
+            kind = "a tensor of the term" if label in tensors else "an option"
+            raise ValueError(f"{name}: expected a target with a name of its own, got {label}, {kind}")
+    for option in options:
+        if option in tensors:
+            raise ValueError(f"{name}: expected options with names of their own, got {option}, a tensor of the term")
