@@ -69,21 +69,13 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
         if not compiling:
             return _apply((op, settings, needs, compiling), *tensors)
         return FusedLoss.apply((op, settings, needs, compiling), *_each_once(tensors))
-    run = op.exported if exporting else op.forward if compiling else op.run
-    if run is None:
-        run, tensors = op.forward, _without_gradient(op, tensors, needs)
+    if exporting and op.exported is None:
+        if needs:
+            return op.call_reference(tensors, settings.keywords)
+        tensors = [t if t is None else t.detach() for t in tensors]  # asked for later, a gradient is refused
+    run = (op.exported or op.forward) if exporting else op.forward if compiling else op.run
     out = run(*tensors, settings.options, settings.reduction, 0)
     return out[0] if op.losses == 1 else tuple(out[: op.losses])
-
-
-def _without_gradient(op: Op, tensors: Sequence, needs: int) -> list:
-    """The tensors of an op that has no derivative in an exported program, whose loss then requires no gradient."""
-    if needs:
-        raise RuntimeError(
-            f"{op.name}: expected no gradient to be asked for in an exported program of a group, got tensors that "
-            "require one; export under torch.no_grad(), or train with torch.compile"
-        )
-    return [t if t is None else t.detach() for t in tensors]
 
 
 def _each_once(tensors: Sequence) -> list:

@@ -82,7 +82,8 @@ class Op:
         differentiable: bit mask of those whose gradient the backward computes; for any other the reference serves.
         losses, saved: how many results there are, and how many small tensors the forward keeps for the backward.
         run: `forward` by a shorter way for eager mode, if there is one.
-        exported: `forward` with a derivative of its own, for torch.export; None: it exports the value alone.
+        exported: `forward` with a derivative of its own, for torch.export; None: the
+            reference serves where a gradient is asked for.
         has_cuda_kernel: False where a CUDA tensor is an error, None where the reference serves it.
         """
         self.name, self.reference, self.forward, self.backward = name, reference, forward, backward

@@ -108,3 +108,8 @@ def extensions_folder() -> Path:
     """Where torch.utils.cpp_extension keeps what it builds, without the second that its import takes."""
     chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
     return Path(chosen or os.path.realpath(torch._appdirs.user_cache_dir("torch_extensions")))
+
+
+def process_group(name: str):
+    """The group of this name, which is all that an exported program keeps of it."""
+    return torch.distributed.distributed_c10d._resolve_process_group(name)

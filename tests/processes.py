@@ -152,15 +152,18 @@ class Exported(torch.nn.Module):
 
 
 def exported(call, t, group):
-    """The value of an exported program, that of the call, and what is said of gradients there."""
+    """The value of an exported program and its gradients, and those of the call."""
     module, fixed = Exported(call, group), {name: v.detach() for name, v in t.items()}
     program = torch.export.export(module, (fixed,)).module()
-    with torch.no_grad():
-        of_leaves = torch.export.export(module, (t,)).module()
+
+    def gradients(function):
+        wanted = [v for v in t.values() if v.requires_grad]
+        return torch.autograd.grad(function(t), wanted, materialize_grads=True)
+
     return {
-        "loss": program(fixed), "of leaves": of_leaves(t), "expected": module(fixed),
-        "asked": refusal(torch.export.export, module, (t,)),
-        "asked of Dynamo": refusal(torch.export.export, module, (t,), strict=True),
+        "loss": program(fixed), "expected": module(fixed), "of eager": gradients(module),
+        "traced": gradients(torch.export.export(module, (t,)).module()),
+        "strict": gradients(torch.export.export(module, (t,), strict=True).module()),
         "backward": refusal(lambda: program(t).backward()),
     }  # fmt: skip
 
@@ -168,8 +171,8 @@ def exported(call, t, group):
 def of_positions(loss, options, mesh=None):
     """A loss of logits and classes of positions, which a mesh's processes share, and its gradient."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
-    target = torch.randint(0, 3, (2, 4), generator=generator)
+    logits = torch.randn(4, 6, 8, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 6, (4, 8), generator=generator)
     if mesh is not None:
         from torch.distributed.tensor import Shard, distribute_tensor
 

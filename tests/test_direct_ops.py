@@ -191,7 +191,7 @@ def test_an_integer_target_that_is_none_is_refused_by_the_backward(case, wrong):
         call(name, arguments)
 
 
-@pytest.mark.promise("What is refused", "No backward reads where a class index points that is none.")
+@pytest.mark.promise("What is refused", "A target written to before the backward is looked at again, in an array too.")
 @pytest.mark.parametrize("name", ["dice_loss", "jaccard_loss", "tversky_loss", "dice_cross_entropy_loss"])
 @pytest.mark.parametrize("mask", [False, True], ids=["classes", "mask"])
 def test_an_array_written_to_before_the_backward_is_refused(name, mask):

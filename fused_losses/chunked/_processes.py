@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from .. import _checks as check
 from .._op import MEAN, SUM, Op, accumulation_dtype
+from .._torch_private import process_group
 
 # By their names of torch 2.13, or those of the versions before it; None where torch was built without processes.
 _all_gather = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
@@ -119,14 +120,51 @@ class _Collective(torch.autograd.Function):
         return _Collective.apply(x.movedim(in_dims[0], -1), among, function, transpose), -1
 
 
+_MAPS = {map.__name__: map for map in (gathered, shared_out, own_part)}
+
+
+@torch.library.custom_op("fused_losses::collective", mutates_args=())
+def _exported(x: torch.Tensor, group: str, map: str, transpose: str) -> torch.Tensor:
+    """`_Collective` of a group's name, for exported programs, in which no Function is left."""
+    return _MAPS[map](x, _named(group))
+
+
+@_exported.register_fake
+def _(x, group, map, transpose):
+    size = _named(group).size
+    return x.new_empty((x.shape[0] * size if map == "gathered" else x.shape[0] // size, *x.shape[1:]))
+
+
+def _transposed(ctx, grad):
+    return _exported(grad, ctx.group, ctx.transpose, ctx.map), None, None, None
+
+
+def _keep(ctx, inputs, output):
+    _, ctx.group, ctx.map, ctx.transpose = inputs
+
+
+_exported.register_autograd(_transposed, setup_context=_keep)
+
+
+def _named(group: str) -> Processes:
+    found = process_group(group)
+    return Processes("", found, dist.get_world_size(found), dist.get_rank(found))
+
+
+def _differentiable(x: torch.Tensor, among: Processes, map: Callable, transpose: Callable) -> torch.Tensor:
+    if torch.compiler.is_exporting():
+        return _exported(x, among.group.group_name, map.__name__, transpose.__name__)
+    return _Collective.apply(x, among, map, transpose)
+
+
 def gathered_rows(x: torch.Tensor, among: Processes) -> torch.Tensor:
     """`gathered`, differentiable: the gradients of a row, from all processes, are added up where it is."""
-    return _Collective.apply(x, among, gathered, shared_out)
+    return _differentiable(x, among, gathered, shared_out)
 
 
 def gathered_parts(x: torch.Tensor, among: Processes) -> torch.Tensor:
     """`gathered`, differentiable, where every process goes on to the same: its part of the gradient is its own."""
-    return _Collective.apply(x, among, gathered, own_part)
+    return _differentiable(x, among, gathered, own_part)
 
 
 def check_even(argument: str, x: torch.Tensor, among: Processes) -> None:

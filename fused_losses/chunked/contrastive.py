@@ -94,8 +94,8 @@ def clip_loss(x, y, logit_scale, *, normalize=False, group=None):
     gradients, which DDP and FSDP take, is its gradient. Each process makes the products of its N rows with those of
     all; y is gathered, what the rows say of each column is merged, and the gradient of y goes back to its process.
     Second derivatives and torch.func gather x too and make all products in every process; forward mode takes the
-    directions of all processes together, so that jacfwd and hessian of rows are sums over them. torch.export of a group
-    has the value alone and refuses tensors that require a gradient.
+    directions of all processes together, so that jacfwd and hessian of rows are sums over them. So does an exported
+    program where a tensor requires a gradient when it is exported.
 
     Four products of N x N x D forward and backward; three where all similarities fit into 64 MiB on the CPU (24 on
     CUDA), N = 4096 in float32; one without gradients. Memory beyond the gradients: those similarities, else a tile of

@@ -112,8 +112,8 @@ def linear_cross_entropy(
     32 MiB on the CPU and 24 on CUDA or, where V is large, 64 rows; float32 sums of the gradients of half-precision
     weights. With a group every process has the same input and targets, which count all classes, and V of them, in the
     processes' order: its part of linear_weight and linear_bias. Each gets the loss and the whole gradients of what it
-    holds, in four products; weight, label_smoothing and probabilities are refused. torch.export of a group has the
-    value alone and refuses tensors that require a gradient.
+    holds, in four products; weight, label_smoothing and probabilities are refused. An exported program
+    gathers the layer where a tensor requires a gradient when it is exported.
     Logits are float32 at least, sums too. Second derivatives, torch.func and the gradients of `weight` and of
     class probabilities come from plain PyTorch, which holds all N x V logits.
     Gradients flow to input, linear_weight and linear_bias. NaN propagates; everything ignored gives a mean of NaN with

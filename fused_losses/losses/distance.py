@@ -225,7 +225,7 @@ def mahalanobis_loss(input, target, mean, scale_tril, margin=1.0, reduction="mea
         A scalar, or (N,) with "none"; float64 for a float64 input, else float32.
 
     At d = 0 the gradient is 0. NaN propagates; the mean of nothing is NaN; a singular factor or an infinite input gives
-    infinity or NaN.
+    infinity or NaN, or for an anomaly 0.
     Raises ValueError or TypeError on a wrong shape, dtype, device or option.
     The contrastive loss of Hadsell, Chopra and LeCun (2006) on the distance of Mahalanobis (1936).
 
