@@ -93,9 +93,9 @@ def clip_loss(x, y, logit_scale, *, normalize=False, group=None):
     With a group it is the loss of the rows of all, the same number in every process, and the mean of the processes'
     gradients, which DDP and FSDP take, is its gradient. Each process makes the products of its N rows with those of
     all; y is gathered, what the rows say of each column is merged, and the gradient of y goes back to its process.
-    Second derivatives and torch.func gather x too and make all products in every process; forward mode takes the
-    directions of all processes together, so that jacfwd and hessian of rows are sums over them. So does an exported
-    program where a tensor requires a gradient when it is exported.
+    Second derivatives, torch.func and a program exported for tensors that require a gradient gather x too and make all
+    products in every process; forward mode takes the directions of all processes together, so that jacfwd and hessian
+    of rows are sums over them.
 
     Four products of N x N x D forward and backward; three where all similarities fit into 64 MiB on the CPU (24 on
     CUDA), N = 4096 in float32; one without gradients. Memory beyond the gradients: those similarities, else a tile of
