@@ -131,25 +131,31 @@ def plan(arguments) -> list[tuple]:
     return list(found.values())
 
 
-QUICK_COMPILE = 60.0  # seconds in which a quick run compiles; what is not ready by then is left out of its table
+QUICK_COMPILE = 120.0  # seconds in which a quick run compiles; what is not ready by then is left out of its table
+READY = "compiled: "  # what --prepare says of a case
 
 
-def compile_ahead(arguments, until: float) -> None:
-    """Fills torch.compile's cache for the cases of a quick run in two processes: compiling takes most of its time."""
+def compile_ahead(arguments, until: float) -> set[str]:
+    """Fills torch.compile's cache for the cases of a quick run in two processes: compiling takes most of its time.
+
+    Returns the keys of the cases that are compiled.
+    """
     keys = list(dict.fromkeys(case.key for case, _ in arguments.plan))
     commands = [
         [sys.executable, "-m", "benchmarks.run", "--quick", "--prepare", "--losses", ",".join(half)]
         for half in (keys[::2], keys[1::2])
         if half
     ]
-    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     children = [subprocess.Popen(command, **quiet) for command in commands]
+    said = []
     for child in children:
         try:
-            child.wait(max(0.0, until - time.monotonic()))
+            said.append(child.communicate(timeout=max(0.0, until - time.monotonic()))[0])
         except subprocess.TimeoutExpired:
             child.terminate()
-            child.wait()
+            said.append(child.communicate()[0])
+    return {line.removeprefix(READY) for line in "".join(said).splitlines() if line.startswith(READY)}
 
 
 def measure(arguments, facts, clock, case, shape, compile_until, with_memory) -> tuple[list[dict], dict]:
@@ -163,6 +169,7 @@ def measure(arguments, facts, clock, case, shape, compile_until, with_memory) ->
         inference="inference" in arguments.phase, compile_until=compile_until,
     )  # fmt: skip
     if arguments.prepare:
+        print(f"{READY}{case.key}", flush=True)
         return [], field.failures
     peaks = {}
     if with_memory:
@@ -237,6 +244,7 @@ class Run:
         self.clock = timing.clock_of(self.device)
         self.deadline = time.monotonic() + arguments.max_seconds
         self.compile_until = self.deadline if not arguments.quick else time.monotonic() + QUICK_COMPILE
+        self.compiled = set()  # cases whose forms are in the cache: they need no more time
         self.facts = rows.environment(self.device)
         self.facts["torch_isa"] = (
             torch.backends.cpu.get_cpu_capability().lower() if self.device.type == "cpu" else "cuda"
@@ -268,8 +276,9 @@ class Run:
             progress.begin(f"{case.key} {name}" + (f", run {repetition + 1}" if self.arguments.repeat > 1 else ""))
             facts = self.facts | {"run": f"{self.facts['run']}.{repetition}"}
             memory = self.arguments.memory and repetition == 0  # it has no spread
+            until = self.deadline if case.key in self.compiled else self.compile_until
             try:
-                found, failed = measure(self.arguments, facts, self.clock, case, shape, self.compile_until, memory)
+                found, failed = measure(self.arguments, facts, self.clock, case, shape, until, memory)
             except Exception as error:  # one case must not cost the others' rows
                 found, failed = [], {("all", ""): f"{type(error).__name__}: {error}".splitlines()[0]}
             progress.finish()
@@ -294,8 +303,9 @@ class Run:
         if self.arguments.quick and self.found:
             print(quick_table(self.found))
             print("cold caches: the three alternate call by call, each after a flush of the last cache")
-        for key, text in self.failures.items():
-            print(f"not measured or not agreeing: {' '.join(filter(None, key))}: {text}")
+        for text in dict.fromkeys(self.failures.values()):
+            names = (" ".join(filter(None, key)) for key, other in self.failures.items() if other == text)
+            print(f"not measured or not agreeing: {', '.join(names)}: {text}")
         if self.unbuilt:
             print(f"without a kernel in this build, not stored: {', '.join(sorted(self.unbuilt))}")
         if self.arguments.check:
@@ -319,7 +329,7 @@ def main(argv=None) -> int:
     own = arguments.prepare and arguments.compile_cache is None
     with nullcontext() if own else rivals.private_compile_cache(arguments.compile_cache):
         if arguments.quick and not arguments.prepare:
-            compile_ahead(arguments, run.compile_until)
+            run.compiled = compile_ahead(arguments, run.compile_until)
         try:
             run.measure()
         except KeyboardInterrupt:
