@@ -54,14 +54,15 @@ inline void solve_by_library(const Matrix& factor, const Matrix& rows, bool uppe
 template <class Device>
 class InverseFactor {
  public:
-  InverseFactor(const Tensor& factor, int64_t rows, Dtype dtype) {
+  // whitens, unwhitens: what it will be asked for.
+  InverseFactor(const Tensor& factor, int64_t rows, Dtype dtype, bool whitens, bool unwhitens) {
     const int64_t size = factor.size(0);
     inverts_ = dtype == Dtype::kFloat32 && Device::inverts(rows, size);
     matrix_ = inverts_ ? new_matrix(factor, size, size, dtype) : in_dtype(factor, size, size, dtype);
     if (!inverts_) return;
     Device::invert(in_dtype(factor, size, size, Dtype::kFloat64), matrix_);
-    lower_ = Device::prepare(matrix_, false);
-    upper_ = Device::prepare(matrix_, true);
+    if (whitens) upper_ = Device::prepare(matrix_, true);
+    if (unwhitens) lower_ = Device::prepare(matrix_, false);
   }
 
   bool inverts() const { return inverts_; }
@@ -183,7 +184,8 @@ class WhitenedCall : Call<Device> {
 
   void run() {
     const Matrix mean = in_dtype(*a.tensors[kMean], 1, columns(), dtype_);
-    const InverseFactor<Device> inverse(*a.tensors[kFactor], problem_.rows, dtype_);
+    const bool to_input = gradients_[kInput].has_value();
+    const InverseFactor<Device> inverse(*a.tensors[kFactor], problem_.rows, dtype_, !known_, to_input);
     const bool writes = gradients_[kInput] || gradients_[kMean] || gradients_[kFactor];
     const int64_t most = tile_rows<Device>(problem_.rows, 2 * columns() * element_size(dtype_));
     Blocks input(a.first(), problem_.rows, columns(), dtype_, most);
