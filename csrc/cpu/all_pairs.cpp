@@ -14,6 +14,21 @@ namespace {
 
 const PairsLoops& loops() { return FL_FOR_ISA(pairs_loops); }
 
+constexpr int64_t kMirrorBlock = 32;  // rows and columns that go through L1
+
+// What is above the diagonal of n x n elements, below it.
+template <class A>
+void mirror_square(A* x, int64_t n, int64_t stride) {
+  parallel((n + kMirrorBlock - 1) / kMirrorBlock, kMirrorBlock * n / 2, [&](int64_t begin, int64_t end) {
+    const int64_t last = std::min(end * kMirrorBlock, n);
+    for (int64_t at = 0; at < last; at += kMirrorBlock) {
+      for (int64_t i = std::max(begin * kMirrorBlock, at + 1); i < last; ++i) {
+        for (int64_t j = at; j < std::min(at + kMirrorBlock, i); ++j) x[i * stride + j] = x[j * stride + i];
+      }
+    }
+  });
+}
+
 struct CpuAllPairs : CpuProducts {
   static constexpr int64_t kKeptBytes = 64 << 20;
 
@@ -23,6 +38,14 @@ struct CpuAllPairs : CpuProducts {
     problem->row_groups = groups->rows.data();
     problem->column_groups = groups->columns.data();
     return groups;
+  }
+
+  static void mirror(const Matrix& square) {
+    if (dtype_of(square.owner) == Dtype::kFloat64) {
+      mirror_square(static_cast<double*>(square.data()), square.rows, square.stride);
+    } else {
+      mirror_square(static_cast<float*>(square.data()), square.rows, square.stride);
+    }
   }
 
   static void statistics(LossId id, const Options& options, const PairsProblem& problem, const Tensor&) {

@@ -44,6 +44,27 @@ struct PairsRow {
   }
 };
 
+// What is above the diagonal of a square of rows `stride` apart, below it: a block for each 32 x 32 of them.
+template <class A>
+__global__ void __launch_bounds__(kThreads) mirror_kernel(A* x, int64_t n, int64_t stride) {
+  constexpr int kWarps = kThreads / 32;
+  FL_SHARED(A, part, [32 * 33]);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t side = (n + 31) / 32;
+  for (int64_t block = blockIdx.x; block < side * side; block += gridDim.x) {
+    const int64_t low = block / side * 32, left = block % side * 32;  // where it is written
+    if (left > low) continue;
+    for (int k = warp; k < 32; k += kWarps) {
+      if (left + k < n && low + lane < n) part[k * 33 + lane] = x[(left + k) * stride + low + lane];
+    }
+    __syncthreads();
+    for (int k = warp; k < 32; k += kWarps) {
+      if (low + k < n && left + lane < low + k) x[(low + k) * stride + left + lane] = part[lane * 33 + k];
+    }
+    __syncthreads();
+  }
+}
+
 template <class F, class A>
 __global__ void __launch_bounds__(kThreads) pairs_statistics_kernel(const F f, const PairsProblem p) {
   FL_SHARED(A, shared, [32]);
@@ -201,6 +222,15 @@ struct CudaAllPairs : CudaProducts {
   static constexpr int64_t kKeptBytes = CudaProducts::kTileBytes;
 
   static std::shared_ptr<void> prepare(PairsProblem*) { return nullptr; }
+
+  static void mirror(const Matrix& square) {
+    const Launch launch(square.owner);
+    const int64_t side = (square.rows + 31) / 32;
+    with_accumulation(dtype_of(square.owner), [&](auto tag) {
+      launch(mirror_kernel<decltype(tag)>, launch.grid(side * side, 1), kThreads, 0,
+             static_cast<decltype(tag)*>(square.data()), square.rows, square.stride);
+    });
+  }
 
   static void statistics(LossId id, const Options& options, const PairsProblem& problem, const Tensor& like) {
     with_functor(id, options, problem.dtype, [&](const auto& f, auto tag) {

@@ -4,7 +4,8 @@
 // A loss reads its rows once for their statistics (and CLIP those of the columns) and a second time, when all are
 // known, for the gradient of the similarities, in place. Four products forward and backward of two sets, three of one;
 // one less where all similarities fit into the memory of one tile, which is then kept between the two. Two of one set
-// whose loss `mirrors`: a tile has no columns before its own rows, and counts for its rows and for its columns.
+// whose loss `mirrors`: a tile has no columns before its own rows, and counts for its rows and for its columns; among
+// its own rows a pair is one number, too, whichever comes first, as a product need not have it.
 //
 // Many processes: each has some rows, row i being column `first` + i, and all columns. The forward gives the statistics
 // of its rows, [rows, kStatistics], and for CLIP the log sums of the columns over its rows, [columns]; merged over the
@@ -24,6 +25,7 @@ namespace fused_losses {
 // Device: as for the linear family; also
 //   static constexpr int64_t kKeptBytes                          of similarities that are kept for the second reading
 //   static std::shared_ptr<void> prepare(PairsProblem*)          labels as the kernels read them
+//   static void mirror(const Matrix& square)             what is above its diagonal, below it
 //   static void statistics(LossId, const Options&, const PairsProblem&, const Tensor& like)
 //   static void columns(LossId, const Options&, const PairsProblem&, const Tensor& like, bool first)   rows merged in
 //   static void finish_columns(const PairsProblem&, const Tensor& like)              their log sums; losses of all rows
@@ -283,6 +285,7 @@ class AllPairsCall : Call<Device> {
     each_panel(y, chunk, chunk.tile, [&](const Matrix& others, const Matrix& part, bool) {
       Device::multiply(view(rows), transposed(others), product_factor(), false, view(part));
     });
+    if (mirrors()) Device::mirror(chunk.tile.part(0, chunk.tile.rows, 0, chunk.tile.rows));
   }
 
   // Calls run(rows of y, their columns of the tile, whether they are the first) block by block.
