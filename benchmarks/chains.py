@@ -59,10 +59,6 @@ def softmax_focal(input, target, gamma=2.0):
     return (-((1 - log_p.exp()) ** gamma) * log_p).mean()
 
 
-def cross_entropy_of_all(input, target, ignore_index=None):
-    return F.cross_entropy(input, target)
-
-
 def kl_div_with_logits(input, target):
     return F.kl_div(F.log_softmax(input, -1), F.log_softmax(target, -1), reduction="batchmean", log_target=True)
 

@@ -166,6 +166,8 @@ def test_a_library_that_is_not_there_is_refused(monkeypatch):
 def test_patch_knows_its_libraries(function):
     with pytest.raises(ValueError, match=r"patch: expected libraries among kornia, monai, .*, got 'torch'"):
         function("monai", "torch")
+    with pytest.raises(ValueError, match=r"patch: expected libraries among .*, got \['monai'\]"):
+        function(["monai"])
     if function is compat.patch:
         with pytest.raises(ValueError, match=r"expected libraries among .*, got none"):
             function()

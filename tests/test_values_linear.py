@@ -129,6 +129,21 @@ def test_distillation(reduction, device):
         assert_same(ours, theirs, x, w, b, dtype=torch.float32, device=device, gradients=(0, 1, 2))
 
 
+@pytest.mark.parametrize("name", ["linear_kl_div", "linear_js_div"])
+def test_distillation_of_one_token(name, device):
+    """Of an input (D,) "batchmean" divides by D, its shape[0]: kernel, plain PyTorch and torch.func."""
+    loss = getattr(F, name)
+    x, w, z, v = (torch.randn(n, dtype=torch.float64, device=device) for n in (3, (5, 3), 4, (5, 4)))
+    one = loss(x, w, z, v, reduction="none")
+    assert one.shape == ()
+    for teacher in (z, z.clone().requires_grad_()):
+        torch.testing.assert_close(loss(x, w, teacher, v).detach(), one / 3)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf, w, z, v), leaf)
+    torch.testing.assert_close(gradient, torch.func.grad(lambda x: loss(x, w, z, v))(x))
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, w, z, v), leaf)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_any_tile_gives_the_same_loss(dtype, tile_bytes):
     """From one row at a time to all of them; tiles of which the rows are no multiple."""

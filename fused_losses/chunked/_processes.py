@@ -120,27 +120,27 @@ class _Collective(torch.autograd.Function):
         return _Collective.apply(x.movedim(in_dims[0], -1), among, function, transpose), -1
 
 
-_MAPS = {map.__name__: map for map in (gathered, shared_out, own_part)}
+_MAPS = {function.__name__: function for function in (gathered, shared_out, own_part)}
 
 
 @torch.library.custom_op("fused_losses::collective", mutates_args=())
-def _exported(x: torch.Tensor, group: str, map: str, transpose: str) -> torch.Tensor:
+def _exported(x: torch.Tensor, group: str, function: str, transpose: str) -> torch.Tensor:
     """`_Collective` of a group's name, for exported programs, in which no Function is left."""
-    return _MAPS[map](x, _named(group))
+    return _MAPS[function](x, _named(group))
 
 
 @_exported.register_fake
-def _(x, group, map, transpose):
+def _(x, group, function, transpose):
     size = _named(group).size
-    return x.new_empty((x.shape[0] * size if map == "gathered" else x.shape[0] // size, *x.shape[1:]))
+    return x.new_empty((x.shape[0] * size if function == "gathered" else x.shape[0] // size, *x.shape[1:]))
 
 
 def _transposed(ctx, grad):
-    return _exported(grad, ctx.group, ctx.transpose, ctx.map), None, None, None
+    return _exported(grad, ctx.group, ctx.transpose, ctx.function), None, None, None
 
 
 def _keep(ctx, inputs, output):
-    _, ctx.group, ctx.map, ctx.transpose = inputs
+    _, ctx.group, ctx.function, ctx.transpose = inputs
 
 
 _exported.register_autograd(_transposed, setup_context=_keep)
@@ -151,10 +151,10 @@ def _named(group: str) -> Processes:
     return Processes("", found, dist.get_world_size(found), dist.get_rank(found))
 
 
-def _differentiable(x: torch.Tensor, among: Processes, map: Callable, transpose: Callable) -> torch.Tensor:
+def _differentiable(x: torch.Tensor, among: Processes, function: Callable, transpose: Callable) -> torch.Tensor:
     if torch.compiler.is_exporting():
-        return _exported(x, among.group.group_name, map.__name__, transpose.__name__)
-    return _Collective.apply(x, among, map, transpose)
+        return _exported(x, among.group.group_name, function.__name__, transpose.__name__)
+    return _Collective.apply(x, among, function, transpose)
 
 
 def gathered_rows(x: torch.Tensor, among: Processes) -> torch.Tensor:

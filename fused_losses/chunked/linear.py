@@ -15,7 +15,7 @@ from .._module import LossModule
 from .._options import DIVERGENCE_REDUCTIONS, IgnoreIndex, Number
 from ..losses._shared import accumulate, leading_shape, reduce
 from ..losses.classification import class_losses
-from ..losses.divergence import js_div_with_logits, kl_div_with_logits
+from ..losses.divergence import js_div_with_logits, kl_div_with_logits, over_batch
 from ._classes import across_classes, check_classes_of_all, whole_layer
 from ._shared import Group, check_same_dtype, product
 
@@ -122,8 +122,8 @@ def linear_cross_entropy(
     Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option, IndexError on a class index
     outside [0, V) that is not ignored, which is a device assertion on CUDA. Autocast casts nothing: a weight in float32
     beside an input that autocast has made is given as `linear_weight.to(input.dtype)`.
-    Same as :func:`torch.nn.functional.linear_cross_entropy`; Wijmans et al., "Cut Your Losses in Large-Vocabulary
-    Language Models" (2025); softcap: Gemma Team, "Gemma 2" (2024); z_loss: Chowdhery et al., "PaLM" (2022).
+    Same as :func:`torch.nn.functional.linear_cross_entropy`, whose `ignore_index=None` is -100 here; Wijmans et al.,
+    "Cut Your Losses in Large-Vocabulary Language Models" (2025); softcap: Gemma Team, "Gemma 2" (2024); z_loss: Chowdhery et al., "PaLM" (2022).
 
     Example:
         >>> x, head = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -215,7 +215,7 @@ def linear_kl_div(
         tensor(0.0671)
     """
     logits = both_logits(input, linear_weight, linear_bias, teacher_input, teacher_weight, teacher_bias)
-    return kl_div_with_logits.reference(*logits, reduction, temperature=temperature)
+    return over_batch(kl_div_with_logits.reference(*logits, "none", temperature=temperature), reduction, input)
 
 
 class LinearKLDivLoss(
@@ -262,7 +262,7 @@ def linear_js_div(
         tensor(0.0183)
     """
     logits = both_logits(input, linear_weight, linear_bias, teacher_input, teacher_weight, teacher_bias)
-    return js_div_with_logits.reference(*logits, reduction, beta=beta)
+    return over_batch(js_div_with_logits.reference(*logits, "none", beta=beta), reduction, input)
 
 
 class LinearJSDivLoss(

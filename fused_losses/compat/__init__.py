@@ -53,10 +53,10 @@ def unpatch(*libraries: str) -> None:
 def _modules(name: str, libraries: tuple[str, ...]) -> list[ModuleType]:
     if not libraries:
         raise ValueError(f"{name}: expected libraries among {', '.join(LIBRARIES)}, got none")
-    found = [LIBRARIES.get(_SHORT.get(library, library)) for library in libraries]
-    if None in found:
-        unknown = libraries[found.index(None)]
-        raise ValueError(f"{name}: expected libraries among {', '.join(LIBRARIES)}, got {unknown!r}")
+    found = [isinstance(name, str) and LIBRARIES.get(_SHORT.get(name, name)) for name in libraries]
+    unknown = [name for name, module in zip(libraries, found) if not module]
+    if unknown:
+        raise ValueError(f"{name}: expected libraries among {', '.join(LIBRARIES)}, got {unknown[0]!r}")
     return found
 
 

@@ -18,7 +18,8 @@ from ._shared import accumulate, elementwise_shape, exp_excess, leading_shape, l
 from .binary import check_pair
 
 
-def _reduce(loss, reduction, input):
+def over_batch(loss, reduction, input):
+    """The losses reduced; "batchmean" is their sum over input.shape[0]."""
     batch = input.shape[0] if reduction == "batchmean" and input.dim() else 1
     return reduce(loss, reduction, batch if reduction == "batchmean" else None)
 
@@ -78,7 +79,7 @@ def kl_div(input, target, reduction="mean", log_target=False):
     else:
         t = torch.where(empty, 1, t)
         loss = t * (t.log() - x)
-    return _reduce(torch.where(empty, 0, loss), reduction, input)
+    return over_batch(torch.where(empty, 0, loss), reduction, input)
 
 
 class KLDivLoss(LossModule, function=kl_div):
@@ -150,7 +151,7 @@ def kl_div_with_logits(input, target, reduction="batchmean", *, temperature=1.0,
     """
     x, t = accumulate(input, target)
     log_p, log_q = (t / temperature).log_softmax(dim), (x / temperature).log_softmax(dim)
-    return _reduce(_log_distance(log_p, log_q).sum(dim) * temperature**2, reduction, input)
+    return over_batch(_log_distance(log_p, log_q).sum(dim) * temperature**2, reduction, input)
 
 
 class KLDivWithLogitsLoss(LossModule, function=kl_div_with_logits):
@@ -200,7 +201,7 @@ def js_div_with_logits(input, target, reduction="batchmean", *, beta=0.5, dim=-1
     a, b = without(empty, log_p, log_q)
     log_m = torch.where(empty, -torch.inf, log_add_exp(a + math.log(beta), b + math.log1p(-beta)))
     loss = beta * _log_distance(log_p, log_m) + (1 - beta) * _log_distance(log_q, log_m)
-    return _reduce(loss.sum(dim), reduction, input)
+    return over_batch(loss.sum(dim), reduction, input)
 
 
 class JSDivWithLogitsLoss(LossModule, function=js_div_with_logits):
@@ -259,7 +260,7 @@ def gaussian_kl(mu, logvar, prior_mu=None, prior_logvar=None, reduction="batchme
     d = m if pm is None else m - pm
     ratio = v if pv is None else v - pv
     z = d if pv is None else in_deviations(d, pv)
-    return _reduce((exp_excess(ratio) + z * z).sum(-1) / 2, reduction, mu)
+    return over_batch((exp_excess(ratio) + z * z).sum(-1) / 2, reduction, mu)
 
 
 class GaussianKLLoss(LossModule, function=gaussian_kl, tensors=("mu", "logvar", "prior_mu", "prior_logvar")):
