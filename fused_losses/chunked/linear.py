@@ -123,7 +123,8 @@ def linear_cross_entropy(
     outside [0, V) that is not ignored, which is a device assertion on CUDA. Autocast casts nothing: a weight in float32
     beside an input that autocast has made is given as `linear_weight.to(input.dtype)`.
     Same as :func:`torch.nn.functional.linear_cross_entropy`, whose `ignore_index=None` is -100 here; Wijmans et al.,
-    "Cut Your Losses in Large-Vocabulary Language Models" (2025); softcap: Gemma Team, "Gemma 2" (2024); z_loss: Chowdhery et al., "PaLM" (2022).
+    "Cut Your Losses in Large-Vocabulary Language Models" (2025); softcap: Gemma Team, "Gemma 2" (2024); z_loss:
+    Chowdhery et al., "PaLM" (2022).
 
     Example:
         >>> x, head = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
