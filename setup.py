@@ -80,7 +80,8 @@ SANITIZE = os.environ.get("FUSED_LOSSES_SANITIZE") == "1"
 PLACES = {Path(__file__).parent.resolve(): ".", Path(torch.__file__).parent.resolve(): "torch"}
 PREFIX_MAPS = [f"-ffile-prefix-map={place}={name}" for place, name in PLACES.items()]
 CXX_FLAGS = [*flags.CXX_FLAGS, *PREFIX_MAPS]
-SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+UNDEFINED = "undefined,float-cast-overflow"  # -fno-wrapv: Python's own flags define what signed overflow is
+SANITIZER_FLAGS = ["-fno-wrapv", f"-fsanitize=address,{UNDEFINED}", f"-fno-sanitize-recover={UNDEFINED}"]
 # nvcc's own shell splits at a space.
 NVCC_FLAGS = [*flags.NVCC_FLAGS, *(f'-Xcompiler="{flag}"' for flag in PREFIX_MAPS)]
 

@@ -101,6 +101,13 @@ struct Real<double> {
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
 };
 
+// bits(x) - kTwoThirds, which wraps around for negative x.
+template <class T>
+FL_HD typename Real<T>::Int above_two_thirds(T x) {
+  using Uint = typename Real<T>::Uint;
+  return static_cast<typename Real<T>::Int>(static_cast<Uint>(bits(x)) - static_cast<Uint>(Real<T>::kTwoThirds));
+}
+
 }  // namespace detail
 
 FL_HD float select_(bool which, float x, float y) { return which ? x : y; }
@@ -326,7 +333,7 @@ FL_HD T log_finite(T x) {
   constexpr typename R::Int kOne = 1;
   constexpr T kUp = static_cast<T>(kOne << R::kMantissa);
   const bool tiny = x < std::numeric_limits<T>::min();
-  const auto i = detail::bits(tiny ? x * kUp : x) - R::kTwoThirds;
+  const auto i = detail::above_two_thirds(tiny ? x * kUp : x);
   const T k = detail::high_exponent(i) - (tiny ? T(R::kMantissa) : T(0));
   const T m = detail::from_bits((i & ((kOne << R::kMantissa) - 1)) + R::kTwoThirds);
   return detail::log_assemble(m - T(1), k);
@@ -347,7 +354,7 @@ FL_HD T log_normal(T x) {
   if constexpr (detail::kLibrary<T>) return log_<Policy>(x);
   using R = detail::Real<T>;
   constexpr typename R::Int kOne = 1;
-  const auto i = detail::bits(x) - R::kTwoThirds;
+  const auto i = detail::above_two_thirds(x);
   const T m = detail::from_bits((i & ((kOne << R::kMantissa) - 1)) + R::kTwoThirds);
   return detail::log_assemble(m - T(1), detail::high_exponent(i));
 }
@@ -388,7 +395,7 @@ FL_HD T log1p_neg(T p) {
   // 1 - p = 2^k (1 + f) with f from p itself, not from the rounded 1 - p.
   using R = detail::Real<T>;
   constexpr typename R::Int kOne = 1;
-  const auto i = detail::bits(T(1) - p) - R::kTwoThirds;
+  const auto i = detail::above_two_thirds(T(1) - p);
   const auto exponent = static_cast<typename R::Uint>(i & ~((kOne << R::kMantissa) - 1));
   const T scale = detail::from_bits(static_cast<typename R::Uint>(detail::bits(T(1))) - exponent);
   const T r = detail::log_assemble(fma_(-p, scale, scale - T(1)), detail::high_exponent(i));
