@@ -130,6 +130,37 @@ def test_a_number_that_is_no_probability_is_refused(name, wrong, which):
         getattr(F, name)(**arguments)
 
 
+@pytest.mark.promise(
+    "What is refused",
+    "A reconstruction or target outside [0, 1] is refused by `vae_loss` of probabilities, also beside NaN and whoever "
+    "computes.",
+)
+@pytest.mark.parametrize("features", [3, 70, 2500])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("which", ["reconstruction", "target"])
+def test_a_picture_of_no_probabilities_is_refused(which, reduction, features):
+    data = {name: torch.rand(5, features) for name in ("reconstruction", "target")}
+    data["target"][3, 0] = math.nan
+    code = torch.zeros(5, 2)
+    assert F.vae_loss(**data, mu=code, logvar=code)[0].isnan()
+    at = 4 * features - 1
+    data[which].view(-1)[at] = 255.0
+    message = rf"vae_loss: expected {which} in \[0, 1\], got 255 at flat index {at}$"
+    for x in (data["reconstruction"], data["reconstruction"].half(), data["reconstruction"].clone().requires_grad_()):
+        c = code.to(x.dtype)
+        with pytest.raises(RuntimeError, match=message):
+            F.vae_loss(x, data["target"], c, c, reduction=reduction)
+    with pytest.raises(RuntimeError, match=message):  # the gradient of the target is that of plain PyTorch
+        F.vae_loss(data["reconstruction"], data["target"].requires_grad_(), code, code, reduction=reduction)
+    F.vae_loss(**data, mu=code, logvar=code, likelihood="gaussian")
+
+
+def test_the_kernels_of_both_devices_refuse_such_a_picture(device):
+    data, code = torch.rand(3, 40), torch.zeros(3, 2)
+    with pytest.raises(RuntimeError, match=r"expected target|r\.value"):
+        F.vae_loss(data, 255 * data, code, code)
+
+
 @pytest.mark.promise("What is taken", "0, 1 and NaN are probabilities; NaN propagates.")
 @pytest.mark.parametrize("name", ON_PROBABILITIES)
 @each_dtype

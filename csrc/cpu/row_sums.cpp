@@ -30,6 +30,14 @@ struct CpuRowSums : CpuDevice {
   }
 };
 
+// Names the reconstruction or the target of vae_loss, alone in this family in looking at values, at flat index `at`.
+[[noreturn]] void refuse_element(const RowSumsProblem& problem, int64_t at) {
+  double values[2];
+  for (int k = 0; k < 2; ++k) read_values(problem.operands[k].data, problem.operands[k].dtype, at, 1, &values[k]);
+  const bool of_target = !(values[0] < 0 || values[0] > 1);
+  refuse_value("vae_loss", values[of_target], at, of_target ? "target in [0, 1]" : "reconstruction in [0, 1]");
+}
+
 }  // namespace
 
 void run_row_sums(RowSums functor, const Options& options, const RowSumsProblem& problem) {
@@ -41,8 +49,11 @@ void run_row_sums(RowSums functor, const Options& options, const RowSumsProblem&
   task.flat = entry.linear && !task.results.losses && !task.results.per_item;
   task.non_temporal = exceeds_caches(touched_bytes(problem));
   task.scale = gradient_scale(task.results, dtype);
+  std::atomic<int64_t> invalid{task.rows * task.length};
+  task.invalid = &invalid;
   const auto part = [&](int64_t begin, int64_t end) { return loop(task, begin, end); };
   const double sum = task.flat ? chunked_sum(task.rows * task.length, part) : chunked_sum(task.rows, task.length, part);
+  if (invalid < task.rows * task.length) refuse_element(task, invalid);
   store_total(task.results, dtype, sum);
 }
 

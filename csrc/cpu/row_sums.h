@@ -1,6 +1,7 @@
 // What the driver of the row-sums family hands to its hot loops, and their table, one for each instruction set.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "host/problems.h"
@@ -11,9 +12,10 @@ namespace fused_losses {
 // A Problem with what one call adds to it.
 struct RowSumsTask : RowSumsProblem {
   const Options* options;
-  bool flat = false;          // a reduced linear loss: begin and end count elements, not rows
-  bool non_temporal = false;  // gradients may bypass the caches
-  double scale = 1;           // of every gradient, beside the incoming gradient of each row
+  bool flat = false;                        // a reduced linear loss: begin and end count elements, not rows
+  bool non_temporal = false;                // gradients may bypass the caches
+  double scale = 1;                         // of every gradient, beside the incoming gradient of each row
+  std::atomic<int64_t>* invalid = nullptr;  // lowest index of an element outside the loss's domain
 };
 
 // Runs rows [begin, end) and returns the sum of their losses.

@@ -1,5 +1,6 @@
 // The hot loops of the row-sums family, compiled once per instruction set (namespace FL_ISA).
 // A row is read once from memory: its sum first, then its gradients while it is still in the cache.
+#include "cpu/lowest.h"
 #include "cpu/row_sums.h"
 
 namespace fused_losses::FL_ISA {
@@ -86,6 +87,16 @@ struct RowSumsSpan {
     return row_sums_block<F, A, kWrites>(f, in[0], in[1], in[2], in[3], coefficient, out[0], out[1], out[2], out[3], n);
   }
 
+  // Notes the first element that is not valid, where the sum of the terms tells of one, or of NaN.
+  void look(A sum) const {
+    if constexpr (F::kChecks) {
+      if (sum >= A(0)) return;
+      for (int64_t i = 0; i < n; ++i) {
+        if (!F::valid(in[0][i], in[1][i])) return note_lowest(task.invalid, at + i);
+      }
+    }
+  }
+
   void write() const {
     for (int k = 0; k < F::kOperands; ++k) {
       if (!wanted(k) || out[k] != buffers->out[k]) continue;
@@ -103,7 +114,9 @@ double row_sums_range(const F f, const RowSumsTask& task, A coefficient, int64_t
   for (int64_t at = begin; at < end; at += kRowSumsBlock) {
     const int64_t n = kRowSumsBlock < end - at ? kRowSumsBlock : end - at;
     const RowSumsSpan<F, A, kGrads> s(task, at, n, buffers);
-    sum += s.template run<kGrads>(f, coefficient);
+    const A part = s.template run<kGrads>(f, coefficient);
+    s.look(part);
+    sum += part;
     s.write();
   }
   return sum;
@@ -128,14 +141,17 @@ void element_terms(const F f, const A* __restrict a, const A* __restrict b, cons
   }
 }
 
-// values [rows, length] summed along its rows.
+// values [rows, length] summed along its rows; returns the sum of all.
 template <class A>
-void sum_short_rows(const A* __restrict values, const int64_t length, A* __restrict sums, const int64_t rows) {
+A sum_short_rows(const A* __restrict values, const int64_t length, A* __restrict sums, const int64_t rows) {
+  A all = 0;
   for (int64_t r = 0; r < rows; ++r, values += length) {
     A sum = 0;
     for (int64_t j = 0; j < length; ++j) sum += values[j];
     sums[r] = sum;
+    all += sum;
   }
+  return all;
 }
 
 // Each of `rows` factors repeated `length` times.
@@ -182,7 +198,7 @@ double row_sums_short_rows(const F f, const RowSumsTask& task, int64_t begin, in
     const int64_t rows = most < end - row ? most : end - row, n = rows * task.length;
     const RowSumsSpan<F, A, kGrads> s(task, row * task.length, n, buffers);
     element_terms(f, s.in[0], s.in[1], s.in[2], s.in[3], values, n);
-    sum_short_rows(values, task.length, sums, rows);
+    s.look(sum_short_rows(values, task.length, sums, rows));
     if (task.labels.data) load_block(task.labels.data, task.labels.dtype, row, rows, y);
     for (int64_t r = 0; r < rows; ++r) {
       scale[r] = static_cast<A>(task.scale) *

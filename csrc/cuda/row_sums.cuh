@@ -37,6 +37,16 @@ __device__ __forceinline__ T narrow_gradient(A g) {
   return narrow<T>(saturated<F>(g, std::is_same_v<T, __half> ? Dtype::kFloat16 : Dtype::kFloat32));
 }
 
+// The term of one element, which a loss may refuse.
+template <class F, class A>
+__device__ __forceinline__ RowTerms<A> row_terms(const F& f, A a, A b, A c, A d) {
+  const RowTerms<A> r = f(a, b, c, d);
+  if constexpr (F::kChecks) {
+    CUDA_KERNEL_ASSERT(r.value != -infinity_<A>() && "expected reconstruction and target in the domain of the loss");
+  }
+  return r;
+}
+
 // Elements first, first + step, ... of [begin, end) in packs: returns the sum of their terms; with kWrite stores
 // coefficient * derivative.
 template <class F, class T, class A, bool kWrite>
@@ -50,7 +60,7 @@ __device__ __forceinline__ A sweep_packs(const F& f, const RowSumsOperands& o, A
     Pack<T> grad[4];
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
-      const RowTerms<A> r = f(x[0][j], x[1][j], x[2][j], x[3][j]);
+      const RowTerms<A> r = row_terms(f, x[0][j], x[1][j], x[2][j], x[3][j]);
       sum += r.value;
       if constexpr (kWrite) {
 #pragma unroll
@@ -77,7 +87,7 @@ __device__ __forceinline__ A sweep_elements(const F& f, const RowSumsOperands& o
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       x[k] = k < F::kOperands && o.operands[k].data ? load_any<A>(o.operands[k].data, o.operands[k].dtype, at) : A(0);
-    const RowTerms<A> r = f(x[0], x[1], x[2], x[3]);
+    const RowTerms<A> r = row_terms(f, x[0], x[1], x[2], x[3]);
     sum += r.value;
     if constexpr (kWrite) {
 #pragma unroll

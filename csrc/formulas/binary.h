@@ -7,6 +7,12 @@ FL_HD Terms<A> logistic_terms(const Sigmoid<A>& s, A t, A pos_weight) {
   return {negative * s.softplus_pos + positive * s.softplus_neg, negative * s.p - positive * s.q, A(0)};
 }
 
+// p (1-p) < 0 outside [0, 1]. NaN is not refused: it propagates.
+template <class A>
+FL_HD bool is_probability(A p) {
+  return !(p * (A(1) - p) < A(0));
+}
+
 // -[t log p + (1-t) log_q], log_q = log(1-p), logarithms >= -100, with the derivative (p-t) / max(p(1-p), 1e-12).
 template <class A>
 FL_HD Terms<A> probability_terms(A p, A log_p, A log_q, A t) {
@@ -61,9 +67,8 @@ struct OfProbability : InTwoSteps<Self, A> {
   static constexpr bool kChecks = true;
   static constexpr const char* kExpectedInput = "input in [0, 1]";
   static constexpr const char* kExpectedTarget = "target in [0, 1]";
-  // p (1-p) < 0 outside [0, 1]. NaN is not refused: it propagates.
-  FL_HD static bool valid_input(A p) { return !(p * (A(1) - p) < A(0)); }
-  FL_HD static bool valid_target(A t) { return valid_input(t); }
+  FL_HD static bool valid_input(A p) { return is_probability(p); }
+  FL_HD static bool valid_target(A t) { return is_probability(t); }
   FL_HD static A ahead(A p) { return log1p_neg(p); }
   // Of p in [0, 1]; NaN comes through log_q.
   FL_HD static Terms<A> in_range(A p, A log_q, A t) { return probability_terms(p, log_finite(p), log_q, t); }

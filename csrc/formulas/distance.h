@@ -16,13 +16,15 @@ struct RowLoss {
   A loss, coefficient;
 };
 
-// A row functor without variants. kSaturates: as in contract.h.
+// A row functor without variants. kSaturates: as in contract.h. kChecks: has valid(a, b) of its first operands; a term
+// of others is -infinity, which no term else is.
 template <class Self, int kCount, bool kIsLinear>
 struct RowFunctor {
   static constexpr Work kWork = kFew;
   static constexpr int kOperands = kCount;
   static constexpr bool kLinear = kIsLinear;
   static constexpr bool kSaturates = false;
+  static constexpr bool kChecks = false;
 
   // given: bit mask of the operands that are there.
   template <class Run>
@@ -89,6 +91,7 @@ struct GaussianKLTerms {
   static constexpr int kOperands = 4;
   static constexpr bool kLinear = true;
   static constexpr bool kSaturates = false;
+  static constexpr bool kChecks = false;
 
   FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
     const A half = A(0.5);

@@ -19,10 +19,12 @@ template <class A>
 struct BernoulliTerm : ReconstructionTerm<BernoulliTerm<A>> {
   static constexpr Work kWork = kMuch;
   static constexpr bool kSaturates = true;
+  static constexpr bool kChecks = true;
   explicit BernoulliTerm(const Options&) {}
+  FL_HD static bool valid(A p, A t) { return is_probability(p) & is_probability(t); }
   FL_HD RowTerms<A> operator()(A p, A t, A, A) const {
     const Terms<A> r = probability_terms(p, log_(p), log1p_neg(p), t);
-    return this->terms(r.loss, r.grad_input);
+    return this->terms(valid(p, t) ? r.loss : -infinity_<A>(), r.grad_input);
   }
 };
 

@@ -42,7 +42,7 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
     - "gaussian": Σ (t - x)², without ½.
 
     Args:
-        reconstruction: x (B, ...); float32, float64, float16 or bfloat16.
+        reconstruction: x (B, ...), for "bernoulli" in [0, 1]; float32, float64, float16 or bfloat16.
         target: t, the reconstruction's shape; floating, bool, uint8, int32 or int64; for the Bernoulli kinds
             in [0, 1], of integers 0 or 1.
         mu, logvar: μ and v (B, ...), of the same shape and of the reconstruction's dtype.
@@ -56,7 +56,9 @@ def vae_loss(reconstruction, target, mu, logvar, *, likelihood="bernoulli", beta
 
     As :func:`binary_cross_entropy` at probabilities of 0 and 1. NaN propagates; the mean of nothing is NaN; e^logvar
     may overflow to infinity.
-    Raises ValueError or TypeError on a wrong shape, dtype, device or option.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or option; for "bernoulli" RuntimeError on a
+    reconstruction or target outside [0, 1], for both Bernoulli kinds on integers that are no mask: device assertions on
+    CUDA.
     Kingma and Welling, "Auto-encoding variational Bayes" (2014); Higgins et al., "beta-VAE" (2017).
 
     Example:
