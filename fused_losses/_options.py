@@ -30,12 +30,12 @@ def _shown(value) -> str:
     return f"an integer of {value.bit_length()} bits" if long else repr(value)
 
 
-def _plain_number(what: str, value) -> int | float:
-    """`value` as a Python number."""
+def _plain_number(what: str, value, or_tensor: bool = False) -> int | float:
+    """`value` as a Python number. or_tensor: it might have been a tensor."""
     if type(value) in _PLAIN_NUMBERS:
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{what} to be a number, got {type(value).__name__}")
+        raise TypeError(f"{what} to be a number{' or a tensor' * or_tensor}, got {type(value).__name__}")
     return operator.index(value) if isinstance(value, numbers.Integral) else float(value)
 
 
@@ -131,7 +131,7 @@ class Number(Option):
     def read(self, what, value, dtype, dims):
         if value is None and self.none is not None:
             return None
-        number = _plain_number(what, value)
+        number = _plain_number(what, value, self.or_tensor)
         if self.also is not None and number == self.also:
             return number
         if not self.low <= number <= self.high:

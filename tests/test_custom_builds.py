@@ -113,8 +113,9 @@ def test_without_a_compiler_it_is_plain_pytorch(tmp_path, monkeypatch):
     exec(textwrap.dedent(LOSS.format(name="fourth", power=4)), namespace)
     fourth, x = namespace["fourth"], torch.randn(5, dtype=torch.float64, requires_grad=True)
     t = torch.ones(5, dtype=torch.float64)
-    with pytest.warns(UserWarning, match="fourth runs as plain PyTorch, since no C\\+\\+ compiler was found"):
+    with pytest.warns(UserWarning, match="fourth runs as plain PyTorch, since no C\\+\\+ compiler was found") as warned:
         got = fourth(x, t, margin=2.0)
+    assert warned[0].filename == __file__  # of the call
     torch.testing.assert_close(got, torch.relu(2 - x).pow(4).mean())
     assert torch.autograd.gradcheck(fourth, (x, t))
     with warnings.catch_warnings():

@@ -141,6 +141,8 @@ def test_equal_is_not_the_same(compiled):
     F.weighted_binary_cross_entropy(x.sigmoid(), t, (1.0, 1.0))
     with pytest.raises(TypeError, match="to be a number, got bool"):
         F.weighted_binary_cross_entropy(x.sigmoid(), t, (1.0, True))
+    with pytest.raises(TypeError, match="expected alpha to be a number or a tensor, got list"):
+        F.softmax_focal_loss(torch.randn(2, 3), torch.tensor([0, 1]), alpha=[0.1, 0.2, 0.3])
     torch._dynamo.reset()
 
 

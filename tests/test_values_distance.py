@@ -243,3 +243,11 @@ def test_fit_gaussian(shrinkage):
     assert (factor.triu(1) == 0).all()
     distance = F.mahalanobis_distance(x, mean, factor, squared=True)
     assert_agrees(distance, torch.from_numpy(fit.mahalanobis(x.numpy())), n_terms=10_000)
+
+
+def test_fit_gaussian_says_what_few_rows_lack():
+    few = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 0.0]])
+    for x, shrinkage in ((few, 0.0), (few[:1], 0.0), (few[:1], 0.5)):
+        with pytest.raises(torch.linalg.LinAlgError, match=r"fit_gaussian: expected rows .* got x of shape \(., 3\)"):
+            fused_losses.fit_gaussian(x, shrinkage=shrinkage)
+    fused_losses.fit_gaussian(few, shrinkage=0.1)

@@ -155,7 +155,7 @@ class CustomLoss:
 
     def _stay_plain(self, reason: str) -> None:
         if not _warned:
-            warnings.warn(f"fused_losses.custom: {self.name} runs as plain PyTorch, since {reason}", stacklevel=5)
+            warnings.warn(f"fused_losses.custom: {self.name} runs as plain PyTorch, since {reason}", stacklevel=8)
         _warned.append(self.name)
         op = self.op
         op.differentiable = 0

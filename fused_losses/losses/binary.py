@@ -152,7 +152,8 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
 
     The logarithms are clamped at -100 and the gradient is w (p-t) / max(p(1-p), 1e-12), so both are finite at p = 0
     and p = 1; a float16 gradient saturates. NaN propagates; the mean of nothing is NaN.
-    Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or reduction; RuntimeError from the CPU kernel, a
+    device assertion on CUDA, on a number outside [0, 1] and on integers that are no mask of 0 and 1.
     Same as :func:`torch.nn.functional.binary_cross_entropy`; prefer the form on logits where there are logits.
 
     Example:
@@ -188,7 +189,8 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
         A scalar, or the input's shape with "none"; float64 for a float64 input, else float32.
 
     Finite for any finite logit; NaN propagates; the mean of nothing is NaN.
-    Raises ValueError or TypeError on a wrong shape, dtype, device or reduction.
+    Raises ValueError or TypeError on a wrong shape, dtype, device or reduction; RuntimeError from the CPU kernel, a
+    device assertion on CUDA, on integers that are no mask of 0 and 1.
     Same as :func:`torch.nn.functional.binary_cross_entropy_with_logits`.
 
     Example:
@@ -227,8 +229,7 @@ def weighted_binary_cross_entropy(input, target, class_weights=(1.0, 1.0), reduc
     Returns:
         A scalar, or the input's shape with "none"; float64 for a float64 input, else float32.
 
-    Special values as in :func:`binary_cross_entropy`.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or class_weights.
+    Special values and errors as in :func:`binary_cross_entropy`; ValueError or TypeError also on wrong class_weights.
 
     Example:
         >>> p, t = torch.tensor([0.9, 0.2]), torch.tensor([1.0, 0.0])
@@ -288,7 +289,7 @@ def weighted_binary_cross_entropy_with_logits(
         A scalar, or the input's shape with "none"; float64 for a float64 input, else float32.
 
     Finite for any finite logit; NaN propagates; everything ignored gives a mean of NaN with gradient 0.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option.
+    Errors as in :func:`binary_cross_entropy_with_logits`, also on a wrong option; a mask may hold `ignore_index`.
     Smoothing: Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision".
 
     Example:
@@ -343,8 +344,8 @@ def sigmoid_focal_loss(
 
     Loss and gradient are finite for any finite logit and any gamma, also below 1; NaN propagates; everything ignored
     gives a mean of NaN with gradient 0.
-    Raises ValueError or TypeError on a wrong shape, dtype, device, reduction or option; on the CPU IndexError on a
-    class outside [0, C), on CUDA a device assertion.
+    Errors as in :func:`weighted_binary_cross_entropy_with_logits`; on the CPU IndexError on a class outside [0, C), on
+    CUDA a device assertion.
     Lin et al. (2017), "Focal Loss for Dense Object Detection"; same as torchvision's function.
 
     Example:

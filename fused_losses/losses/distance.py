@@ -254,7 +254,8 @@ def fit_gaussian(x: torch.Tensor, *, shrinkage: float = 0.0) -> tuple[torch.Tens
 
     Args:
         x: (N, D), N >= 1; float32, float64, float16 or bfloat16.
-        shrinkage: s in [0, 1]; above 0 it keeps the covariance of few or dependent rows positive definite.
+        shrinkage: s in [0, 1]; above 0 it keeps the covariance of few or dependent rows, unless all are equal, positive
+            definite.
 
     Returns:
         (mean, scale_tril) of shapes (D,) and (D, D); float64 for float64 rows, else float32.
@@ -280,4 +281,10 @@ def fit_gaussian(x: torch.Tensor, *, shrinkage: float = 0.0) -> tuple[torch.Tens
         covariance = centred.mT @ centred / x.shape[0]
         average = covariance.diagonal().mean()
         covariance = (1 - shrinkage) * covariance + torch.diag(shrinkage * average.expand(x.shape[1]))
-        return mean, torch.linalg.cholesky(covariance)
+        try:
+            return mean, torch.linalg.cholesky(covariance)
+        except torch.linalg.LinAlgError as error:
+            raise torch.linalg.LinAlgError(
+                f"{name}: expected rows with a positive definite covariance, got x of shape {tuple(x.shape)} without; "
+                "shrinkage above 0 gives them one unless all are equal"
+            ) from error
