@@ -89,14 +89,17 @@ def assert_same(ours, theirs, *tensors, label="", at_least=0.0, computed_in=torc
             assert_agrees(got, wanted, coarsest, terms, f"{label}: gradient {i}", at_least=at_least)
 
 
-def assert_rounded_once(ours, theirs, *tensors, computed_in=torch.float64):
+def assert_rounded_once(ours, theirs, *tensors, computed_in=torch.float64, autocast=False):
     """The library's dtypes and shapes, and of its float64 the loss and gradients, rounded once.
 
     In the dtype of the tensors the library rounds at every step. computed_in: as in `assert_same`.
+    autocast: both are called under it, in the dtype of the first tensor.
     """
-    expected, expected_gradients = answer(theirs, *tensors)
+    half = tensors[0].dtype if tensors[0].dtype is torch.float16 else torch.bfloat16
+    with torch.autocast("cpu", half, enabled=autocast):
+        expected, expected_gradients = answer(theirs, *tensors)
+        found, gradients = answer(ours, *tensors)
     shapes = [(t.dtype, t.shape) for t in (expected, *expected_gradients)]
-    found, gradients = answer(ours, *tensors)
     assert [(t.dtype, t.shape) for t in (found, *gradients)] == shapes
     exact = [
         t.detach().double().requires_grad_(t.requires_grad) if t.is_floating_point() else t for t in tensors

@@ -14,6 +14,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fused_losses import compat
 from fused_losses.compat import _adapter, _targets
@@ -204,6 +205,40 @@ def test_results_have_the_librarys_dtype(dtype, alone):
     assert compat.kornia.focal_loss(x, t, None, weight=torch.ones(2)).dtype is torch.float32
     assert compat.monai.DiceLoss(softmax=True, to_onehot_y=True)(x, t.unsqueeze(1)).dtype is torch.float32
     assert compat.monai.DiceLoss(softmax=True)(x, x).dtype is dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("call", [
+    lambda x, t: compat.torchvision.sigmoid_focal_loss(x, t.to(x.dtype), reduction="sum"),
+    lambda x, t: compat.smp.FocalLoss("binary", reduction="sum")(x, t),
+    lambda x, t: compat.smp.SoftBCEWithLogitsLoss(reduction="sum")(x, t.to(x.dtype)),
+    lambda x, t: 1e6 * compat.monai.DiceCELoss(softmax=True)(x.expand(-1, 2, -1), t.expand(-1, 2, -1)),
+])  # fmt: skip
+def test_losses_under_autocast_are_of_float32(call, dtype, alone):
+    """Torch's cross-entropies are in float32 there: neither the sum nor a gradient of a loss scale is beyond it."""
+    x, t = torch.full((1, 1, 400_000), 2.0, dtype=dtype).requires_grad_(), torch.zeros(1, 1, 400_000).long()
+    with torch.autocast("cpu", dtype):
+        loss = call(x, t)
+    (loss / loss.detach() * 65536.0).backward()
+    assert loss.dtype is torch.float32
+    assert math.isfinite(loss.item())
+    assert loss.item() > 65504
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dtypes_under_autocast_of_a_gpu(dtype):
+    """Its list of what is computed in float32 is longer: sums, powers and softmaxes."""
+    was = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)  # torch.autocast wants a GPU for it
+    try:
+        with FakeTensorMode():
+            x = torch.empty(3, dtype=dtype, device="cuda")
+            assert _targets.loss_dtype(x) is torch.sum(x).dtype is torch.float32
+            assert _targets.loss_dtype(x, x.double()) is torch.float64
+            assert _targets.loss_dtype(x.cpu()) is dtype
+    finally:
+        torch.set_autocast_enabled("cuda", was)
 
 
 # ------------------------------------------------------------------------------------------------ what is refused

@@ -128,8 +128,9 @@ def test_a_sample_of_which_everything_is_ignored(make, fallbacks):  # noqa: F811
     lambda m: m.DiceLoss(), lambda m: m.DiceLoss("macro", weight=WEIGHT.float()), lambda m: m.TverskyLoss(0.3, 0.7),
     lambda m: m.FocalLoss(0.5, reduction="mean"), lambda m: m.FocalLoss(0.5, weight=WEIGHT.float()),
 ])  # fmt: skip
-def test_dtypes(make, dtype, fallbacks):  # noqa: F811
-    assert_rounded_once(make(ours), make(theirs), logits(dtype=dtype), labels())
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes(make, dtype, autocast, fallbacks):  # noqa: F811
+    assert_rounded_once(make(ours), make(theirs), logits(dtype=dtype), labels(), autocast=autocast)
     assert not fallbacks
 
 

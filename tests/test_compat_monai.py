@@ -282,11 +282,13 @@ def test_dice_focal_that_is_monais(fallbacks):  # noqa: F811
     ("FocalLoss", {}), ("FocalLoss", {"use_softmax": True}), ("DiceCELoss", {"softmax": True}),
     ("DiceFocalLoss", {"softmax": True}),
 ])  # fmt: skip
-def test_dtypes(name, options, dtype, fallbacks):  # noqa: F811
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes(name, options, dtype, autocast, fallbacks):  # noqa: F811
     pair = both(name, {**options, "to_onehot_y": True})
-    assert_rounded_once(*pair, logits(dtype=dtype), labels(), computed_in=torch.float32)
-    if name in DICE:
-        assert_rounded_once(*both(name, options), logits(dtype=dtype), masks(dtype=dtype))
+    assert_rounded_once(*pair, logits(dtype=dtype), labels(), computed_in=torch.float32, autocast=autocast)
+    if name in DICE or (name == "DiceCELoss" and autocast):
+        for of_target in (dtype, torch.float32):
+            assert_rounded_once(*both(name, options), logits(dtype=dtype), masks(dtype=of_target), autocast=autocast)
     assert not fallbacks
 
 

@@ -168,8 +168,24 @@ def test_ce_that_is_smps(fallbacks):  # noqa: F811
     lambda m: m.TverskyLoss("multiclass", gamma=2.0), lambda m: m.FocalLoss("multiclass"),
     lambda m: m.FocalLoss("multiclass", class_weights=WEIGHTS), lambda m: m.SoftCrossEntropyLoss(smooth_factor=0.1),
 ])  # fmt: skip
-def test_dtypes(make, dtype, fallbacks):  # noqa: F811
-    assert_rounded_once(make(ours), make(theirs), predicted(dtype=dtype), labels())
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes(make, dtype, autocast, fallbacks):  # noqa: F811
+    assert_rounded_once(make(ours), make(theirs), predicted(dtype=dtype), labels(), autocast=autocast)
+    assert not fallbacks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("of_target", [None, torch.float32, torch.int64, torch.bool])
+@pytest.mark.parametrize("make", [
+    lambda m: m.DiceLoss("binary"), lambda m: m.FocalLoss("binary"), lambda m: m.FocalLoss("multilabel", alpha=0.25),
+    lambda m: m.SoftBCEWithLogitsLoss(),
+])  # fmt: skip
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes_of_masks(make, dtype, of_target, autocast, fallbacks):  # noqa: F811
+    if isinstance(make(ours), ours.SoftBCEWithLogitsLoss) and not (of_target or dtype).is_floating_point:
+        pytest.skip("the library's")
+    tensors = predicted(1, dtype=dtype), masks(1, of_target or dtype)
+    assert_rounded_once(make(ours), make(theirs), *tensors, autocast=autocast)
     assert not fallbacks
 
 

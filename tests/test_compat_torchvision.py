@@ -31,10 +31,11 @@ def test_values(shape, soft, fallbacks):  # noqa: F811
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("other", [None, torch.float32])
-def test_dtypes(dtype, other, fallbacks):  # noqa: F811
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes(dtype, other, autocast, fallbacks):  # noqa: F811
     x = torch.randn(3, 5, dtype=dtype).requires_grad_()
     t = torch.rand(3, 5).round().to(other or dtype)
-    assert_rounded_once(ours.sigmoid_focal_loss, theirs.sigmoid_focal_loss, x, t)
+    assert_rounded_once(ours.sigmoid_focal_loss, theirs.sigmoid_focal_loss, x, t, autocast=autocast)
     assert not fallbacks
 
 

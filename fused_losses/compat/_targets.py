@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .._autograd import runs_plainly
-from .._op import accumulation_dtype
+from .._op import accumulation_dtype, autocasts
 
 _CHUNK = 1 << 19  # elements looked at at once: what is made of them stays in a cache
 
@@ -55,3 +55,13 @@ def promoted(*tensors: torch.Tensor | None) -> torch.dtype:
         if tensor is not None and tensor.is_floating_point():
             dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def loss_dtype(*tensors: torch.Tensor | None, cross_entropy: bool = False) -> torch.dtype:
+    """As `promoted`; float32 instead of a half where autocast computes a part of the library's loss in float32.
+
+    On the CPU such a part is a cross-entropy of torch's, on other devices a sum, a power or a softmax as well.
+    """
+    dtype, first = promoted(*tensors), tensors[0]
+    in_float32 = autocasts(first) and (cross_entropy or not first.is_cpu)
+    return torch.promote_types(dtype, torch.float32) if in_float32 else dtype

@@ -13,7 +13,7 @@ import torch
 from .. import functional as F
 from ..losses.classification import along_classes
 from ._adapter import Adapter, needs
-from ._targets import at_target, background_and_others, is_hard, promoted
+from ._targets import at_target, background_and_others, is_hard, loss_dtype
 
 __all__ = ["DiceCELoss", "DiceFocalLoss", "DiceLoss", "FocalLoss", "TverskyLoss"]
 
@@ -60,7 +60,7 @@ def _labels(input, target):
     return target if target.dtype in (torch.uint8, torch.int32, torch.int64) else target.int()
 
 
-def _target(input, target, to_onehot_y, ignore_index):
+def _target(input, target, to_onehot_y, ignore_index, cross_entropy=False):
     """The target as the fused losses take it, and the dtype that it gives the loss."""
     indices = _unless_single(to_onehot_y, input.shape[1], "to_onehot_y=True")
     if indices:
@@ -71,16 +71,16 @@ def _target(input, target, to_onehot_y, ignore_index):
         found = target
     if indices or ignore_index is not None:
         return found, torch.promote_types(input.dtype, torch.float32)
-    return found, promoted(input, target)
+    return found, loss_dtype(input, target, cross_entropy=cross_entropy)
 
 
-def _regions(loss, input, target, to_onehot_y):
+def _regions(loss, input, target, to_onehot_y, cross_entropy=False):
     """Input, target, the options that Dice and Tversky share, and the dtype of the loss."""
     channels = input.shape[1]
     softmax = _unless_single(loss.softmax, channels, "softmax=True")
     input = input if loss.other_act is None else loss.other_act(input)
     input, target = _plain(input, target)
-    target, dtype = _target(input, target, to_onehot_y, loss.ignore_index)
+    target, dtype = _target(input, target, to_onehot_y, loss.ignore_index, cross_entropy)
     if loss.soft_label:  # MONAI's form is the hard one for probabilities alone
         needs(_is_hard(input, target, loss.ignore_index), "soft_label=True with soft targets")
         needs(softmax or (loss.sigmoid and loss.other_act is None), "soft_label=True without sigmoid or softmax")
@@ -261,7 +261,7 @@ class DiceCELoss(Adapter, peer="monai.losses.DiceCELoss"):
         needs(dice.sigmoid if single else dice.softmax, "an activation other than the cross-entropy's")
         weight = self.cross_entropy.weight
         needs(not single or weight is None, "weight with a single class")
-        input, target, options, dtype = _regions(dice, input, target, dice.to_onehot_y)
+        input, target, options, dtype = _regions(dice, input, target, dice.to_onehot_y, cross_entropy=True)
         classes = input.shape[1] - (not options["include_background"])
         loss = F.dice_cross_entropy_loss(
             input, target, dice_weight=self.lambda_dice, ce_weight=self.lambda_ce, smooth_nr=dice.smooth_nr,

@@ -7,6 +7,7 @@ import torch
 from .. import functional as F
 from .._op import accumulation_dtype
 from ._adapter import Adapter, needs
+from ._targets import loss_dtype
 
 __all__ = ["ContrastiveLoss", "NTXentLoss", "SupConLoss"]
 
@@ -46,7 +47,7 @@ def _of_all_pairs(embeddings, labels, temperature):
     loss = F.sup_con_loss(embeddings, labels, temperature=temperature)
     ordered = labels.sort().values
     same = ordered[1:] == ordered[:-1]
-    return torch.where(same.any() & ~same.all(), loss, 0.0).to(embeddings.dtype)
+    return torch.where(same.any() & ~same.all(), loss, 0.0).to(loss_dtype(embeddings))
 
 
 class NTXentLoss(_Adapter, peer="pytorch_metric_learning.losses.NTXentLoss"):
@@ -113,7 +114,7 @@ class ContrastiveLoss(_Adapter, peer="pytorch_metric_learning.losses.Contrastive
             needs(ref_emb is None and ref_labels is None, "ref_emb")
             near, far = _of_pairs(z, indices_tuple)
         loss = _mean_of_positive((near - self.pos_margin).relu()) + _mean_of_positive((self.neg_margin - far).relu())
-        return loss.to(embeddings.dtype)
+        return loss.to(loss_dtype(embeddings))
 
 
 def _of_batch(distance, same, pos_margin, neg_margin):

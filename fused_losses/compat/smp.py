@@ -12,7 +12,7 @@ import torch
 from .. import functional as F
 from ..losses.classification import along_classes
 from ._adapter import Adapter, needs
-from ._targets import is_hard, promoted
+from ._targets import is_hard, loss_dtype
 
 __all__ = ["DiceLoss", "FocalLoss", "JaccardLoss", "SoftBCEWithLogitsLoss", "SoftCrossEntropyLoss", "TverskyLoss"]
 
@@ -73,7 +73,7 @@ def _overlap_loss(loss, function, y_pred, y_true, smooth, **options):
         result = losses.mean() if share is None else (losses * share).sum()
     else:
         result = function(input, target, weight=share, reduction="mean" if share is None else "sum", **options)
-    return result, promoted(y_pred, loss.class_weights)
+    return result, loss_dtype(y_pred, loss.class_weights)
 
 
 class DiceLoss(Adapter, peer="segmentation_models_pytorch.losses.DiceLoss"):
@@ -151,7 +151,7 @@ class FocalLoss(Adapter, peer="segmentation_models_pytorch.losses.FocalLoss"):
         needs(reduction in ("mean", "sum", "none"), f"reduction={reduction!r}")
         needs(self.mode == _MULTICLASS or is_hard(y_true, self.ignore_index), "soft targets")
         needs(self.mode != _MULTILABEL or self.ignore_index is None, "ignore_index with mode='multilabel'")
-        dtype = promoted(y_pred, self.class_weights)
+        dtype = loss_dtype(y_pred, self.class_weights, cross_entropy=True)
         if self.mode == _BINARY:
             needs(reduction != "none" or self.ignore_index is None, "ignore_index with reduction='none'")
             y_pred, y_true, each = y_pred.reshape(-1), y_true.reshape(-1), reduction
@@ -187,7 +187,7 @@ class SoftBCEWithLogitsLoss(Adapter, peer="segmentation_models_pytorch.losses.So
             ignore_index=self.ignore_index, label_smoothing=2 * (self.smooth_factor or 0.0),
         )  # fmt: skip
         loss = loss / y_pred.numel() if self.reduction == "mean" else loss
-        return loss.to(promoted(y_pred, y_true, self.weight, self.pos_weight))
+        return loss.to(loss_dtype(y_pred, y_true, self.weight, self.pos_weight, cross_entropy=True))
 
 
 class SoftCrossEntropyLoss(Adapter, peer="segmentation_models_pytorch.losses.SoftCrossEntropyLoss"):
@@ -209,4 +209,4 @@ class SoftCrossEntropyLoss(Adapter, peer="segmentation_models_pytorch.losses.Sof
         )  # fmt: skip
         if each and self.ignore_index is not None:
             loss = loss.unsqueeze(1)
-        return (loss / target.numel() if self.reduction == "mean" else loss).to(y_pred.dtype)
+        return (loss / target.numel() if self.reduction == "mean" else loss).to(loss_dtype(y_pred))
