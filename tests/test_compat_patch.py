@@ -154,6 +154,38 @@ def test_another_version_is_refused_whole(library):
     assert library.double(1) == library.Loss()(1) == 2
 
 
+@pytest.mark.parametrize("version, oldest", [("0.8.1", "0.9"), ("1.9.3", "2.10"), ("2.9", "2.10")])
+def test_an_older_release_is_refused_whole(library, version, oldest, monkeypatch):
+    """Under the same signature its rules may be others."""
+    release = tuple(map(int, oldest.split(".")))
+    monkeypatch.setitem(_adapter.RELEASES, "fake_losses", (release, release))
+    monkeypatch.setattr(library, "__version__", version, raising=False)
+    said = f"expected fake_losses of version {oldest} or newer, got {version}$"
+    with pytest.raises(RuntimeError, match=f"^patch: {said}"):
+        _patch.put_in_place(library.adapters)
+    assert library.double(1) == library.Loss()(1) == 2
+    double, Loss, _ = library.adapters
+    assert Loss()(1) == 102
+    for call, path in ((lambda: double(1, -1.0), "double"), (lambda: Loss(-1.0)(1), "Loss")):
+        with pytest.raises(RuntimeError, match=f"^fake_losses.{path}: {said}"):
+            call()
+    with pytest.raises(TypeError):
+        double()
+
+
+def test_a_newer_release_is_patched_with_a_warning(library, monkeypatch):
+    monkeypatch.setitem(_adapter.RELEASES, "fake_losses", ((1, 2), (1, 9)))
+    monkeypatch.setattr(library, "__version__", "1.10.0", raising=False)
+    with pytest.warns(UserWarning, match=r"^patch: compared with fake_losses 1.9, found 1.10.0$") as said:
+        _patch.put_in_place(library.adapters).undo()
+    assert len(said) == 1
+
+
+def test_every_library_has_known_releases():
+    assert _adapter.RELEASES.keys() == compat.LIBRARIES.keys()
+    assert all(oldest <= newest for oldest, newest in _adapter.RELEASES.values())
+
+
 def test_a_library_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(_adapter.Peer, "original", None)
     with pytest.raises(ModuleNotFoundError, match="patch: expected monai to be installed, got none"):

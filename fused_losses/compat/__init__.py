@@ -38,8 +38,9 @@ def patch(*libraries: str) -> Patch:
     Of a class the ``forward`` is replaced: instances that exist and names imported before are served too; a subclass
     with a forward of the library's keeps it. A function is replaced under every name inside its library; a name that
     a program has imported before stays the library's own. Classes and functions without an adapter stay as they are.
-    Raises ValueError on another name, ModuleNotFoundError where a library is not installed and RuntimeError where its
-    version takes other arguments; then nothing is replaced.
+    Raises ValueError on another name, ModuleNotFoundError where a library is not installed and RuntimeError where it
+    is an older release or takes other arguments; then nothing is replaced. Warns of a release newer than those that
+    the adapters are compared with.
     """
     return put_in_place([adapter for module in _modules("patch", libraries) for adapter in _adapters(module)])
 

@@ -9,10 +9,19 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
+import sys
 from collections.abc import Callable
 
 import torch
 from torch import nn
+
+# The oldest and the newest release of each library whose rules the adapters are known to have.
+RELEASES = {
+    "kornia": ((0, 9), (0, 9)), "monai": ((1, 6), (1, 6)), "open_clip": ((3, 3), (3, 3)),
+    "pytorch_metric_learning": ((2, 8), (2, 9)), "segmentation_models_pytorch": ((0, 6), (0, 6)),
+    "torchvision": ((0, 20), (0, 28)),
+}  # fmt: skip
 
 
 class Inexpressible(Exception):
@@ -62,13 +71,35 @@ class Peer:
         """Whether that forward is a base class's."""
         return "forward" not in vars(self.original)
 
+    @functools.cached_property
+    def version(self) -> str:
+        """That of the library; it is installed."""
+        return getattr(sys.modules.get(self.library), "__version__", "")
+
+    @functools.cached_property
+    def age(self) -> int:
+        """-1 where the installed release is older than `RELEASES` says, 1 where it is newer, else 0."""
+        found = re.match(r"(\d+)\.(\d+)", self.version)
+        if found is None or self.library not in RELEASES:
+            return 0
+        release, (oldest, newest) = (int(found[1]), int(found[2])), RELEASES[self.library]
+        return (release > newest) - (release < oldest)
+
+    def expect_known_rules(self, caller: str) -> None:
+        """Raises where those of the installed release may be others."""
+        if self.age < 0:
+            oldest = ".".join(map(str, RELEASES[self.library][0]))
+            raise RuntimeError(f"{caller}: expected {self.library} of version {oldest} or newer, got {self.version}")
+
     def require(self, refusal: Exception) -> None:
-        """Raises, where the library is not installed, what the adapter has refused."""
-        if self.original is not None:
+        """Raises, where the library is not installed or too old, what the adapter has refused."""
+        if self.original is not None and self.age >= 0:
             return
-        if isinstance(refusal, Inexpressible):
-            raise NotImplementedError(f"{self.path}: expected {self.library} installed for {refusal}, got none")
-        raise refusal
+        if not isinstance(refusal, Inexpressible):
+            raise refusal
+        if self.original is not None:
+            self.expect_known_rules(self.path)
+        raise NotImplementedError(f"{self.path}: expected {self.library} installed for {refusal}, got none")
 
 
 def _refused(error: Exception) -> Exception:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from types import ModuleType
 from typing import NamedTuple
+
+from ._adapter import RELEASES
 
 
 class Replaced(NamedTuple):
@@ -45,6 +48,10 @@ def put_in_place(adapters: list) -> Patch:
     """Puts each adapter in the place of its peer; where one does not fit, none. What is in place already stays."""
     for adapter in adapters:
         _check(adapter)
+    for peer in {adapter.peer.library: adapter.peer for adapter in adapters}.values():
+        if peer.age > 0:
+            newest = ".".join(map(str, RELEASES[peer.library][1]))
+            warnings.warn(f"patch: compared with {peer.library} {newest}, found {peer.version}", stacklevel=3)
     return Patch(replaced for replaced in map(_replace, adapters) if replaced.names)
 
 
@@ -97,6 +104,7 @@ def _check(adapter) -> None:
     peer = adapter.peer
     if peer.original is None:
         raise ModuleNotFoundError(f"patch: expected {peer.library} to be installed, got none", name=peer.library)
+    peer.expect_known_rules("patch")
     pairs = [(adapter, peer.original)]
     if inspect.isclass(adapter):
         pairs = [(adapter.__init__, peer.original.__init__), (adapter.forward, peer.forward)]
