@@ -350,11 +350,23 @@ def test_weights_move_with_the_module():
     assert list(compat.kornia.FocalLoss(0.5, weight=nn.Parameter(torch.ones(2))).parameters())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("loss", [compat.open_clip.ClipLoss(), compat.open_clip.SigLipLoss()])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_one_graph_of_features_under_compile(loss, autocast, shape, alone):
+    torch.compiler.reset()
+    x, y, scale = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3), torch.full(shape, 2.0, requires_grad=True)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert torch.equal(compiled(x, y, scale, None), loss(x, y, scale, None))
+
+
 @pytest.mark.parametrize("make", [
     lambda: compat.monai.DiceLoss(softmax=True, to_onehot_y=True), lambda: compat.monai.TverskyLoss(sigmoid=True),
     lambda: compat.monai.FocalLoss(use_softmax=True, to_onehot_y=True),
 ])  # fmt: skip
 def test_one_graph_under_compile(make, alone):
+    torch.compiler.reset()
     loss, x = make(), torch.randn(2, 3, 4, requires_grad=True)
     t = torch.randint(0, 3, (2, 1, 4)) if loss.to_onehot_y else torch.rand(2, 3, 4)
     compiled = torch.compile(loss, backend="eager", fullgraph=True)

@@ -83,6 +83,16 @@ def test_autocast(name, fallbacks):  # noqa: F811
     assert not fallbacks
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("of_scale", [torch.float32, torch.float64])
+def test_autocast_leaves_float64_alone(name, of_scale, fallbacks):  # noqa: F811
+    tensors = [features(), features(), scale(2.0, of_scale)]
+    pair = [lambda *tensors, loss=loss: loss(*tensors, None) for loss in both(name)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(*pair, *tensors)
+    assert not fallbacks
+
+
 X, Y = features(), features()
 
 

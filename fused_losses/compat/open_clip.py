@@ -11,18 +11,25 @@ import torch
 import torch.distributed as dist
 
 from .. import functional as F
+from .._op import autocasts
 from ._adapter import Adapter, needs
+from ._targets import loss_dtype
 
 __all__ = ["ClipLoss", "SigLipLoss"]
 
 
 def _operands(image_features, text_features, logit_scale):
-    """Features as autocast gives them to a product, the scale without dimensions, the dtype of the loss."""
-    device = image_features.device.type
-    if torch.is_autocast_enabled(device):
-        half = torch.get_autocast_dtype(device)
-        return image_features.to(half), text_features.to(half), _single(logit_scale), torch.float32
-    return image_features, text_features, _single(logit_scale), torch.result_type(image_features, logit_scale)
+    """Features as autocast gives them to a product, the scale without dimensions, the dtype of the loss.
+
+    Autocast leaves float64 as it is.
+    """
+    factors = [logit_scale] if isinstance(logit_scale, torch.Tensor) and logit_scale.ndim else []
+    dtype = loss_dtype(image_features, *factors, cross_entropy=True)
+    features = [image_features, text_features]
+    if autocasts(image_features):
+        half = torch.get_autocast_dtype(image_features.device.type)
+        features = [t if t.dtype is torch.float64 else t.to(half) for t in features]
+    return *features, _single(logit_scale), dtype
 
 
 def _single(number):
