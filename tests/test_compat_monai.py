@@ -146,6 +146,17 @@ def test_overlap_that_is_monais(name, fallbacks):  # noqa: F811
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [*DICE, "DiceCELoss", "DiceFocalLoss"])
+def test_overlap_without_space(name, fallbacks):  # noqa: F811
+    """Of single samples MONAI's ratio is one, of everything."""
+    for batch, reduction in [(True, "mean"), (True, "sum"), (False, "mean"), (False, "sum"), (False, "none")]:
+        if name not in DICE and reduction != "mean":
+            continue
+        pair = both(name, {"softmax": True, "to_onehot_y": True, "batch": batch, "reduction": reduction})
+        assert_same(*pair, logits(space=()), labels(space=()), computed_in=torch.float32, label=f"{batch} {reduction}")
+        assert {str(f) for f in fallbacks} == (set() if batch else {"an input without space and batch=False"})
+
+
 FOCAL = combinations(
     reduction=REDUCTIONS, gamma=[0.0, 2.0, 1.5], alpha=[None, 0.25, "classes"], weight=[None, 2.0, "classes"],
     include_background=[True, False], use_softmax=[False, True],

@@ -77,6 +77,7 @@ def _target(input, target, to_onehot_y, ignore_index, cross_entropy=False):
 def _regions(loss, input, target, to_onehot_y, cross_entropy=False):
     """Input, target, the options that Dice and Tversky share, and the dtype of the loss."""
     channels = input.shape[1]
+    needs(input.ndim > 2 or loss.batch, "an input without space and batch=False")  # MONAI: one ratio of everything
     softmax = _unless_single(loss.softmax, channels, "softmax=True")
     input = input if loss.other_act is None else loss.other_act(input)
     input, target = _plain(input, target)
