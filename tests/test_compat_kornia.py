@@ -134,6 +134,16 @@ def test_dtypes(make, dtype, autocast, fallbacks):  # noqa: F811
     assert not fallbacks
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("of_target", [None, torch.float32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes_of_binary_focal(dtype, of_target, autocast, fallbacks):  # noqa: F811
+    pair = [m.BinaryFocalLossWithLogits(0.25, reduction="sum") for m in (ours, theirs)]
+    target = bits(dtype=of_target or dtype)
+    assert_rounded_once(*pair, logits(dtype=dtype), target, computed_in=torch.float32, autocast=autocast)
+    assert not fallbacks
+
+
 def errors():
     x, y = torch.randn(B, C, *SPACE), labels()
     focal, dice, tversky, binary = "focal_loss", "dice_loss", "tversky_loss", "binary_focal_loss_with_logits"

@@ -129,6 +129,15 @@ def test_overlap_of_a_single_class(name, fallbacks):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", DICE)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_dtypes_of_a_single_class_with_an_ignored_value(name, dtype, fallbacks):  # noqa: F811
+    for of_target in (torch.float64, torch.float32, torch.float16, torch.int64):
+        pair = both(name, {"sigmoid": True, "ignore_index": 2})
+        assert_rounded_once(*pair, logits(1, dtype), masks(1, of_target, 2), computed_in=torch.float32)
+    assert not fallbacks
+
+
+@pytest.mark.parametrize("name", DICE)
 def test_overlap_that_is_monais(name, fallbacks):  # noqa: F811
     soft = torch.rand(B, C, *SPACE, dtype=torch.float64)
     assert_same(*both(name, {"soft_label": True, "sigmoid": True}), logits(), soft)

@@ -178,14 +178,25 @@ def test_dtypes(make, dtype, autocast, fallbacks):  # noqa: F811
 @pytest.mark.parametrize("of_target", [None, torch.float32, torch.int64, torch.bool])
 @pytest.mark.parametrize("make", [
     lambda m: m.DiceLoss("binary"), lambda m: m.FocalLoss("binary"), lambda m: m.FocalLoss("multilabel", alpha=0.25),
-    lambda m: m.SoftBCEWithLogitsLoss(),
+    lambda m: m.SoftBCEWithLogitsLoss(smooth_factor=0.1, reduction="sum"),
 ])  # fmt: skip
 @pytest.mark.parametrize("autocast", [False, True])
 def test_dtypes_of_masks(make, dtype, of_target, autocast, fallbacks):  # noqa: F811
-    if isinstance(make(ours), ours.SoftBCEWithLogitsLoss) and not (of_target or dtype).is_floating_point:
-        pytest.skip("the library's")
     tensors = predicted(1, dtype=dtype), masks(1, of_target or dtype)
+    if isinstance(make(ours), ours.SoftBCEWithLogitsLoss) and of_target is torch.bool:
+        assert_same(make(ours), lambda x, t: make(theirs)(x, t.long()), *tensors)  # SMP: 1 - bool is an error
+        return
     assert_rounded_once(make(ours), make(theirs), *tensors, autocast=autocast)
+    assert not fallbacks
+
+
+def test_integer_masks_are_smoothed_in_the_default_dtype(fallbacks):  # noqa: F811
+    pair = [m.SoftBCEWithLogitsLoss(smooth_factor=0.1) for m in (ours, theirs)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert_same(*pair, predicted(1, dtype=torch.float32), masks(1, torch.int64), computed_in=torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert not fallbacks
 
 

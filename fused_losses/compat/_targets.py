@@ -57,6 +57,11 @@ def promoted(*tensors: torch.Tensor | None) -> torch.dtype:
     return dtype
 
 
+def complemented(target: torch.Tensor) -> torch.Tensor:
+    """What a dtype is promoted by where a library computes `factor * (1 - target)`: integers give the default dtype."""
+    return target if target.is_floating_point() else target.new_empty(0, dtype=torch.get_default_dtype())
+
+
 def loss_dtype(*tensors: torch.Tensor | None, cross_entropy: bool = False) -> torch.dtype:
     """As `promoted`; float32 instead of a half where autocast computes a part of the library's loss in float32.
 

@@ -10,7 +10,7 @@ import torch
 from .. import functional as F
 from ..losses.classification import along_classes
 from ._adapter import Adapter, adapts, needs
-from ._targets import at_target, background_and_others, is_hard, loss_dtype, promoted
+from ._targets import at_target, background_and_others, complemented, is_hard, loss_dtype, promoted
 
 __all__ = [
     "BinaryFocalLossWithLogits",
@@ -82,7 +82,7 @@ def binary_focal_loss_with_logits(
         weight=None if weight is None else along_classes(weight, pred.ndim),
         pos_weight=None if pos_weight is None else along_classes(pos_weight, pred.ndim), ignore_index=ignore_index,
     )  # fmt: skip
-    return _mean(loss, pred, reduction).to(loss_dtype(pred, target, weight, pos_weight))
+    return _mean(loss, pred, reduction).to(loss_dtype(pred, complemented(target), weight, pos_weight))
 
 
 class BinaryFocalLossWithLogits(Adapter, peer="kornia.losses.BinaryFocalLossWithLogits"):

@@ -69,9 +69,10 @@ def _target(input, target, to_onehot_y, ignore_index, cross_entropy=False):
         needs(target.shape == input.shape, "a target of another shape")
         needs(ignore_index is None or input.shape[1] == 1, "ignore_index without to_onehot_y")
         found = target
+    dtype = loss_dtype(input, *([] if indices else [target]), cross_entropy=cross_entropy)
     if indices or ignore_index is not None:
-        return found, torch.promote_types(input.dtype, torch.float32)
-    return found, loss_dtype(input, target, cross_entropy=cross_entropy)
+        dtype = torch.promote_types(dtype, torch.float32)
+    return found, dtype
 
 
 def _regions(loss, input, target, to_onehot_y, cross_entropy=False):

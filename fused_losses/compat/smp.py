@@ -12,7 +12,7 @@ import torch
 from .. import functional as F
 from ..losses.classification import along_classes
 from ._adapter import Adapter, needs
-from ._targets import is_hard, loss_dtype
+from ._targets import complemented, is_hard, loss_dtype
 
 __all__ = ["DiceLoss", "FocalLoss", "JaccardLoss", "SoftBCEWithLogitsLoss", "SoftCrossEntropyLoss", "TverskyLoss"]
 
@@ -187,7 +187,7 @@ class SoftBCEWithLogitsLoss(Adapter, peer="segmentation_models_pytorch.losses.So
             ignore_index=self.ignore_index, label_smoothing=2 * (self.smooth_factor or 0.0),
         )  # fmt: skip
         loss = loss / y_pred.numel() if self.reduction == "mean" else loss
-        return loss.to(loss_dtype(y_pred, y_true, self.weight, self.pos_weight, cross_entropy=True))
+        return loss.to(loss_dtype(y_pred, complemented(y_true), self.weight, self.pos_weight, cross_entropy=True))
 
 
 class SoftCrossEntropyLoss(Adapter, peer="segmentation_models_pytorch.losses.SoftCrossEntropyLoss"):
