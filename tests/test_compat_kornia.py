@@ -92,6 +92,13 @@ def test_binary_focal_of_soft_targets_is_kornias(fallbacks):  # noqa: F811
     assert [str(f) for f in fallbacks] == ["soft targets"] * 3
 
 
+@pytest.mark.parametrize("alpha", [-1, -1.0])
+def test_an_alpha_of_minus_one_is_kornias(alpha, fallbacks):  # noqa: F811
+    pair = [module.BinaryFocalLossWithLogits(alpha) for module in (ours, theirs)]
+    assert_same(*pair, logits(), bits())
+    assert [str(f) for f in fallbacks] == ["alpha=-1"]
+
+
 DICE = combinations(average=["micro", "macro"], eps=[1e-8, 0.1], weight=[None, WEIGHT], ignore_index=[-100, 1, None])
 
 

@@ -225,6 +225,13 @@ def test_focal_that_is_monais(fallbacks):  # noqa: F811
     assert len(fallbacks) == 3
 
 
+@pytest.mark.parametrize("name, options", [("FocalLoss", {}), ("DiceFocalLoss", {"sigmoid": True})])
+def test_an_alpha_of_minus_one_is_monais(name, options, fallbacks):  # noqa: F811
+    pair = both(name, {**options, "to_onehot_y": True, "alpha": -1})
+    assert_same(*pair, logits(), labels(), computed_in=torch.float32)
+    assert {str(f) for f in fallbacks} == {"alpha=-1"}
+
+
 COMPOUND = combinations(
     reduction=["mean", "sum"], batch=[False, True], include_background=[True, False], squared_pred=[False, True]
 )

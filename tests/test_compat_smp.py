@@ -118,6 +118,7 @@ def test_focal(mode, fallbacks):  # noqa: F811
 
 @pytest.mark.parametrize("options", [
     {"normalized": True}, {"reduced_threshold": 0.5}, {"from_logits": False}, {"reduction": "batchwise_mean"},
+    {"alpha": -1}, {"alpha": -1.0},
 ])  # fmt: skip
 def test_focal_that_is_smps(options, fallbacks):  # noqa: F811
     pair = [module.FocalLoss("binary", **options) for module in (ours, theirs)]

@@ -6,6 +6,7 @@ import torch
 
 from .._autograd import runs_plainly
 from .._op import accumulation_dtype, autocasts
+from ._adapter import needs
 
 _CHUNK = 1 << 19  # elements looked at at once: what is made of them stays in a cache
 
@@ -55,6 +56,14 @@ def promoted(*tensors: torch.Tensor | None) -> torch.dtype:
         if tensor is not None and tensor.is_floating_point():
             dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def balance(alpha: float | None) -> float:
+    """The alpha of a fused focal loss, -1 for None; the libraries compute with a -1 as with any number."""
+    if alpha is None:
+        return -1
+    needs(alpha != -1, "alpha=-1")
+    return alpha
 
 
 def complemented(target: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from .. import functional as F
 from ..losses.classification import along_classes
 from ._adapter import Adapter, adapts, needs
-from ._targets import at_target, background_and_others, complemented, is_hard, loss_dtype, promoted
+from ._targets import at_target, background_and_others, balance, complemented, is_hard, loss_dtype, promoted
 
 __all__ = [
     "BinaryFocalLossWithLogits",
@@ -78,7 +78,7 @@ def binary_focal_loss_with_logits(
     _check_weight(pos_weight, pred)
     needs((alpha is None and gamma == 0) or is_hard(target, ignore_index), "soft targets")
     loss = F.sigmoid_focal_loss(
-        pred, target, -1 if alpha is None else alpha, gamma, "none" if reduction == "none" else "sum",
+        pred, target, balance(alpha), gamma, "none" if reduction == "none" else "sum",
         weight=None if weight is None else along_classes(weight, pred.ndim),
         pos_weight=None if pos_weight is None else along_classes(pos_weight, pred.ndim), ignore_index=ignore_index,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from .. import functional as F
 from ..losses.classification import along_classes
 from ._adapter import Adapter, needs
-from ._targets import at_target, background_and_others, is_hard, loss_dtype
+from ._targets import at_target, background_and_others, balance, is_hard, loss_dtype
 
 __all__ = ["DiceCELoss", "DiceFocalLoss", "DiceLoss", "FocalLoss", "TverskyLoss"]
 
@@ -175,14 +175,14 @@ def _sigmoid_focal(loss, input, target, reduction):
     needs((loss.gamma == 0 and not by_class) or _is_hard(input, target, loss.ignore_index), "soft targets")
     if by_class:
         needs(alpha.shape == (classes,), "alpha of another length than the classes")
-        alpha, pos_weight = -1, _along(alpha, dropped, input)
+        alpha, pos_weight = None, _along(alpha, dropped, input)
     if weight is not None:
         needs(weight.ndim == 0 or (classes > 1 and weight.shape == (classes,)), "weight of another length")
         weight = _along(_class_weight(weight, classes), dropped, input)
     elif dropped:
         weight = _along(torch.ones(classes), dropped, input)
     losses = F.sigmoid_focal_loss(
-        input, target, -1 if alpha is None else float(alpha), loss.gamma, reduction, weight=weight,
+        input, target, balance(alpha if alpha is None else float(alpha)), loss.gamma, reduction, weight=weight,
         pos_weight=pos_weight, ignore_index=loss.ignore_index,
     )  # fmt: skip
     return losses[:, int(dropped) :] if reduction == "none" else losses, classes
@@ -305,7 +305,7 @@ class DiceFocalLoss(Adapter, peer="monai.losses.DiceFocalLoss"):
         scale = channels / classes if dice.reduction == "mean" else input.shape[0] / input[:, 0].numel()
         loss = F.dice_focal_loss(
             input, target, dice_weight=self.lambda_dice, focal_weight=self.lambda_focal * scale, gamma=focal.gamma,
-            alpha=focal.alpha, focal_activation="sigmoid", smooth_nr=dice.smooth_nr, smooth_dr=dice.smooth_dr,
+            alpha=balance(focal.alpha), focal_activation="sigmoid", smooth_nr=dice.smooth_nr, smooth_dr=dice.smooth_dr,
             squared=dice.squared_pred, weight=weight,
             class_weight=None if factor is None else _with_background(factor, dropped), **options,
         )  # fmt: skip

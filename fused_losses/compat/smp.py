@@ -12,7 +12,7 @@ import torch
 from .. import functional as F
 from ..losses.classification import along_classes
 from ._adapter import Adapter, needs
-from ._targets import complemented, is_hard, loss_dtype
+from ._targets import balance, complemented, is_hard, loss_dtype
 
 __all__ = ["DiceLoss", "FocalLoss", "JaccardLoss", "SoftBCEWithLogitsLoss", "SoftCrossEntropyLoss", "TverskyLoss"]
 
@@ -166,7 +166,7 @@ class FocalLoss(Adapter, peer="segmentation_models_pytorch.losses.FocalLoss"):
         if self.mode != _BINARY and each == "sum":
             factor /= y_pred.shape[1]
         loss = F.sigmoid_focal_loss(
-            y_pred, y_true, -1 if alpha is None else alpha, options["gamma"], each, weight=weight,
+            y_pred, y_true, balance(alpha), options["gamma"], each, weight=weight,
             ignore_index=self.ignore_index,
         )  # fmt: skip
         return (loss if factor == 1 else loss * factor).to(dtype)
