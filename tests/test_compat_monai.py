@@ -214,6 +214,16 @@ def test_focal_without_space(fallbacks):  # noqa: F811
     assert not fallbacks
 
 
+@pytest.mark.parametrize("name, options", [
+    ("FocalLoss", {}), ("FocalLoss", {"use_softmax": True}), ("DiceFocalLoss", {"sigmoid": True}),
+])  # fmt: skip
+@pytest.mark.parametrize("shape", [(0, C, 3), (2, C, 0), (0, C)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_focal_of_nothing(name, options, shape, reduction):
+    x = torch.zeros(shape, requires_grad=True)
+    assert_same(*both(name, {**options, "reduction": reduction}), x, torch.zeros(shape))
+
+
 def test_focal_that_is_monais(fallbacks):  # noqa: F811
     soft = torch.rand(B, C, *SPACE, dtype=torch.float64)
     assert_same(*both("FocalLoss", {}), logits(), soft)

@@ -227,6 +227,7 @@ class FocalLoss(Adapter, peer="monai.losses.FocalLoss"):
         needs(self.ignore_index is None or self.reduction == "mean", f"ignore_index with reduction={self.reduction!r}")
         target, _ = _target(input, target, self.to_onehot_y, self.ignore_index)
         each = self.reduction == "none"
+        needs(self.reduction != "sum" or input.numel() > 0, "an empty input")
         loss, classes = (_softmax_focal if self.use_softmax else _sigmoid_focal)(
             self, input, target, "none" if each else "sum"
         )
@@ -295,6 +296,7 @@ class DiceFocalLoss(Adapter, peer="monai.losses.DiceFocalLoss"):
         needs(channels > 1 or dice.sigmoid, "softmax=True with a single class")
         needs(focal.alpha is None or isinstance(focal.alpha, float), "alpha for each class")
         needs(dice.reduction == "mean" or (dice.reduction == "sum" and input.ndim > 2), "reduction='none'")
+        needs(input.numel() > 0, "an empty input")
         input, target, options, dtype = _regions(dice, input, target, self.to_onehot_y)
         needs(focal.gamma == 0 or _is_hard(input, target, None), "soft targets")
         dropped = not options["include_background"]
