@@ -133,6 +133,34 @@ def test_a_subclass_keeps_the_librarys_forward(library):
         assert WithForward()(1) == 7
 
 
+def test_a_subclass_of_a_drop_in_has_no_hooks_that_nothing_calls(library, monkeypatch):
+    _, Loss, _ = library.adapters
+
+    class Mixed:
+        def scaled(self, x):
+            return x
+
+    class Own(Loss):
+        def __init__(self):
+            super().__init__(3.0)
+            self.scaled_once = True
+
+        def other(self, x):
+            return x
+
+        def extra_repr(self):
+            return "own"
+
+    assert Own()(1) == 103
+    message = r"^Bad: expected fake_losses.Loss as the base of a class that has scaled, got its drop-in$"
+    with pytest.raises(TypeError, match=message):
+        type("Bad", (Own,), {"scaled": Mixed.scaled})
+    with pytest.raises(TypeError, match=message):
+        type("Bad", (Mixed, Loss), {})
+    monkeypatch.setattr(_adapter.Peer, "original", None)
+    assert type("Alone", (Mixed, Loss), {})()(1) == 102
+
+
 def test_a_module_imported_while_patched_is_given_back_too(library, monkeypatch):
     with _patch.put_in_place(library.adapters):
         late = types.ModuleType("fake_losses.late")

@@ -232,6 +232,13 @@ def test_exceptions_of_calls(make, tensors):
     assert_same(make(ours), make(theirs), *tensors)
 
 
+@pytest.mark.parametrize("name", OVERLAP[:1] + OVERLAP[2:])
+def test_hooks_are_of_subclasses_of_smps(name):
+    for hook in ("aggregate_loss", "compute_score"):
+        with pytest.raises(TypeError, match=f"as the base of a class that has {hook}, got its drop-in"):
+            type("Own", (getattr(ours, name),), {hook: lambda self, *_: None})
+
+
 @pytest.mark.parametrize("log_loss", [False, True])
 def test_a_power_below_one_of_no_loss_has_no_slope(log_loss, fallbacks):  # noqa: F811
     """SMP's is infinite in the plain form, and 0 of what a mask that is empty multiplies."""

@@ -143,6 +143,8 @@ class Adapter(nn.Module):
             cls.peer = Peer(peer)
             cls.__init__ = _keeping(cls.__init__)
             cls.forward = _or_peer(cls.forward, cls.peer)
+        elif hasattr(cls, "peer"):
+            _check_overrides(cls)
 
     def hold(self, name: str, value, *, persistent=True) -> None:
         """The attribute `name` as a buffer, or as a parameter if it is one."""
@@ -157,6 +159,18 @@ class Adapter(nn.Module):
         twin = object.__new__(theirs)
         twin.__dict__ = self.__dict__
         return twin
+
+
+def _check_overrides(cls: type[Adapter]) -> None:
+    """Refuses a subclass of an adapter with a method of the library's class that the adapter would not call."""
+    at = next(i for i, base in enumerate(cls.__mro__) if "peer" in vars(base))
+    adapter = cls.__mro__[at]
+    own = {name: value for base in cls.__mro__[:at] for name, value in vars(base).items()}
+    hooks = [name for name, value in own.items() if callable(value) and not hasattr(adapter, name)]
+    unused = [name for name in hooks if callable(getattr(adapter.peer.original, name, None))]
+    if unused:
+        path = adapter.peer.path
+        raise TypeError(f"{cls.__name__}: expected {path} as the base of a class that has {unused[0]}, got its drop-in")
 
 
 def _keeping(init: Callable) -> Callable:
