@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import types
 
@@ -107,6 +108,13 @@ def test_patch_as_a_context_manager(library):
     with pytest.raises(KeyError), _patch.put_in_place(library.adapters):
         raise KeyError
     assert library.Loss()(1) == 2
+
+
+def test_a_function_imported_before_is_pickled_only_unpatched(library):
+    early = library.double
+    with _patch.put_in_place(library.adapters), pytest.raises(pickle.PicklingError, match="not the same object"):
+        pickle.dumps(early)
+    assert pickle.loads(pickle.dumps(early)) is early
 
 
 def test_what_cannot_be_expressed_is_the_librarys(library):
