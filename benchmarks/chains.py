@@ -31,7 +31,7 @@ def sigmoid_focal(input, target, alpha=0.25, gamma=2.0, reduction="mean"):
 
 
 def _one_hot(target, input):
-    return F.one_hot(target, input.shape[1]).movedim(-1, 1).to(input.dtype)
+    return torch.zeros_like(input).scatter_(1, target.unsqueeze(1), 1.0)
 
 
 def sigmoid_focal_from_classes(input, target, reduction="mean"):
@@ -72,9 +72,8 @@ def info_nce(query, key, temperature=0.07):
 
 
 def clip(x, y, logit_scale):
-    rows, columns = logit_scale * x @ y.T, logit_scale * y @ x.T
-    labels = torch.arange(x.shape[0], device=x.device)
-    return (F.cross_entropy(rows, labels) + F.cross_entropy(columns, labels)) / 2
+    logits, labels = logit_scale * x @ y.T, torch.arange(x.shape[0], device=x.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
 def siglip(x, y, logit_scale, logit_bias):

@@ -22,6 +22,7 @@ import torch
 
 import fused_losses
 
+from . import lean
 from .cases import Case
 from .timing import Call
 
@@ -99,7 +100,8 @@ def forms(case: Case, rival: str) -> dict[str, Form]:
     if rival == TORCH:
         return own
     eager = {"reference": Form(case.reference, keywords=case.keywords)}
-    eager |= {chain.__name__: Form(chain, True, case.keywords) for chain in case.chains}
+    chains = (*case.chains, *lean.FORMS.get(case.key, ()))
+    eager |= {chain.__name__: Form(chain, True, case.keywords) for chain in chains}
     if rival == EAGER:
         return eager
     mode = "max-autotune" if rival == COMPILE_MAX else None
@@ -107,6 +109,7 @@ def forms(case: Case, rival: str) -> dict[str, Form]:
     return {
         name: replace(form, function=torch.compile(form.function, fullgraph=True, dynamic=False, mode=mode))
         for name, form in (eager | own).items()
+        if name not in lean.EAGER_ALONE
     }
 
 
