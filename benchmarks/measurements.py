@@ -33,15 +33,8 @@ def read(folder: Path = RESULTS) -> pd.DataFrame:
 
 
 def machines(rows: pd.DataFrame, device: str) -> list[str]:
-    """The machines with such a device, the one for a first reader at the front: with the widest instruction set, and
-    of those the one measured last."""
-    known = rows[rows.device == device].sort_values("run")
-    order = (
-        known.assign(width=known.isa.map(WIDTH).fillna(len(WIDTH)))
-        .groupby("machine")
-        .agg({"width": "min", "run": "last"})
-    )
-    return list(order.sort_values("run", ascending=False).sort_values("width", kind="stable").index)
+    """The machines with such a device, the one measured last at the front: its rivals are the fastest forms known."""
+    return list(rows[rows.device == device].groupby("machine").run.max().sort_values(ascending=False).index)
 
 
 def load(folder: Path = RESULTS, machine: str = "") -> pd.DataFrame:

@@ -165,11 +165,13 @@ def test_tables_state_the_spread_and_name_the_forms(three_runs):
     assert table.endswith("| mse | reference |")
 
 
-def test_the_first_machine_is_the_one_of_the_widest_instruction_set(three_runs):
-    wide = {"machine": "wide", "isa": "avx512"}
-    rows.append(three_runs / "wide.csv", [row("fused", 1.0, "1", **wide), row("eager", 4.0, "1", **wide)])
-    assert measurements.machines(measurements.read(three_runs), "cpu") == ["wide", "m"]
-    assert {*measurements.load(three_runs).machine} == {"wide"}
+def test_the_first_machine_is_the_one_measured_last(three_runs):
+    for machine, run_id in (("old", "0"), ("new", "9")):
+        rows.append(
+            three_runs / f"{machine}.csv", [row(rival, 1.0, run_id, machine=machine) for rival in ("fused", "eager")]
+        )
+    assert measurements.machines(measurements.read(three_runs), "cpu") == ["new", "m", "old"]
+    assert {*measurements.load(three_runs).machine} == {"new"}
     others = report.other_machines(three_runs)
     assert others.startswith("\n## Another CPU: m\n")
     assert "bars met on m." in others
