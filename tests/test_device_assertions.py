@@ -74,6 +74,8 @@ def test_probabilities():
         x = torch.full((70,), 0.5)
         x[33] = wrong
         asserts(lambda x=x: F.binary_cross_entropy(x, torch.zeros(70)), "elementwise.cu")
+        code = torch.zeros(7, 2)
+        asserts(lambda x=x, z=code: F.vae_loss(x.view(7, 10), torch.zeros(7, 10), z, z), "row_sums.cuh")
 
 
 def test_tokens():

@@ -56,6 +56,8 @@ def test_one_infinity(case, variant, device):
         pytest.skip("an infinity is no probability and is refused: test_edges_elementwise, test_device_assertions")
     clean = case.problem(variant, torch.float32, device)
     names = [n for n in case.fused if isinstance(clean.arguments.get(n), torch.Tensor)]
+    if case.name == "vae_loss" and variant.options.get("likelihood", "bernoulli") == "bernoulli":
+        names.remove("reconstruction")  # of probabilities, refused as those above
     for name, value in itertools.product(names, (INF, -INF)):
         problem = with_one(clean, name, value, 0)
         got, found = gradients(problem, names, None, case.reductions[0])
