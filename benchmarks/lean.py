@@ -147,7 +147,7 @@ def _discounted(gains):
 
 def approx_ndcg_by_lists(scores, relevance):
     """The pairs of one list stay in the cache."""
-    ranks = torch.stack([(list - list.unsqueeze(1)).sigmoid_().sum(1) for list in scores]) + 0.5
+    ranks = torch.stack([(row - row.unsqueeze(1)).sigmoid_().sum(1) for row in scores]) + 0.5
     gains = torch.exp2(relevance) - 1
     ideal = _discounted(gains.sort(descending=True).values).sum(-1)
     return (1 - (gains / torch.log2(1 + ranks)).sum(-1) / ideal).mean()

@@ -14,16 +14,25 @@ namespace {
 
 const PairsLoops& loops() { return FL_FOR_ISA(pairs_loops); }
 
-constexpr int64_t kMirrorBlock = 32;  // rows and columns that go through L1
+constexpr int64_t kMirrorBlock = 32;
 
-// What is above the diagonal of n x n elements, below it.
+// What is above the diagonal of n x n elements, below it: square by square through a buffer, since rows a power of two
+// apart push each other out of a cache that is read column by column.
 template <class A>
 void mirror_square(A* x, int64_t n, int64_t stride) {
   parallel((n + kMirrorBlock - 1) / kMirrorBlock, kMirrorBlock * n / 2, [&](int64_t begin, int64_t end) {
-    const int64_t last = std::min(end * kMirrorBlock, n);
-    for (int64_t at = 0; at < last; at += kMirrorBlock) {
-      for (int64_t i = std::max(begin * kMirrorBlock, at + 1); i < last; ++i) {
-        for (int64_t j = at; j < std::min(at + kMirrorBlock, i); ++j) x[i * stride + j] = x[j * stride + i];
+    A square[kMirrorBlock][kMirrorBlock + 1];
+    for (int64_t row = begin * kMirrorBlock; row < std::min(end * kMirrorBlock, n); row += kMirrorBlock) {
+      const int64_t rows = std::min(kMirrorBlock, n - row);
+      for (int64_t column = 0; column <= row; column += kMirrorBlock) {
+        const int64_t columns = std::min(kMirrorBlock, n - column);
+        for (int64_t j = 0; j < columns; ++j) {
+          for (int64_t i = 0; i < rows; ++i) square[j][i] = x[(column + j) * stride + row + i];
+        }
+        for (int64_t i = 0; i < rows; ++i) {
+          const int64_t last = std::min(columns, row + i - column);  // before the diagonal
+          for (int64_t j = 0; j < last; ++j) x[(row + i) * stride + column + j] = square[j][i];
+        }
       }
     }
   });
