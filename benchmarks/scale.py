@@ -25,7 +25,7 @@ import torch.nn.functional as F_torch
 
 from fused_losses import functional as F
 
-from . import chains
+from . import chains, lean
 from .memory import REPOSITORY, resident, resident_growth
 from .rows import RESULTS, machine_name
 
@@ -100,12 +100,12 @@ WORKS = [
         {FUSED: F.siglip_loss, EAGER: chains.siglip}, (8, 256, 4096), 4096, "N x 512", (32_768,),
     ),
     Work(
-        "sup_con_loss", labelled, ("features",), {FUSED: F.sup_con_loss, EAGER: chains.sup_con}, (8, 256, 4096), 4096,
-        "N x 128", (16_384,),
+        "sup_con_loss", labelled, ("features",), {FUSED: F.sup_con_loss, EAGER: lean.sup_con_by_sums},
+        (8, 256, 4096), 4096, "N x 128", (16_384,),
     ),
     Work(
-        "nt_xent_loss", views, ("z1", "z2"), {FUSED: F.nt_xent_loss, EAGER: chains.nt_xent}, (8, 256, 4096), 4096,
-        "N x 128", (16_384,),
+        "nt_xent_loss", views, ("z1", "z2"), {FUSED: F.nt_xent_loss, EAGER: lean.nt_xent_in_place},
+        (8, 256, 4096), 4096, "N x 128", (16_384,),
     ),
     Work(
         "triplet_batch_hard_loss", labelled, ("features",),

@@ -7,6 +7,7 @@ measurements of those rivals but for the forms of lean.py, which came later.
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, replace
 
@@ -93,6 +94,7 @@ class Verdict:
     upper: bool = False
     low: float = 0.0  # least and largest of several runs
     high: float = 0.0
+    copied: float | None = None  # the ratio to a rival that a copy of the floor's bytes would have
 
     @property
     def met(self) -> bool:
@@ -141,7 +143,11 @@ def check(rows: list[dict]) -> list[Verdict]:
 
 def _median(verdicts: list[Verdict]) -> Verdict:
     values = [verdict.value for verdict in verdicts]
-    return replace(verdicts[0], value=statistics.median(values), low=min(values), high=max(values))
+    copied = [verdict.copied for verdict in verdicts if verdict.copied]
+    return replace(
+        verdicts[0], value=statistics.median(values), low=min(values), high=max(values),
+        copied=statistics.median(copied) if copied else None,
+    )  # fmt: skip
 
 
 def _main_isa(rows):
@@ -158,12 +164,14 @@ def _cpu(loss, elements, both):
     cold = _seconds(_main_isa(both), mode="cold", dtype="float32")
     label = f"{loss}, {elements} elements"
     if "fused" in cold and loss in CPU and elements >= 1 << 14:
-        eager, compiled = CPU[loss]
-        rival = min((cold[name] for name in ("eager", "torch") if name in cold), default=None)
-        if rival:
-            found.append(Verdict(f"{label}: cold, eager / fused", rival / cold["fused"], eager))
-        if compiled and "compile" in cold:
-            found.append(Verdict(f"{label}: cold, compile / fused", cold["compile"] / cold["fused"], compiled))
+        bars = dict(zip(("eager", "compile"), CPU[loss]))
+        if "torch" in cold:
+            cold["eager"] = min(cold["torch"], cold.get("eager", math.inf))
+        copy = None if loss in COMPUTE_BOUND else _copy_seconds(_main_isa(both))
+        for rival, bar in bars.items():
+            if bar and rival in cold:
+                ratio, copied = cold[rival] / cold["fused"], copy and cold[rival] / copy
+                found.append(Verdict(f"{label}: cold, {rival} / fused", ratio, bar, copied=copied))
     if elements >= 1 << 20:
         half = _seconds(_main_isa(both), mode="cold", dtype="bfloat16")
         if "fused" in half and "fused" in cold:
@@ -181,6 +189,14 @@ def _cpu(loss, elements, both):
     if "fused" in times and "eager" in times:
         found.append(Verdict(f"{label}: never slower than eager", times["eager"] / times["fused"], 1.0))
     return found
+
+
+def _copy_seconds(rows) -> float | None:
+    """Of a copy of as many bytes as the floor of the loss, cold, float32."""
+    for r in rows:
+        if (r["rival"], r["mode"], r["dtype"]) == ("fused", "cold", "float32") and r["copy_percent"] not in ("", None):
+            return r["median_s"] * r["copy_percent"] / 100
+    return None
 
 
 def _cuda(loss, elements, both):
