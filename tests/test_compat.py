@@ -371,3 +371,48 @@ def test_one_graph_under_compile(make, alone):
     t = torch.randint(0, 3, (2, 1, 4)) if loss.to_onehot_y else torch.rand(2, 3, 4)
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x, t), loss(x, t))
+
+
+@pytest.fixture
+def a_library(monkeypatch):
+    """One that is imported while a call is traced."""
+
+    class Distance(nn.Module):
+        def __init__(self, power=1):
+            super().__init__()
+            self.power = power
+
+        def forward(self, x, t):
+            return (x - t).abs().pow(self.power).mean()
+
+    library = types.ModuleType("a_library")
+    library.Distance, library.distance = Distance, lambda x, t: (x - t).abs().mean()
+    monkeypatch.setitem(sys.modules, "a_library", library)
+
+
+def test_what_is_refused_under_compile_is_the_librarys(a_library):
+    class Distance(_adapter.Adapter, peer="a_library.Distance"):
+        def __init__(self, power=1):
+            pass
+
+        def forward(self, x, t):
+            _adapter.needs(False, "a distance")
+
+    @_adapter.adapts("a_library.distance")
+    def distance(x, t):
+        _adapter.needs(False, "a distance")
+
+    torch.compiler.reset()
+    x, t = torch.randn(2, 5)
+    for _ in range(2):  # imported by the first, known to the second
+        assert torch.equal(torch.compile(distance, backend="eager", fullgraph=True)(x, t), (x - t).abs().mean())
+        found = torch.compile(Distance(2), backend="eager")(x, t)
+        assert torch.equal(found, (x - t).square().mean())
+        torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="the fused losses have no option for the call"):
+        torch.compile(Distance(), backend="eager", fullgraph=True)(x, t)
+
+
+def test_each_adapter_is_compiled_under_a_limit_of_its_own():
+    codes = [getattr(adapter, "forward", adapter).__code__ for adapter in adapters().values()]
+    assert len(codes) == len(set(map(id, codes)))

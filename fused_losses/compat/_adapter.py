@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,49 +42,28 @@ def needs(expressible: bool, what: str) -> None:
 class Peer:
     """A class or function of another library, imported when first asked for.
 
-    path: where users find it, e.g. "monai.losses.DiceLoss". `original` and `forward` are what the library itself has,
-    patched or not.
+    path: where users find it, e.g. "monai.losses.DiceLoss". found: the class or function, None before it was asked for;
+    forward: the class's own, patched or not; inherits_forward: whether that is a base class's. version: of the library;
+    age: -1 where this is older than `RELEASES` says, 1 where it is newer, else 0.
     """
+
+    found: Any = None
+    forward: Callable | None = None
+    inherits_forward = False
+    version, age = "", 0
 
     def __init__(self, path: str):
         self.path = path
         self.module, _, self.name = path.rpartition(".")
         self.library = path.partition(".")[0]
-        self.found = None
+        self.place = len(_PEERS)
+        _PEERS.append(self)
 
     @property
-    def original(self):
+    def original(self) -> Any:
         """The class or function, None where the library cannot be imported."""
-        if self.found is None:
-            try:
-                self.found = getattr(importlib.import_module(self.module), self.name)
-            except (ImportError, RuntimeError):  # RuntimeError: built for another torch
-                pass
+        _find(self.place)  # whatever is known, since a trace must not see this change
         return self.found
-
-    @functools.cached_property
-    def forward(self) -> Callable:
-        """The class's forward; asked for before the class is patched."""
-        return self.original.forward
-
-    @functools.cached_property
-    def inherits_forward(self) -> bool:
-        """Whether that forward is a base class's."""
-        return "forward" not in vars(self.original)
-
-    @functools.cached_property
-    def version(self) -> str:
-        """That of the library; it is installed."""
-        return getattr(sys.modules.get(self.library), "__version__", "")
-
-    @functools.cached_property
-    def age(self) -> int:
-        """-1 where the installed release is older than `RELEASES` says, 1 where it is newer, else 0."""
-        found = re.match(r"(\d+)\.(\d+)", self.version)
-        if found is None or self.library not in RELEASES:
-            return 0
-        release, (oldest, newest) = (int(found[1]), int(found[2])), RELEASES[self.library]
-        return (release > newest) - (release < oldest)
 
     def expect_known_rules(self, caller: str) -> None:
         """Raises where those of the installed release may be others."""
@@ -100,6 +80,29 @@ class Peer:
         if self.original is not None:
             self.expect_known_rules(self.path)
         raise NotImplementedError(f"{self.path}: expected {self.library} installed for {refusal}, got none")
+
+
+_PEERS: list[Peer] = []
+
+
+@torch.compiler.assume_constant_result
+def _find(place: int) -> bool:
+    """Imports a peer, also in the middle of a trace, which would otherwise trace the import."""
+    peer = _PEERS[place]
+    if peer.found is not None:
+        return True
+    try:
+        peer.found = getattr(importlib.import_module(peer.module), peer.name)
+    except (ImportError, RuntimeError):  # RuntimeError: built for another torch
+        return False
+    peer.version = getattr(sys.modules.get(peer.library), "__version__", "")
+    release = re.match(r"(\d+)\.(\d+)", peer.version)
+    if release is not None and peer.library in RELEASES:
+        given, (oldest, newest) = (int(release[1]), int(release[2])), RELEASES[peer.library]
+        peer.age = (given > newest) - (given < oldest)
+    if hasattr(peer.found, "forward"):
+        peer.forward, peer.inherits_forward = peer.found.forward, "forward" not in vars(peer.found)
+    return True
 
 
 def _refused(error: Exception) -> Exception:
@@ -123,9 +126,15 @@ def adapts(path: str) -> Callable[[Callable], Callable[..., torch.Tensor]]:
             return peer.original(*args, **kwargs)
 
         adapted.peer = peer
-        return adapted
+        return _with_code_of_its_own(adapted)
 
     return decorate
+
+
+def _with_code_of_its_own(function: Callable) -> Callable:
+    """Dynamo counts what it has compiled by code object, of which a `def` in a function makes one for all."""
+    function.__code__ = function.__code__.replace(co_name=function.__name__)
+    return function
 
 
 class Adapter(nn.Module):
@@ -192,6 +201,13 @@ def _keeping(init: Callable) -> Callable:
     return keep
 
 
+@functools.partial(torch.compiler.disable, recursive=False, reason="the fused losses have no option for the call")
+def _by_the_library(peer: Peer, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+    """The call of an adapter, or of the patched class, as the library's own: a trace ends here and begins anew."""
+    theirs = module.as_theirs(peer.original) if isinstance(module, Adapter) else module
+    return peer.forward(theirs, *args, **kwargs)
+
+
 def _or_peer(forward: Callable, peer: Peer) -> Callable:
     """`forward` of an adapter, or of the library's class while that is patched.
 
@@ -208,6 +224,6 @@ def _or_peer(forward: Callable, peer: Peer) -> Callable:
         except REFUSALS as error:
             refusal = _refused(error)
         peer.require(refusal)
-        return peer.forward(self.as_theirs(peer.original) if own else self, *args, **kwargs)
+        return _by_the_library(peer, self, args, kwargs)
 
-    return adapted
+    return _with_code_of_its_own(adapted)
