@@ -83,7 +83,7 @@ struct MahalanobisLoss : RowFunctor<MahalanobisLoss<A>, 1, false> {
 };
 
 // 1/2 [pv - v - 1 + e^(v-pv) + (m-pm)^2 e^(-pv)]: KL of N(m, e^v) from N(pm, e^pv); a standard prior costs one exp.
-// Near the prior, expm1 keeps what it can of the difference; r is bounded where e^r is infinite: inf - inf is none.
+// Near the prior e^r - 1 - r is r^2/2, and no difference.
 // (m-pm)^2 e^(-pv) is the square of (m-pm) q q, q = e^(-pv/4): none of its factors overflows before the result does.
 template <class A, bool kPrior>
 struct GaussianKLTerms {
@@ -96,14 +96,13 @@ struct GaussianKLTerms {
   FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
     const A half = A(0.5);
     if constexpr (kPrior) {
-      const A r = v - pv, excess = expm1_(r);
+      const Expm1<A> power = expm1_beyond(v - pv);
       const A q = exp_(at_most_(A(-0.25) * pv, sizeof(A) == 8 ? A(700) : A(88)));
       const A z = (m - pm) * q * q, scaled = z * q * q;
-      return {half * (excess - at_most_(r, A(1000)) + z * z),
-              {scaled, half * excess, -scaled, -half * (excess + z * z)}};
+      return {half * (power.beyond + z * z), {scaled, half * power.value, -scaled, -half * (power.value + z * z)}};
     } else {
-      const A excess = expm1_(v);
-      return {half * (excess - at_most_(v, A(1000)) + m * m), {m, half * excess, A(0), A(0)}};
+      const Expm1<A> power = expm1_beyond(v);
+      return {half * (power.beyond + m * m), {m, half * power.value, A(0), A(0)}};
     }
   }
 

@@ -91,27 +91,47 @@ struct JSHalves : OfLogits<JSHalves<A>, A> {
   }
 };
 
-// beta q log(q/m) + (1-beta) p log(p/m), m = beta q + (1-beta) p, for any beta.
+// beta q log(q/m) + (1-beta) p log(p/m), m = beta q + (1-beta) p, for beta <= 1/2. m/p is near 1 by beta, and its
+// logarithm is not that of m less that of p but of 1 + beta (q - p)/p; log m serves where that is far from 1.
 template <class A>
-struct JSDivWithLogits : OfLogits<JSDivWithLogits<A>, A> {
+struct JSToInput : OfLogits<JSToInput<A>, A> {
   A beta, rest;  // their sum is 1
 
-  explicit JSDivWithLogits(const Options& options)
-      : beta(static_cast<A>(options.beta)), rest(static_cast<A>(1 - options.beta)) {}
+  explicit JSToInput(double weight) : beta(static_cast<A>(weight)), rest(static_cast<A>(1 - weight)) {}
+
+  FL_HD PairTerms<A> operator()(A u, A p, A v, A q) const {
+    constexpr A kSmallest = static_cast<A>(1.17549435e-38);
+    const A m = fma_(beta, q, rest * p), excess = beta * ((q - p) / p);
+    const bool near = excess <= A(1);
+    const A log = fma_(m, A(0), log_of_sum_or(near, excess, m < kSmallest ? kSmallest : m));  // NaN for NaN
+    const A of_p = near ? -log : u - log, of_q = near ? v - u - log : v - log;
+    const A loss = beta * excess_divergence(q, m, -of_q) + rest * excess_divergence(p, m, -of_p);
+    return {loss, p == A(0) ? A(0) : rest * p * of_p, q == A(0) ? A(0) : beta * q * of_q};
+  }
+};
+
+// The same for beta > 1/2: of the other distribution.
+template <class A>
+struct JSToTarget : OfLogits<JSToTarget<A>, A> {
+  JSToInput<A> mirrored;
+
+  explicit JSToTarget(double beta) : mirrored(1 - beta) {}
+
+  FL_HD PairTerms<A> operator()(A u, A p, A v, A q) const {
+    const PairTerms<A> r = mirrored(v, q, u, p);
+    return {r.loss, r.slope_target, r.slope_input};
+  }
+};
+
+template <class A>
+struct JSDivWithLogits : JSHalves<A> {
+  using JSHalves<A>::JSHalves;
 
   template <class Run>
   static auto with(const Options& options, const Run& run) {
     if (options.beta == 0.5) return run(JSHalves<A>(options));
-    return run(JSDivWithLogits(options));
-  }
-
-  FL_HD PairTerms<A> operator()(A u, A p, A v, A q) const {
-    constexpr A kSmallest = static_cast<A>(1.17549435e-38);
-    const A m = fma_(beta, q, rest * p);
-    const A log_m = fma_(m, A(0), log_normal(m < kSmallest ? kSmallest : m));  // NaN for NaN
-    const A from_p = p == A(0) ? A(0) : rest * p * (u - log_m), from_q = q == A(0) ? A(0) : beta * q * (v - log_m);
-    const A loss = beta * excess_divergence(q, m, log_m - v) + rest * excess_divergence(p, m, log_m - u);
-    return {loss, from_p, from_q};
+    if (options.beta < 0.5) return run(JSToInput<A>(options.beta));
+    return run(JSToTarget<A>(options.beta));
   }
 };
 

@@ -240,46 +240,6 @@ FL_HD Pair<A, V> exp_minus(Pair<A, V> a) {
 }
 #endif
 
-// log(1 + f) + k ln 2 for f in [-1/3, 1/3].
-FL_HD float log_assemble(float f, float k) {
-  const float f2 = f * f;
-  float odd = fma_(-0.12874493f, f2, -0.12188343f);
-  float even = fma_(0.139867082f, f2, 0.140053406f);
-  odd = fma_(odd, f2, -0.16680181f);
-  even = fma_(even, f2, 0.200104445f);
-  odd = fma_(odd, f2, -0.249998048f);
-  even = fma_(even, f2, 0.333332151f);
-  const float p = fma_(odd, f, even);
-  const float tail = fma_(p * f, f2, fma_(-0.5f, f2, k * Real<float>::kLn2Low));
-  return fma_(k, Real<float>::kLn2High, f + tail);
-}
-
-// s (f - z Q(z)) with s = f / (2 + f), z = s^2: what f exceeds log(1 + f) by, for f in [-1/3, 1].
-FL_HD double log1p_excess(double f) {
-  const double s = f / (2.0 + f), z = s * s, z2 = z * z;
-  double odd = fma_(0.07492143795550767, z2, 0.11734279061303197);
-  double even = fma_(0.1563057780092285, z2, 0.10845178394880015);
-  odd = fma_(odd, z2, 0.1538454396486055);
-  even = fma_(even, z2, 0.13335178631449257);
-  odd = fma_(odd, z2, 0.2222222219823677);
-  even = fma_(even, z2, 0.18181819897962714);
-  odd = fma_(odd, z2, 0.39999999999999525);
-  even = fma_(even, z2, 0.285714285716001);
-  even = fma_(even, z2, 0.6666666666666666);
-  return s * fma_(-z, fma_(odd, z, even), f);
-}
-FL_HD double log_assemble(double f, double k) {
-  using R = Real<double>;
-  return fma_(k, R::kLn2High, f - (log1p_excess(f) - k * R::kLn2Low));
-}
-
-// The exponent in the high bits of i, of either sign. SSE2 and AVX2 cannot convert int64, hence the rounding constant.
-FL_HD float high_exponent(int32_t i) { return static_cast<float>(i >> 23); }
-FL_HD double high_exponent(int64_t i) {
-  const uint64_t biased = (static_cast<uint64_t>(i) + 0x4000000000000000u) >> 52;
-  return from_bits(biased | 0x4330000000000000u) - (0x1p52 + 1024.0);
-}
-
 }  // namespace detail
 
 // e^x within 8e-8 [1e-7], double 1.4e-16. Gradual underflow, exact limits at -inf and inf, NaN stays NaN.
@@ -301,17 +261,33 @@ FL_HD T exp_(T x) {
   return detail::from_bits(detail::bits(y) | detail::nan_mask<T>(magnitude));
 }
 
-// e^x - 1 within 1.3e-7, double 2.7e-16, for small x too.
+// e^x - 1, and what that exceeds x by: x^2/2 for small x, without the rounding of the difference.
+template <class T>
+struct Expm1 {
+  T value, beyond;
+};
 template <class Policy = DefaultPolicy, class T>
-FL_HD T expm1_(T x) {
-  if constexpr (detail::kLibrary<T>) return ::expm1(x);
+FL_HD Expm1<T> expm1_beyond(T x) {
+  const T most = T(1000);  // infinity less infinity is no number
+  if constexpr (detail::kLibrary<T>) {
+    const T value = ::expm1(x);
+    return {value, abs_(x) < T(0.34) ? x * x * detail::exp_tail(x) : value - at_most_(x, most)};
+  }
   using R = detail::Real<T>;
   T c = x < R::kExpm1Low ? R::kExpm1Low : x;
   c = c > R::kExpm1High ? R::kExpm1High : c;
   typename R::Uint power;
-  const T r = detail::exp_reduce(c, R::kBias - 1, &power);
+  T n;
+  const T r = detail::exp_reduce(c, R::kBias - 1, &n, &power), tail = detail::exp_tail(r), r2 = r * r;
   const T half_scale = detail::from_bits(power << R::kMantissa);  // 2^(n-1), finite for the largest n
-  return T(2) * fma_(fma_(detail::exp_tail(r), r * r, r), half_scale, half_scale - T(0.5));
+  const T value = T(2) * fma_(fma_(tail, r2, r), half_scale, half_scale - T(0.5));
+  return {value, n == T(0) ? tail * r2 : value - at_most_(x, most)};
+}
+
+// e^x - 1 within 1.3e-7, double 2.7e-16, for small x too.
+template <class Policy = DefaultPolicy, class T>
+FL_HD T expm1_(T x) {
+  return expm1_beyond<Policy>(x).value;
 }
 
 // tanh x within 3e-7, double 5e-16, for small x too.
@@ -321,86 +297,7 @@ FL_HD T tanh_(T x) {
   return x < T(0) ? -t : (x == T(0) ? x : t);
 }
 
-// log x of 0 <= x < infinity as log_, denormal x too, but at 0 a number below the logarithm of any other x; anything
-// for other x.
-template <class Policy = DefaultPolicy, class T>
-FL_HD T log_finite(T x) {
-#ifdef FL_DEVICE_CODE
-  if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) return __logf(x);
-#endif
-  if constexpr (detail::kLibrary<T>) return ::log(x);
-  using R = detail::Real<T>;
-  constexpr typename R::Int kOne = 1;
-  constexpr T kUp = static_cast<T>(kOne << R::kMantissa);
-  const bool tiny = x < std::numeric_limits<T>::min();
-  const auto i = detail::above_two_thirds(tiny ? x * kUp : x);
-  const T k = detail::high_exponent(i) - (tiny ? T(R::kMantissa) : T(0));
-  const T m = detail::from_bits((i & ((kOne << R::kMantissa) - 1)) + R::kTwoThirds);
-  return detail::log_assemble(m - T(1), k);
-}
-
-// log x within 8.5e-8, double 1.7e-16; -inf at 0, NaN below.
-template <class Policy = DefaultPolicy, class T>
-FL_HD T log_(T x) {
-  const T r = log_finite<Policy>(x);
-  if constexpr (detail::kLibrary<T>) return r;
-  const T finite = x < infinity_<T>() ? r : x;
-  return x > T(0) ? finite : (x == T(0) ? -infinity_<T>() : nan_<T>());
-}
-
-// log x of a positive, finite and not denormal x, half the price of log_; anything for other x.
-template <class Policy = DefaultPolicy, class T>
-FL_HD T log_normal(T x) {
-  if constexpr (detail::kLibrary<T>) return log_<Policy>(x);
-  using R = detail::Real<T>;
-  constexpr typename R::Int kOne = 1;
-  const auto i = detail::above_two_thirds(x);
-  const T m = detail::from_bits((i & ((kOne << R::kMantissa) - 1)) + R::kTwoThirds);
-  return detail::log_assemble(m - T(1), detail::high_exponent(i));
-}
-
-// log(1 + e) for e in [0, 1] within 1.2e-7 [1.6e-7], double 1.9e-16, without range reduction.
-template <class Policy = DefaultPolicy>
-FL_HD float log1p_unit(float e) {
-#ifdef FL_DEVICE_CODE
-  if constexpr (std::is_same_v<Policy, Fast>) {
-    return e < 0.03f ? e * fma_(fma_(e, 0.333333333f, -0.5f), e, 1.0f) : __logf(1.0f + e);
-  }
-#endif
-  const float e2 = e * e;
-  float low = fma_(0.196931928f, e, -0.24958156f), high = fma_(-0.00330653763f, e, 0.0201503318f);
-  low = fma_(low, e, 0.333304703f);
-  high = fma_(high, e, -0.0575615279f);
-  low = fma_(low, e, -0.499999315f);
-  high = fma_(high, e, 0.10670013f);
-  high = fma_(high, e, -0.153490975f);
-  const float p = fma_(high, e2 * e2, low);
-  return fma_(p, e2, e);
-}
-template <class Policy = DefaultPolicy>
-FL_HD double log1p_unit(double e) {
-  if constexpr (detail::kLibrary<double>) return ::log1p(e);
-  return e - detail::log1p_excess(e);
-}
-
-// log(1 - p) for p in [0, 1] within 1.6e-7, double 1.5e-16, for small p too; -inf at 1, NaN above.
-template <class Policy = DefaultPolicy, class T>
-FL_HD T log1p_neg(T p) {
-#ifdef FL_DEVICE_CODE
-  if constexpr (std::is_same_v<Policy, Fast> && std::is_same_v<T, float>) {
-    return p < 0.03f ? -p * fma_(fma_(p, 0.333333333f, 0.5f), p, 1.0f) : __logf(1.0f - p);
-  }
-#endif
-  if constexpr (detail::kLibrary<T>) return ::log1p(-p);
-  // 1 - p = 2^k (1 + f) with f from p itself, not from the rounded 1 - p.
-  using R = detail::Real<T>;
-  constexpr typename R::Int kOne = 1;
-  const auto i = detail::above_two_thirds(T(1) - p);
-  const auto exponent = static_cast<typename R::Uint>(i & ~((kOne << R::kMantissa) - 1));
-  const T scale = detail::from_bits(static_cast<typename R::Uint>(detail::bits(T(1))) - exponent);
-  const T r = detail::log_assemble(fma_(-p, scale, scale - T(1)), detail::high_exponent(i));
-  return p < T(1) ? r : (p == T(1) ? -infinity_<T>() : nan_<T>());
-}
+#include "math/logarithm.h"
 
 // base^exponent from log(base); x^0 is 1 also for x = 0. The relative error is that of log_base times
 // |exponent * log_base|.
