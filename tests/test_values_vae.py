@@ -83,6 +83,16 @@ def test_bernoulli_at_certainty():
     assert p.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("pixels", [3 << 18, (3 << 18) + 1])  # packs, single elements
+def test_a_long_row_of_like_pixels(pixels, device):
+    """Thousands of like terms round alike where one after the other is added in float32: 1e-4 of the loss."""
+    x, mu = torch.full((1, pixels), 0.3, device=device), torch.zeros(1, 4, device=device)
+    _, term, _ = F.vae_loss(x, torch.zeros_like(x), mu, mu, likelihood="gaussian", reduction="none")
+    assert term.item() == pytest.approx(pixels * x[0, 0].double().item() ** 2, rel=2e-6)
+    rows = F.contrastive_loss(x, torch.zeros_like(x), torch.ones(1, device=device), reduction="none")
+    assert rows.item() == pytest.approx(pixels * x[0, 0].double().item() ** 2, rel=2e-6)
+
+
 @pytest.mark.promise("What is refused", "A VAE's integer picture is a mask for the Bernoulli kinds: 0 or 1.")
 @pytest.mark.parametrize("likelihood", ["bernoulli", "bernoulli_logits"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])

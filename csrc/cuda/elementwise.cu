@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kThreads) elementwise_kernel(const F f, const 
   const T* target = static_cast<const T*>(o.target.data);  // read as T only in packs
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
   const int64_t packs = kScope == Scope::kPlain && o.packed ? o.n / kPack : 0;
-  A sum = 0;
+  double sum = 0;
   if constexpr (kScope == Scope::kPlain) {
     for (int64_t p = thread; p < packs; p += 2 * threads) {
       const int64_t first = p * kPack, second = (p + threads) * kPack;

@@ -48,16 +48,17 @@ __device__ __forceinline__ RowTerms<A> row_terms(const F& f, A a, A b, A c, A d)
 }
 
 // Elements first, first + step, ... of [begin, end) in packs: returns the sum of their terms; with kWrite stores
-// coefficient * derivative.
+// coefficient * derivative. Like terms round alike, so thousands of them are added as doubles, a pack at a time.
 template <class F, class T, class A, bool kWrite>
-__device__ __forceinline__ A sweep_packs(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin,
-                                         int64_t end, int64_t first, int64_t step) {
+__device__ __forceinline__ double sweep_packs(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin,
+                                              int64_t end, int64_t first, int64_t step) {
   constexpr int kPack = Pack<T>::kSize;
-  A sum = 0;
+  double total = 0;
   for (int64_t at = begin + first * kPack; at < end; at += step * kPack) {
     A x[4][kPack];
     load_elements<T, A, F::kOperands>(o, at, x);
     Pack<T> grad[4];
+    A sum = 0;
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
       const RowTerms<A> r = row_terms(f, x[0][j], x[1][j], x[2][j], x[3][j]);
@@ -67,6 +68,7 @@ __device__ __forceinline__ A sweep_packs(const F& f, const RowSumsOperands& o, A
         for (int k = 0; k < F::kOperands; ++k) grad[k].values[j] = narrow_gradient<F, T>(coefficient * r.grad[k]);
       }
     }
+    total += sum;
     if constexpr (kWrite) {
 #pragma unroll
       for (int k = 0; k < F::kOperands; ++k) {
@@ -74,14 +76,14 @@ __device__ __forceinline__ A sweep_packs(const F& f, const RowSumsOperands& o, A
       }
     }
   }
-  return sum;
+  return total;
 }
 
 // As sweep_packs, one element at a time, any dtypes.
 template <class F, class A, bool kWrite>
-__device__ __forceinline__ A sweep_elements(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin,
-                                            int64_t end, int64_t first, int64_t step) {
-  A sum = 0;
+__device__ __forceinline__ double sweep_elements(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin,
+                                                 int64_t end, int64_t first, int64_t step) {
+  double sum = 0;
   for (int64_t at = begin + first; at < end; at += step) {
     A x[4];
 #pragma unroll
@@ -102,8 +104,8 @@ __device__ __forceinline__ A sweep_elements(const F& f, const RowSumsOperands& o
 }
 
 template <class F, class T, class A, bool kWrite>
-__device__ __forceinline__ A sweep(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin, int64_t end,
-                                   int64_t first, int64_t step) {
+__device__ __forceinline__ double sweep(const F& f, const RowSumsOperands& o, A coefficient, int64_t begin, int64_t end,
+                                        int64_t first, int64_t step) {
   if (o.packed) return sweep_packs<F, T, A, kWrite>(f, o, coefficient, begin, end, first, step);
   return sweep_elements<F, A, kWrite>(f, o, coefficient, begin, end, first, step);
 }
@@ -129,16 +131,16 @@ __global__ void __launch_bounds__(kThreads) flat_kernel(const F f, const RowSums
 template <class F, class T, int kGroup, bool kWrite>
 __global__ void __launch_bounds__(kThreads) rows_kernel(const F f, const RowSumsOperands o) {
   using A = Accumulation<T>;
-  FL_SHARED(A, shared, [32]);
+  FL_SHARED(double, shared, [32]);
   constexpr int kGroups = kThreads / kGroup;
   const int group = threadIdx.x / kGroup, lane = threadIdx.x % kGroup;
   double losses = 0;
   for (int64_t row = int64_t{blockIdx.x} * kGroups + group; row < o.rows; row += int64_t{gridDim.x} * kGroups) {
     const int64_t begin = row * o.length, end = begin + o.length;
-    A sum = sweep<F, T, A, false>(f, o, A(1), begin, end, lane, kGroup);
+    double sum = sweep<F, T, A, false>(f, o, A(1), begin, end, lane, kGroup);
     sum = kGroup == 32 ? warp_sum(sum) : block_sum(sum, shared);
     const A y = o.labels.data ? load_any<A>(o.labels.data, o.labels.dtype, row) : A(0);
-    const RowLoss<A> result = f.finish(sum, y);
+    const RowLoss<A> result = f.finish(static_cast<A>(sum), y);
     if (lane == 0) {
       if (o.results.losses) static_cast<A*>(o.results.losses)[row] = result.loss;
       losses += result.loss;
