@@ -213,6 +213,14 @@ def test_rows_outside_all_columns_are_refused(first):
         call(name, arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_of_no_rows_are_sums_of_nothing(dtype):
+    _, rows, columns = OPS.clip_loss(torch.zeros(0, 4, dtype=dtype), torch.randn(9, 4).to(dtype),
+                                     torch.ones((), dtype=dtype), None, [0.0], 1, 0)  # fmt: skip
+    assert rows.shape == (0, 2)
+    assert columns.tolist() == [-math.inf] * 9
+
+
 @pytest.mark.parametrize(
     "gradient, factor",
     [

@@ -79,7 +79,7 @@ struct CpuAllPairs : CpuProducts {
   // The losses become the mean of both cross-entropies.
   static void finish_columns(const PairsProblem& problem, const Tensor&) {
     const Dtype dtype = problem.dtype;
-    for (int64_t j = 0; problem.rows > 0 && j < problem.columns; ++j) {
+    for (int64_t j = 0; j < problem.columns; ++j) {
       const double most = load_scalar(problem.column_max, dtype, j);
       const double log_sum = (std::isfinite(most) ? most : 0) + std::log(problem.column_sums[j]);
       store_scalar(log_sum, problem.column_statistics, dtype, j);

@@ -14,6 +14,7 @@
 // be added up. See fused_losses/chunked/contrastive.py.
 #pragma once
 
+#include <cmath>
 #include <memory>
 
 #include "host/call.h"
@@ -132,7 +133,8 @@ class AllPairsCall : Call<Device> {
         if (!merges() || chunk.problem.merged_from == chunk.problem.columns) return;
         Device::columns(id, a.options, chunk.problem, a.first(), chunk.row == 0);
       });
-      if (kTraits.columns) Device::finish_columns(whole(), a.first());
+      if (kTraits.columns && problem_.rows > 0) Device::finish_columns(whole(), a.first());
+      if (kTraits.columns && problem_.rows == 0) torch::stable::fill_(*columns_, -INFINITY);  // of no row
     }
     if (problem_.results.counts && two_readings) count(counted);
     if (writes || !two_readings) gradients(&x, &y, tiles, writes, kept && two_readings, forward);
