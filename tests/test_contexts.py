@@ -82,14 +82,16 @@ def test_tangents_of_the_incoming_gradient(case, create_graph):
 
 @pytest.mark.promise("Where a loss is called from", "`torch.jit.trace` records a loss with its gradients.")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("name", ["mse_loss", "sigmoid_focal_loss", "cross_entropy", "dice_loss", "mahalanobis_loss"])
-def test_jit_trace_with_gradients(name):
-    case = BY_NAME[name]
+@each_case
+def test_jit_trace_with_gradients(case):
     problem = case.problem(None, torch.float64)
     first = case.fused[0]
     leaf = problem.arguments[first].clone().requires_grad_()
-    traced = torch.jit.trace(lambda value: problem.call(None, case.reduced(), **{first: value}), leaf)
-    traced(leaf).backward()
+
+    def total(value):
+        return sum(loss.sum() for loss in as_tuple(problem.call(None, case.reduced(), **{first: value})))
+
+    torch.jit.trace(total, leaf)(leaf).backward()
     torch.testing.assert_close(leaf.grad, gradient_of_first(problem, reduction=case.reduced()))
 
 

@@ -57,7 +57,7 @@ def log_one_minus_softmax(x, log_p, dim):
 
     The largest logit's value is the log of the other classes' share; every other probability is at most 1/2.
     """
-    largest = torch.zeros_like(x, dtype=torch.bool).scatter(dim, x.argmax(dim, keepdim=True), True)
+    largest = torch.zeros_like(x, dtype=torch.bool).scatter(dim, x.argmax(dim, keepdim=True), 1)
     others = x.masked_fill(largest, -torch.inf)
     shift = others.detach().amax(dim, keepdim=True)
     shift = torch.where(shift == -torch.inf, 0, shift)
