@@ -84,7 +84,8 @@ def clip_loss(x, y, logit_scale, *, normalize=False, group=None):
         y: (N, D), of the dtype of x.
         logit_scale: a, a number or a tensor without dimensions (the scale itself, not its logarithm).
         normalize: divide each row of both by its norm (at least 1e-12) first, in float32 at least.
-        group: processes that have as many rows each, a ProcessGroup or a DeviceMesh of one dimension; None: this one.
+        group: processes that have as many rows each and want the same gradients, a ProcessGroup or a DeviceMesh of one
+            dimension; None: this one.
             A Module with either can be copied, one with a DeviceMesh also pickled.
 
     Returns:

@@ -279,7 +279,8 @@ def tversky_loss(
         alpha, beta: weights of false positives and of false negatives, >= 0; 0.5 and 0.5 give Dice of
             twice the `smooth_nr` and `smooth_dr`, 1 and 1 Jaccard.
         gamma: exponent, > 0, one over that of Abraham and Khan; above 1 regions that are still bad count for more,
-            below 1 those that are nearly right. The gradient is 0 where the base is 0.
+            below 1 those that are nearly right. The gradient is 0 where the base is 0. The base is known to about 1e-7
+            in float32, and a gamma below 1 enlarges that: predictions all within 1e-6 of the target have loss 0.
 
     The other arguments, result, special values and errors are those of :func:`dice_loss`, without `squared`.
     Salehi et al. (2017), "Tversky loss function"; Abraham and Khan (2019), "A novel focal Tversky loss".
