@@ -96,13 +96,13 @@ struct GaussianKLTerms {
   FL_HD RowTerms<A> operator()(A m, A v, A pm, A pv) const {
     const A half = A(0.5);
     if constexpr (kPrior) {
-      const Expm1<A> power = expm1_beyond(v - pv);
+      const HalfExpm1<A> power = half_expm1(v - pv);
       const A q = exp_(at_most_(A(-0.25) * pv, sizeof(A) == 8 ? A(700) : A(88)));
       const A z = (m - pm) * q * q, scaled = z * q * q;
-      return {half * (power.beyond + z * z), {scaled, half * power.value, -scaled, -half * (power.value + z * z)}};
+      return {fma_(half * z, z, power.beyond), {scaled, power.value, -scaled, -fma_(half * z, z, power.value)}};
     } else {
-      const Expm1<A> power = expm1_beyond(v);
-      return {half * (power.beyond + m * m), {m, half * power.value, A(0), A(0)}};
+      const HalfExpm1<A> power = half_expm1(v);
+      return {fma_(half * m, m, power.beyond), {m, power.value, A(0), A(0)}};
     }
   }
 

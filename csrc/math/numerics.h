@@ -261,33 +261,33 @@ FL_HD T exp_(T x) {
   return detail::from_bits(detail::bits(y) | detail::nan_mask<T>(magnitude));
 }
 
-// e^x - 1, and what that exceeds x by: x^2/2 for small x, without the rounding of the difference.
+// Half of e^x - 1, and half of what that exceeds x by, which near 0 is x^2/2 and no difference.
 template <class T>
-struct Expm1 {
+struct HalfExpm1 {
   T value, beyond;
 };
 template <class Policy = DefaultPolicy, class T>
-FL_HD Expm1<T> expm1_beyond(T x) {
-  const T most = T(1000);  // infinity less infinity is no number
+FL_HD HalfExpm1<T> half_expm1(T x) {
+  const T half_x = T(0.5) * at_most_(x, T(1000));  // infinity less infinity is no number
   if constexpr (detail::kLibrary<T>) {
-    const T value = ::expm1(x);
-    return {value, abs_(x) < T(0.34) ? x * x * detail::exp_tail(x) : value - at_most_(x, most)};
+    const T value = T(0.5) * ::expm1(x);
+    return {value, abs_(x) < T(0.34) ? half_x * x * detail::exp_tail(x) : value - half_x};
   }
   using R = detail::Real<T>;
   T c = x < R::kExpm1Low ? R::kExpm1Low : x;
   c = c > R::kExpm1High ? R::kExpm1High : c;
   typename R::Uint power;
-  T n;
-  const T r = detail::exp_reduce(c, R::kBias - 1, &n, &power), tail = detail::exp_tail(r), r2 = r * r;
-  const T half_scale = detail::from_bits(power << R::kMantissa);  // 2^(n-1), finite for the largest n
-  const T value = T(2) * fma_(fma_(tail, r2, r), half_scale, half_scale - T(0.5));
-  return {value, n == T(0) ? tail * r2 : value - at_most_(x, most)};
+  const T r = detail::exp_reduce(c, R::kBias - 1, &power), tail = detail::exp_tail(r), r2 = r * r;
+  const T scale = detail::from_bits(power << R::kMantissa),
+          lower = scale - T(0.5);  // 2^(n-1), finite for the largest n; 0 where n is
+  return {fma_(fma_(tail, r2, r), scale, lower), fma_(tail * r2, scale, fma_(r, scale, lower) - half_x)};
 }
 
 // e^x - 1 within 1.3e-7, double 2.7e-16, for small x too.
 template <class Policy = DefaultPolicy, class T>
 FL_HD T expm1_(T x) {
-  return expm1_beyond<Policy>(x).value;
+  if constexpr (detail::kLibrary<T>) return ::expm1(x);
+  return T(2) * half_expm1<Policy>(x).value;
 }
 
 // tanh x within 3e-7, double 5e-16, for small x too.
