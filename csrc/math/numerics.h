@@ -278,8 +278,8 @@ FL_HD HalfExpm1<T> half_expm1(T x) {
   c = c > R::kExpm1High ? R::kExpm1High : c;
   typename R::Uint power;
   const T r = detail::exp_reduce(c, R::kBias - 1, &power), tail = detail::exp_tail(r), r2 = r * r;
-  const T scale = detail::from_bits(power << R::kMantissa),
-          lower = scale - T(0.5);  // 2^(n-1), finite for the largest n; 0 where n is
+  const T scale = detail::from_bits(power << R::kMantissa);             // 2^(n-1), finite for the largest n
+  const T lower = x > R::kExpm1High ? infinity_<T>() : scale - T(0.5);  // 0 where n is
   return {fma_(fma_(tail, r2, r), scale, lower), fma_(tail * r2, scale, fma_(r, scale, lower) - half_x)};
 }
 
