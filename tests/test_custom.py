@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -71,6 +72,58 @@ def test_what_options_decide_makes_no_branch():
         assert "choose(" in power.source
         assert not re.search(r"\bm\d+ \?", power.source)
     assert gallery.tukey.source.count(" ? ") == 1
+
+
+def test_what_is_rewritten_is_so_in_plain_pytorch(made):
+    """Where the kernel does not serve: derivatives of higher order, transforms, a weight that learns, tracing."""
+    loss, t = made["overflowing"], torch.tensor([1.0, 0.0, 0.5])
+    x = torch.tensor([100.0, 120.0, -150.0], requires_grad=True)
+    weight = torch.ones(3, requires_grad=True)
+    value, slope = torch.tensor([0.0, 120.0, 75.0]), torch.tensor([0.0, 1.0, -0.5])
+    slopes = torch.func.grad(lambda x: loss(x, t, reduction="sum"))
+    torch.testing.assert_close(loss(x, t, weight=weight, reduction="none"), value)
+    torch.testing.assert_close(torch.vmap(loss)(x, t), value)
+    traced = torch.jit.trace(lambda x, t: loss(x, t, reduction="none"), (x.detach(), t), check_trace=False)
+    torch.testing.assert_close(traced(x.detach(), t), value)
+    torch.testing.assert_close(slopes(x.detach()), slope)
+    compiled = torch.compile(lambda x: loss(x, t, weight=weight, reduction="sum"), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), x)[0], slope)
+    first = torch.autograd.grad(loss(x, t, reduction="sum"), x, create_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(first.sum(), x)[0], torch.zeros(3))
+
+
+def test_what_a_function_takes_from_outside_is_constant(custom_folder):
+    """For the kernel and for plain PyTorch, in every family."""
+    outside = {"power": 2.0}
+    power = lambda: outside["power"]  # noqa: E731
+    x, t = torch.rand(2, 2, 3, dtype=torch.float64) + 0.1
+    labels = torch.tensor([0, 2])
+    losses = (
+        (custom.elementwise(lambda x, t: (x - t).abs() ** power(), name="a"), lambda f, x: f(x, t)),
+        (custom.softmax(lambda log_p, p: (1 - p) ** power(), name="b"), lambda f, x: f(x, labels)),
+        (custom.overlap(lambda i, p, g: 1 - (i / (p + g)) ** power(), name="c"), lambda f, x: f(x, t.round())),
+        (
+            custom.row_sums(lambda total: total ** power(), term=lambda a, b: (a - b).abs() ** power(), name="d"),
+            lambda f, x: f(x, t),
+        ),
+    )
+    build_losses([loss.custom for loss, _ in losses])
+    for loss, call in losses:
+        called = functools.partial(call, loss)
+        expected = called(x)
+        slope = torch.autograd.grad(called(y := x.clone().requires_grad_()), y)[0]
+        outside["power"] = 3.0
+        torch.testing.assert_close(torch.vmap(called)(x.unsqueeze(0))[0], expected)
+        torch.testing.assert_close(torch.func.grad(called)(x), slope)
+        outside["power"] = 2.0
+
+
+def test_a_number_of_a_branch_keeps_its_digits(made):
+    """Torch makes float32 of two numbers, the kernel none."""
+    x = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    expected = torch.tensor([0.1, -0.7], dtype=torch.float64)
+    for found in (made["of_two_numbers"](x, reduction="none"), torch.vmap(made["of_two_numbers"])(x)):
+        torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
 
 
 def test_common_pieces_are_computed_once():
@@ -285,9 +338,18 @@ def steps(input, target, *, width=49.0):
     return (torch.floor(input / 49) - target) ** 2 + torch.where(input / width >= 1, input, target) + input % 41
 
 
+def overflowing(x, t):
+    return torch.log(1 + torch.exp(x)) - x * t
+
+
+def of_two_numbers(x):
+    return torch.where(x > 0, 0.1, 0.7) * x
+
+
 @pytest.fixture(scope="module")
 def made(custom_folder):
-    found = {f.__name__: custom.elementwise(f) for f in (policy, of_scale, crps, steps)}
+    functions = (policy, of_scale, crps, steps, overflowing, of_two_numbers)
+    found = {f.__name__: custom.elementwise(f) for f in functions}
     build_losses([loss.custom for loss in found.values()])
     return found
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 
+from .formula import as_written
+
 EXTREMES = (0.0, 1e-30, -1e-30, 1.0, -1.0, 30.0, -30.0, 1e3, -1e3, 1e10, -1e10)
 # Rounding of a float32 formula of some tens of operations; a loss that cancels is far beyond it.
 ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -90,7 +92,8 @@ class _Trial:
         options = {**self.options, "reduction": "none"}
         if written:
             defaults = {**self.loss.op.reference.__kwdefaults__, **options}
-            losses = self.loss.op.reference(**dict(zip(self.names, given)), **defaults)
+            with as_written():
+                losses = self.loss.op.reference(**dict(zip(self.names, given)), **defaults)
         else:
             losses = self.loss(*given, **options)
         return [losses.detach(), *torch.autograd.grad(losses.sum(), wanted)]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from .. import _checks
 from .._options import IgnoreIndex
 from ..losses._shared import accumulate, elementwise_shape, readable, reduce_weighted, without
+from .formula import Formula
 from .functors import elementwise_functor
-from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
-from .tracer import differentiate, trace
+from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
 
 
 def elementwise(
@@ -46,9 +46,11 @@ def elementwise(
     if ignores and len(tensors) < 2:
         raise ValueError(f"{name}: expected a second tensor whose elements are ignored, got {len(tensors)} tensor")
 
-    def formula(dtype):
-        value = trace(name, function, tensors, signature.options, dtype)
-        return value, dict(zip(wanted, differentiate(value, wanted, function)))
+    formula = Formula(name, function, tensors, signature.options)
+
+    def terms(dtype):
+        value = formula.read(dtype)
+        return value, dict(zip(wanted, formula.slopes(value, wanted)))
 
     def plain(**given):
         *values, weight = accumulate(*(given[t] for t in tensors), given.get("weight"))
@@ -56,10 +58,10 @@ def elementwise(
         if index is not None:
             ignored = values[1] == index
             *values, weight = without(ignored, *values, weight)
-        loss = function(*values, **as_read(given, options))
+        loss = formula(*values, **given)
         return reduce_weighted(loss, weight, given["reduction"], ignored)
 
-    functor = elementwise_functor(formula, tensors, wanted, options, ignores)
+    functor = elementwise_functor(terms, tensors, wanted, options, ignores)
     second, third, fourth = (tensors[1:] + [None] * 3)[:3]
     numbers = [*options, *(["ignore_index"] * ignores)]
     custom = CustomLoss(

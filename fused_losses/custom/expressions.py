@@ -398,6 +398,8 @@ def evaluate(root: Expr, tensors: dict[str, torch.Tensor]) -> torch.Tensor | flo
             given = [values[a] for a in e.args]
             if e.op in _TENSORS_ONLY or not any(isinstance(g, torch.Tensor) for g in given):
                 given = [_as_tensor(g, tensors) for g in given]
+            elif e.op == "where":  # of two numbers torch makes one of its default dtype
+                given[:2] = [_as_tensor(g, tensors) for g in given[:2]]
             elif e.op not in _NUMBERS_FIRST:
                 given[0] = _as_tensor(given[0], tensors)
             values[e] = TORCH[e.op](*given)

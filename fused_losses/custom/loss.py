@@ -263,10 +263,5 @@ def with_signature(function: Callable, *names: str) -> Callable:
     return function
 
 
-def as_read(given: dict, options: Sequence[str]) -> dict:
-    """Options as a function was read with them, as tensors without dimensions: torch.log of one is no error."""
-    return {o: torch.full((), given[o], dtype=torch.float64) for o in options}
-
-
 def option_kinds(signature: Signature) -> dict:
     return {name: Number() for name in signature.options}

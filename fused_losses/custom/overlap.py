@@ -18,9 +18,9 @@ from ..losses.overlap import (
     region_sums,
     sums_shape,
 )
+from .formula import Formula
 from .functors import overlap_functor
-from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
-from .tracer import differentiate, trace
+from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
 
 DEFAULTS = {"activation": "sigmoid", "squared": False, "batch": False, "include_background": True, "ignore_index": None}
 
@@ -45,22 +45,24 @@ def overlap(function: Callable | None = None, *, name: str | None = None) -> Cal
     sums, count = signature.tensors[:3], signature.tensors[3:]
     options = list(signature.options)
 
-    def formula(_):
-        loss = trace(name, function, sums, {**dict.fromkeys(count, 9.0), **signature.options}, torch.float64)
-        return [loss, *differentiate(loss, sums[:2], function)]
+    formula = Formula(name, function, sums, {**dict.fromkeys(count, 9.0), **signature.options})
+
+    def terms(_):
+        loss = formula.read(torch.float64)
+        return [loss, *formula.slopes(loss, sums[:2])]
 
     def plain(input, target, weight=None, *, reduction, activation, squared, batch, include_background, ignore_index,
               **chosen):  # fmt: skip
         regions = read_regions(input, target, activation, ignore_index)
         found = region_sums(*regions, activation, squared, batch, include_background, "macro", "count", weight)
-        positions = [float(math.prod(input.shape[2:]) * (input.shape[0] if batch else 1))] if count else []
+        chosen |= dict.fromkeys(count, math.prod(input.shape[2:]) * (input.shape[0] if batch else 1))
         values = [found.intersection, found.predicted, found.true]
         if found.nothing is not None:  # neither a value nor a derivative of the function there
             values = [v.masked_fill(found.nothing, 1) for v in values]
-        loss = function(*values, *positions, **as_read(chosen, options)).to(found.dtype)
+        loss = formula(*values, **chosen).to(found.dtype)
         return reduce_regions(loss if found.nothing is None else loss.masked_fill(found.nothing, 0), found, reduction)
 
-    functor = overlap_functor(formula, sums, count, options)
+    functor = overlap_functor(terms, sums, count, options)
     numbers = [*options, "activation", "batch", "include_background", "ignore_index", "squared"]
     custom = CustomLoss(
         name, functor, plain, slots=("input", "target", "weight"), options=numbers, shape=_shape,

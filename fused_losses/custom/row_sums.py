@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from .. import _checks
 from ..losses._shared import accumulate, reduce, rows_shape
+from .formula import Formula
 from .functors import row_sums_functor
 from .loss import (
     CustomLoss,
     Signature,
-    as_read,
     check_number_of_options,
     ensure,
     keyword,
@@ -20,7 +20,6 @@ from .loss import (
     publish,
     with_signature,
 )
-from .tracer import differentiate, trace
 
 
 def row_sums(function: Callable | None = None, *, term: Callable, name: str | None = None) -> Callable:
@@ -48,18 +47,20 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
     check_number_of_options(name, defaults)
     _check_names(name, tensors, labels, defaults)
 
-    def formula(dtype):
-        value = trace(name, term, tensors, of_term.options, dtype)
-        loss = trace(name, function, of_sum.tensors, of_sum.options, dtype)
-        return value, differentiate(value, tensors, term), loss, differentiate(loss, of_sum.tensors[:1], function)[0]
+    one = Formula(name, term, tensors, of_term.options)
+    row = Formula(name, function, of_sum.tensors, of_sum.options)
+
+    def formulas(dtype):
+        value, loss = one.read(dtype), row.read(dtype)
+        return value, one.slopes(value, tensors), loss, row.slopes(loss, of_sum.tensors[:1])[0]
 
     def plain(reduction, **given):
         values = accumulate(*(given[t] for t in [*tensors, *labels]))
-        terms = term(*values[: len(tensors)], **as_read(given, of_term.options))
+        terms = one(*values[: len(tensors)], **given)
         total = terms.flatten(1).sum(1) if terms.dim() > 1 else terms
-        return reduce(function(total, *values[len(tensors) :], **as_read(given, of_sum.options)), reduction)
+        return reduce(row(total, *values[len(tensors) :], **given), reduction)
 
-    functor = row_sums_functor(formula, tensors, of_sum.tensors, list(defaults))
+    functor = row_sums_functor(formulas, tensors, of_sum.tensors, list(defaults))
     slots = (*(tensors + [None] * 3)[:4], labels[0] if labels else None)
     custom = CustomLoss(name, functor, plain, slots=slots, options=list(defaults), shape=rows_shape)
 

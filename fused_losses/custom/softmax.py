@@ -15,9 +15,9 @@ from ..losses.classification import (
     row_shape,
     smoothed,
 )
+from .formula import Formula
 from .functors import softmax_functor
-from .loss import CustomLoss, Signature, as_read, ensure, keyword, option_kinds, positional, publish, with_signature
-from .tracer import trace_with_slope
+from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
 
 
 def softmax(function: Callable | None = None, *, name: str | None = None) -> Callable:
@@ -35,6 +35,7 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
     signature = Signature(name, function, tensors=2)
     name = signature.name
     options, tensors = list(signature.options), signature.tensors
+    formula = Formula(name, function, tensors, signature.options)
 
     def plain(input, target, weight=None, *, reduction, ignore_index, label_smoothing, **chosen):
         dim = min(1, input.dim() - 1)
@@ -55,11 +56,9 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
 
     def _of_classes(x, dim, chosen):
         log_p = x.log_softmax(dim)
-        return function(log_p, log_p.exp(), **as_read(chosen, options))
+        return formula(log_p, log_p.exp(), **chosen)
 
-    functor = softmax_functor(
-        lambda dtype: trace_with_slope(name, function, tensors, signature.options, dtype), tensors, options
-    )
+    functor = softmax_functor(formula.with_slope, tensors, options)
     custom = CustomLoss(
         name, functor, plain, slots=("input", "target", "weight"),
         options=[*options, "ignore_index", "label_smoothing"], shape=row_shape,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from .._torch_private import RecordingMode, core_decompositions, outside_modes
-from .expressions import Expr, const, evaluate, fresh, lift, make, node, postorder, real
+from .expressions import Expr, const, evaluate, fresh, lift, node, postorder, real
 from .operations import OPERATIONS
 
 SHAPES = (2, 3), (4, 5, 7)  # of the tensors that a function is traced with, once each
@@ -318,12 +318,3 @@ def _differentiated(value: Expr, wanted: Sequence[str], function: Callable) -> l
         slopes = torch.autograd.grad(out, [given[t] for t in active], allow_unused=True)
         found = {t: real(recorder.expression(s)) for t, s in zip(active, slopes) if s is not None}
     return [found.get(t, const(0)) for t in wanted]
-
-
-def trace_with_slope(
-    name: str, function: Callable, tensors: Sequence[str], options: dict[str, float], dtype: torch.dtype
-) -> list[Expr]:
-    """The value of a function of log p and p, and its derivative by log p, by which p has the derivative p."""
-    value = trace(name, function, tensors, options, dtype)
-    by_log, by_p = differentiate(value, tensors, function)
-    return [value, make("add", by_log, make("mul", by_p, node("tensor", tensors[1])))]
