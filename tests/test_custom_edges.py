@@ -113,6 +113,22 @@ def test_bends_of_what_is_not_below_0_are_torch_s(custom_folder):
     assert "at_least_(" not in losses[-1].source
 
 
+def test_a_class_that_is_not_the_target_s_has_no_slope_of_its_own(custom_folder):
+    """Its probability may be 0, where a power has none: as the kernel, so does plain PyTorch."""
+    made = custom.softmax(lambda log_p, p, *, q=0.7: (1 - p**q) / q, name="of_a_power")
+    loss = functools.partial(made, target=torch.tensor([0, 1, -100]), reduction="sum")
+    x = torch.tensor([[200.0, 0.0], [0.5, 0.3], [200.0, 0.0]], requires_grad=True)
+    slope = torch.autograd.grad(loss(x), x, create_graph=True)[0]
+    assert slope.isfinite().all()
+    assert torch.autograd.grad(slope.sum(), x)[0].isfinite().all()
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach()), slope.detach())
+    weighted = functools.partial(loss, weight=torch.tensor([2.0, 3.0]))
+    expected = torch.autograd.grad(weighted(x), x)[0]
+    torch.testing.assert_close(torch.func.grad(weighted)(x.detach()), expected)
+    mild, smoothed = x.detach() / 100, functools.partial(weighted, label_smoothing=0.1, reduction="mean")
+    torch.testing.assert_close(torch.vmap(smoothed)(mild.unsqueeze(0))[0], smoothed(mild))
+
+
 def test_hardswish_has_slopes_at_infinities(custom_folder):
     loss = custom.elementwise(lambda x: torch.nn.functional.hardswish(x), name="swish")
     x = torch.tensor([-torch.inf, torch.inf, -3.0, 3.0, 1.0], requires_grad=True)

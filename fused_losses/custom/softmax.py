@@ -43,20 +43,21 @@ def softmax(function: Callable | None = None, *, name: str | None = None) -> Cal
         w = None if w is None else along_classes(w, x.dim())
         if is_dense(input, target):
             y = smoothed(target.to(x.dtype), label_smoothing, dim)
-            return reduce(times(y if w is None else y * w, _of_classes(x, dim, chosen)).sum(dim), reduction)
+            return reduce(_weighted(y if w is None else y * w, x.log_softmax(dim), chosen).sum(dim), reduction)
         x, index, ignored = _without_ignored(x, target, ignore_index, dim)
-        losses = _of_classes(x, dim, chosen)
-        losses = losses if w is None else times(w, losses)
-        loss = pick(losses, index, ignored, dim)
-        if label_smoothing:
-            spread = losses.sum(dim) / max(x.shape[dim], 1)
-            loss = (1 - label_smoothing) * loss + label_smoothing * spread.masked_fill(ignored, 0)
-        counted = (~ignored).sum() if w is None else pick(w.expand_as(x), index, ignored, dim).sum()
-        return reduce(loss, reduction, counted)
-
-    def _of_classes(x, dim, chosen):
         log_p = x.log_softmax(dim)
-        return formula(log_p, log_p.exp(), **chosen)
+        w_target = None if w is None else pick(w.expand_as(x), index, ignored, dim)
+        # Of the target's class alone: of others the formula may have no slope; nor may it at log p = 0.
+        loss = _weighted(w_target, pick(log_p, index, ignored, dim).masked_fill(ignored, -1), chosen)
+        loss = loss.masked_fill(ignored, 0)
+        if label_smoothing:
+            spread = _weighted(w, log_p, chosen).sum(dim) / max(x.shape[dim], 1)
+            loss = (1 - label_smoothing) * loss + label_smoothing * spread.masked_fill(ignored, 0)
+        return reduce(loss, reduction, (~ignored).sum() if w is None else w_target.sum())
+
+    def _weighted(w, log_p, chosen):
+        losses = formula(log_p, log_p.exp(), **chosen)
+        return losses if w is None else times(w, losses)
 
     functor = softmax_functor(formula.with_slope, tensors, options)
     custom = CustomLoss(
