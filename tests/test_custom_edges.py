@@ -113,6 +113,17 @@ def test_bends_of_what_is_not_below_0_are_torch_s(custom_folder):
     assert "at_least_(" not in losses[-1].source
 
 
+def test_a_clamp_between_tensors_has_torch_s_slopes(custom_folder):
+    """Also where its bounds are equal or the lower is above the upper."""
+    loss = custom.elementwise(lambda x, low, high: torch.clamp(x, low, high), name="clamped")
+    places = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    tensors = [t.flatten() for t in torch.meshgrid(places, places, places, indexing="ij")]
+    leaves, others = ([t.clone().requires_grad_() for t in tensors] for _ in range(2))
+    found, expected = loss(*leaves, reduction="none"), torch.clamp(*others)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), leaves), torch.autograd.grad(expected.sum(), others))
+
+
 def test_a_class_that_is_not_the_target_s_has_no_slope_of_its_own(custom_folder):
     """Its probability may be 0, where a power has none: as the kernel, so does plain PyTorch."""
     made = custom.softmax(lambda log_p, p, *, q=0.7: (1 - p**q) / q, name="of_a_power")

@@ -15,6 +15,8 @@ def _scaled(other, alpha):
 
 
 def _clamp(x, min=None, max=None):
+    if isinstance(min, Expr) and min.varies and max is not None:  # a bound that is the upper one, too, has no slope
+        min = make("where", make("lt", min, max), min, make("detach", min))
     if min is not None:
         x = make("at_least", x, min)
     return x if max is None else make("at_most", x, max)
