@@ -87,6 +87,18 @@ def test_module_and_pickle(gallery_built):
     assert pickle.loads(pickle.dumps(gallery.log_cosh)) is gallery.log_cosh
 
 
+def written_apart(input, target, *, scale=1.0):
+    return ((input - target) / scale) ** 2
+
+
+def test_a_function_that_is_decorated_by_a_call_stays_itself():
+    fused = custom.elementwise(written_apart)
+    assert pickle.loads(pickle.dumps(written_apart)) is written_apart
+    assert written_apart.__qualname__ == "written_apart"
+    assert fused.reference(3.0, 1.0, scale=2.0) == fused.reference(2.0, 1.0) == 1
+    assert pickle.loads(pickle.dumps(gallery.log_cosh.reference)) is gallery.log_cosh.reference
+
+
 def test_transforms_and_compile(gallery_built):
     x, t = torch.randn(2, 5, dtype=torch.float64)
     plain = lambda x: gallery.log_cosh.reference(x, t, scale=1.0).mean()  # noqa: E731

@@ -5,11 +5,13 @@ At its first call it looks its compiled op up, else compiles it, else stays plai
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from keyword import iskeyword as keyword_of_python
+from types import FunctionType
 
 import torch
 
@@ -228,13 +230,21 @@ def publish(
     public.kinds = {**kinds, "reduction": REDUCTIONS}
     public.__defaults__ = None
     public.__qualname__ = function.__qualname__
-    public.op, public.reference, public.custom = custom.op, function, custom
+    public.op, public.reference, public.custom = custom.op, _copy(function), custom
     public.tensors = tuple(tensors)
     public.source = custom.functor.named(custom.op_name)
-    function.__qualname__ = f"{public.__qualname__}.reference"  # where pickle finds it
+    public.reference.__qualname__ = f"{public.__qualname__}.reference"  # where pickle finds it
     public.Module = _module(public, tensors)
     _every.append(public)
     return public
+
+
+def _copy(function: Callable) -> Callable:
+    """The same function, which can have a name of its own."""
+    copy = FunctionType(function.__code__, function.__globals__, argdefs=function.__defaults__,
+                        closure=function.__closure__)  # fmt: skip
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(copy, function)
 
 
 def _module(public: Callable, tensors: Sequence[str]) -> type[LossModule]:
