@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from pathlib import Path
 
 import gallery
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fused_losses import custom
+from fused_losses.custom.operations import OPERATIONS
 
 CONSTANT = torch.ones(3)
 TEMPERATURE = torch.nn.Parameter(torch.tensor(2.0))
@@ -189,6 +191,60 @@ def asks_who_learns(input, target):
 
 def has_no_derivative(input, target):
     return torch.lgamma(input) - target
+
+
+BOOL = r"write `m != 0` for a bool tensor m, which is a number in the formula, and torch.logical_xor for `\^`"
+OF_BOOL = r"a bool tensor m is a number in the formula: write `m != 0`"
+LISTED = r"; write it with the operations that docs/custom\.md lists"
+
+
+@pytest.mark.parametrize(
+    "function, says",
+    [
+        (lambda x, m: x * m.long(), r"; write the tensor as it is, an integer or not"),
+        (lambda x, m: torch.hypot(x, m), r"cannot fuse torch.hypot in line .*" + LISTED),
+        (lambda x: torch.digamma(x), r"cannot fuse torch.digamma in line .*" + LISTED),
+        (lambda x, m: torch.where(m, x, 0), OF_BOOL),
+        (lambda x, m: x.masked_fill(m, 0), OF_BOOL),
+        (lambda x, m: x * ~m, OF_BOOL),
+        (lambda x, m: x * (m & (x > 0)), BOOL),
+        (lambda x, m: x * ((m > 0) ^ (x > 0)), BOOL),
+        (lambda x: x + torch.randn(x.shape), r"cannot fuse torch.randn .*; write noise as one more tensor"),
+        (lambda x: x + torch.normal(x, 1.0), r"cannot fuse torch.normal .*; write noise as one more tensor"),
+        (lambda x: x + torch.empty_like(x).uniform_(), r"torch.uniform .*; write noise as one more tensor"),
+    ],
+)
+def test_what_to_write_instead(function, says):
+    with pytest.raises(ValueError, match=says) as raised:
+        custom.elementwise(function, name="loss")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_page_lists_the_operations_of_a_formula():
+    page = (Path(__file__).parents[1] / "docs" / "custom.md").read_text()
+    named = {n for n in OPERATIONS if hasattr(torch.Tensor, n) or hasattr(torch.nn.functional, n)}
+    makers = set(
+        "full_like fill ones_like new_ones new_zeros new_empty zeros_like empty_like zero copy to clone".split()
+    )
+    views = set("view expand contiguous expand_as view_as reshape unsqueeze squeeze".split())
+    operators = set("add sub rsub mul div floor_divide lt le gt ge eq ne bitwise_and bitwise_or bitwise_not".split())
+    listed = named - makers - views - operators - {"clamp_min", "clamp_max"}
+    assert {n for n in listed if f"`{n}`" not in page} == set()
+
+
+def test_a_wrapped_function_is_counted_by_its_own_arguments():
+    def wrapped(function):
+        return functools.wraps(function)(lambda *args, **options: function(*args, **options))
+
+    def of_sums(i, p, g, n):
+        return 1 - (i + 1) / (p + g + n)
+
+    def of_row(total, target, *, margin=1.0):
+        return torch.relu(margin - total * target)
+
+    assert custom.overlap(wrapped(of_sums)).source == custom.overlap(of_sums).source
+    term = lambda a, b: a - b  # noqa: E731
+    assert custom.row_sums(wrapped(of_row), term=term).source == custom.row_sums(of_row, term=term).source
 
 
 @pytest.mark.parametrize(

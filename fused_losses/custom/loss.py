@@ -44,6 +44,12 @@ def name_of(function: Callable, name: str | None = None) -> str:
     return name or function.__name__
 
 
+def number_of_tensors(function: Callable, name: str | None = None) -> int:
+    """How many arguments it takes that are no options."""
+    name_of(function, name)
+    return sum(p.kind is not p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values())
+
+
 class Signature:
     """The arguments of a user's function: tensors by position, then options by keyword with numbers as defaults."""
 

@@ -20,7 +20,17 @@ from ..losses.overlap import (
 )
 from .formula import Formula
 from .functors import overlap_functor
-from .loss import CustomLoss, Signature, ensure, keyword, option_kinds, positional, publish, with_signature
+from .loss import (
+    CustomLoss,
+    Signature,
+    ensure,
+    keyword,
+    number_of_tensors,
+    option_kinds,
+    positional,
+    publish,
+    with_signature,
+)
 
 DEFAULTS = {"activation": "sigmoid", "squared": False, "batch": False, "include_background": True, "ignore_index": None}
 
@@ -39,7 +49,7 @@ def overlap(function: Callable | None = None, *, name: str | None = None) -> Cal
     """
     if function is None:
         return lambda f: overlap(f, name=name)
-    takes = 4 if getattr(function, "__code__", None) and function.__code__.co_argcount == 4 else 3
+    takes = 4 if number_of_tensors(function, name) == 4 else 3
     signature = Signature(name, function, tensors=takes, reserved=tuple(DEFAULTS))
     name = signature.name
     sums, count = signature.tensors[:3], signature.tensors[3:]

@@ -15,6 +15,7 @@ from .loss import (
     ensure,
     keyword,
     name_of,
+    number_of_tensors,
     option_kinds,
     positional,
     publish,
@@ -36,7 +37,7 @@ def row_sums(function: Callable | None = None, *, term: Callable, name: str | No
         return lambda f: row_sums(f, term=term, name=name)
     name = name_of(function, name)
     of_term = Signature(f"{name}: term", term)
-    labelled = function.__code__.co_argcount > 1
+    labelled = number_of_tensors(function, name) > 1
     of_sum = Signature(name, function, tensors=2 if labelled else 1)
     tensors, labels = of_term.tensors, of_sum.tensors[1:]
     for option in of_term.options.keys() & of_sum.options.keys():

@@ -30,8 +30,15 @@ _INSTEAD = {
     "_local_scalar_dense": "torch.where for a branch on a value and torch's functions of tensors for math's",
     **dict.fromkeys(("_softmax", "_log_softmax", "logsumexp"), "a loss of an element, or of log p by custom.softmax"),
     **dict.fromkeys(("index", "index_put", "masked_select", "masked_scatter"), "torch.where for a part of a tensor"),
-    **dict.fromkeys(("lt", "rand_like", "randn_like", "bernoulli", "native_dropout"), "noise as one more tensor"),
+    **dict.fromkeys(
+        "lt rand rand_like randn randn_like randint randint_like normal normal_functional uniform exponential "
+        "bernoulli native_dropout".split(), "noise as one more tensor",
+    ),
+    **dict.fromkeys(("bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor"),
+                    "`m != 0` for a bool tensor m, which is a number in the formula, and torch.logical_xor for `^`"),
+    "_to_copy": "the tensor as it is, an integer or not: the formula is of numbers in float32 or float64",
 }  # fmt: skip
+_LISTED = "it with the operations that docs/custom.md lists"
 
 
 class FormulaError(ValueError):
@@ -95,7 +102,7 @@ class _Recorder(RecordingMode):
             self.refuse("a tensor from outside the function", "it as an argument, or a number as an option")
         return found
 
-    def refuse(self, what: str, instead: str = "pointwise operations of torch", error: Exception | None = None) -> None:
+    def refuse(self, what: str, instead: str = _LISTED, error: Exception | None = None) -> None:
         raise FormulaError(f"{self.name}: cannot fuse {what}{self.place(error)}; write {instead}") from error
 
     def place(self, error: Exception | None = None) -> str:
@@ -128,7 +135,7 @@ class _Recorder(RecordingMode):
         except TypeError:
             found = None
         if found is None:
-            self.refuse(f"torch.{name} of these dtypes or arguments, or reduced,")
+            self.refuse(f"torch.{name} of these dtypes or arguments, or reduced,", _INSTEAD.get(name, _LISTED))
         out = func(*args, **kwargs)
         results, named = out if isinstance(out, (tuple, list)) else (out,), []
         for tensor, e in zip(results, found if isinstance(found, tuple) else (found,)):
@@ -156,7 +163,7 @@ class _Recorder(RecordingMode):
                     f"{self.name}: cannot fuse a derivative that has {shown}; name the tensors whose gradients are "
                     "wanted by differentiable="
                 )
-            self.refuse(shown, _INSTEAD.get(name, "pointwise operations of torch"))
+            self.refuse(shown, _INSTEAD.get(name, _LISTED))
         with self:
             return rule(*args, **kwargs)
 
@@ -286,6 +293,8 @@ def _traced(name, function, tensors, options, dtype, shape) -> Expr:
         said = (str(error).strip() or "no message").splitlines()[0]
         if said.startswith("Boolean value of Tensor"):
             recorder.refuse("a branch on a tensor's values", _INSTEAD["_local_scalar_dense"], error)
+        if "bool" in said.lower():
+            said += "; a bool tensor m is a number in the formula: write `m != 0`"
         place, kind = recorder.place(error), type(error).__name__
         raise FormulaError(f"{name}: expected a formula of PyTorch on tensors{place}, got {kind}: {said}") from error
     if not isinstance(out, torch.Tensor):
