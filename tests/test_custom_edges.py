@@ -113,6 +113,23 @@ def test_bends_of_what_is_not_below_0_are_torch_s(custom_folder):
     assert "at_least_(" not in losses[-1].source
 
 
+POWERS = {"any": lambda x, y: x**y, "not below 0": lambda x, y: x.abs() ** y}
+
+
+def test_powers_are_torch_s_at_special_values(custom_folder):
+    """Of ones, signed zeros, infinities, NaN and whole numbers below 0."""
+    losses = [custom.elementwise(of_two(function), name="powers") for function in POWERS.values()]
+    build_losses([loss.custom for loss in losses])
+    some = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, math.inf, -math.inf, math.nan]
+    for dtype in (torch.float32, torch.float64):
+        x, y = (t.flatten() for t in torch.meshgrid(*[torch.tensor(some, dtype=dtype)] * 2, indexing="ij"))
+        for (name, function), loss in zip(POWERS.items(), losses):
+            found, expected = loss(x, y, reduction="none"), function(x, y)
+            torch.testing.assert_close(found, expected, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+            numbers = ~expected.isnan()
+            assert torch.equal(found[numbers].signbit(), expected[numbers].signbit()), name
+
+
 def test_a_clamp_between_tensors_has_torch_s_slopes(custom_folder):
     """Also where its bounds are equal or the lower is above the upper."""
     loss = custom.elementwise(lambda x, low, high: torch.clamp(x, low, high), name="clamped")

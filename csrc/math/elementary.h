@@ -38,19 +38,21 @@ FL_HD T choose(bool condition, T a, T b) {
 #endif
 }
 
-// |x|^y from log |x|; x^0 is 1.
+// |x|^y from log |x|; x^0 and 1^y are 1.
 template <class T>
 FL_HD T power_of_log(T log_x, T y) {
-  return choose(y == T(0), T(1), exp_(y * log_x));
+  return choose(y == T(0), T(1), exp_(choose(log_x == T(0), T(0), y * log_x)));
 }
 
-// x^y from `magnitude` = |x|^y, as the C library's pow: below 0 a number for whole y alone.
+// x^y from `magnitude` = |x|^y, as the C library's pow: below 0, but for -0 and -inf, a number for whole y alone, of
+// which the infinite ones are even.
 template <class T>
 FL_HD T power_of_sign(T magnitude, T x, T y) {
   const T half = y * T(0.5);
   const bool whole = floor_(y) == y, odd = whole & (floor_(half) != half);
-  const T negative = choose(odd, -magnitude, choose(whole, magnitude, nan_<T>()));
-  return choose(y == T(0), T(1), x < T(0) ? negative : magnitude);
+  const T apart = choose(x == T(0), magnitude, choose(x == -infinity_<T>(), magnitude, nan_<T>()));
+  const T negative = choose(odd, -magnitude, choose(whole, magnitude, apart));
+  return choose(y == T(0), T(1), choose(detail::bits(x) < 0, negative, magnitude));
 }
 
 // x^y of options, not for elements.
