@@ -65,12 +65,17 @@ def line(loss: str, n: int, rows: dict) -> list[str]:
 
 
 def measured(folder: Path, losses: set[str] | None = None) -> str:
-    """The table of these losses, of all by default, and how it was measured; empty without measurements."""
+    """The tables of these losses, of all by default, and how they were measured; empty without measurements."""
     table = load(folder)
     if losses is not None and not table.empty:
-        table = table[table.loss.isin(losses)].reset_index(drop=True)
+        table = table[table.loss.isin(losses)]
     if table.empty:
         return ""
+    return "\n\n".join(on_machine(rows.reset_index(drop=True)) for _, rows in table.groupby("machine", sort=False))
+
+
+def on_machine(table: pd.DataFrame) -> str:
+    """The table of one machine's rows."""
     table = table.rename(columns={"shape": "shape_text"})
     lines = [
         line(loss, n, {row.form: row for row in group.itertuples()})
@@ -96,14 +101,14 @@ def section(folder: Path) -> str:
 
 
 def draw(folder: Path, plots: Path) -> list[Path]:
-    """Time and memory against N of each loss measured at several sizes."""
+    """Time and memory against N of each loss measured at several sizes, on the first machine that it was."""
     table = load(folder)
-    made = []
-    for loss, rows in table.groupby("loss", sort=False) if len(table) else ():
-        if (rows[rows.form == FUSED].memory_bytes.notna()).sum() > 2:
+    made = {}
+    for (_, loss), rows in table.groupby(["machine", "loss"], sort=False) if len(table) else ():
+        if loss not in made and (rows[rows.form == FUSED].memory_bytes.notna()).sum() > 2:
             plots.mkdir(parents=True, exist_ok=True)
-            made.append(curves(loss, rows, plots / f"scale_{loss}.png"))
-    return made
+            made[loss] = curves(loss, rows, plots / f"scale_{loss}.png")
+    return list(made.values())
 
 
 def curves(loss: str, rows: pd.DataFrame, path: Path) -> Path:
