@@ -1,7 +1,7 @@
 // The targets of elements whose positions have class indices: 1 in the row of the class, 0 in others, kIgnoredTarget
 // where the position is ignored. Included by elementwise_loops.h.
 
-constexpr int64_t kShortRow = 16;  // positions; shorter rows are filled from their classes, longer ones row by row
+constexpr int64_t kFewPositions = 16;  // rows of fewer are filled from their classes, longer ones row by row
 
 // Targets of n neighbours in the row of class c; false where a class is none.
 template <class A, class I>
@@ -18,7 +18,7 @@ bool class_row(const I* __restrict y, const int64_t n, const int64_t c, const in
   return wrong == 0;
 }
 
-// Elements [at, at + n) of the input's order, from rows of at least kShortRow; y: all classes.
+// Elements [at, at + n) of the input's order, from rows of at least kFewPositions; y: all classes.
 template <class A, class I>
 bool long_rows(const ElementwiseTask& task, const I* y, const int64_t at, const int64_t n, A* to) {
   const int64_t C = task.classes, S = task.positions;
@@ -59,7 +59,7 @@ bool short_rows(const ElementwiseTask& task, const I* y, const int64_t at, const
 template <class A>
 bool class_targets(const ElementwiseTask& task, const int64_t at, const int64_t n, A* buffer) {
   const auto from = [&](const auto* y) {
-    return task.positions < kShortRow ? short_rows(task, y, at, n, buffer) : long_rows(task, y, at, n, buffer);
+    return task.positions < kFewPositions ? short_rows(task, y, at, n, buffer) : long_rows(task, y, at, n, buffer);
   };
   return with_integers(task.target.data, task.target.dtype, from);
 }

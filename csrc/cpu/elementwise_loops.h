@@ -137,13 +137,6 @@ BlockSum<double> elementwise_block(const F f, const A* x, const A* t, const A* w
   }
 }
 
-// float16 holds up to 65504: a larger finite gradient is stored as that.
-template <class A>
-void saturate(A* __restrict values, const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) values[i] = at_least_(at_most_(values[i], A(65504)), A(-65504));
-}
-
 // The first of n elements that is not valid, or n.
 template <bool kOfIntegers, class F, class A>
 int64_t first_invalid(const F f, const A* __restrict x, const A* __restrict t, const int64_t n) {

@@ -15,7 +15,7 @@ namespace fused_losses::FL_ISA {
 #include "formulas/custom.h"
 
 constexpr int64_t kRowSumsBlock = 1024;
-constexpr int64_t kShortRow = 32;  // rows up to this length are worked on by the block
+constexpr int64_t kBlockedRow = 32;  // rows up to this length are worked on by the block
 
 template <class A>
 constexpr Dtype kRowSumsDtype = std::is_same_v<A, double> ? Dtype::kFloat64 : Dtype::kFloat32;
@@ -37,13 +37,6 @@ A row_sums_block(const F f, const A* __restrict a, const A* __restrict b, const 
     if constexpr ((kGrads & 8) != 0) gd[i] = coefficient * r.grad[3];
   }
   return sum;
-}
-
-// float16 holds up to 65504: a larger finite gradient is stored as that.
-template <class A>
-void saturate_row_sums(A* __restrict values, const int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) values[i] = max_(min_(values[i], A(65504)), A(-65504));
 }
 
 // The part of one row (or, for a linear loss, of the flat order) a block works on, converted where need be.
@@ -100,7 +93,7 @@ struct RowSumsSpan {
   void write() const {
     for (int k = 0; k < F::kOperands; ++k) {
       if (!wanted(k) || out[k] != buffers->out[k]) continue;
-      if (F::kSaturates && task.operands[k].dtype == Dtype::kFloat16) saturate_row_sums(buffers->out[k], n);
+      if (F::kSaturates && task.operands[k].dtype == Dtype::kFloat16) saturate(buffers->out[k], n);
       write_block(buffers->out[k], task.gradients[k], task.operands[k].dtype, at, n, non_temporal);
     }
   }
@@ -228,7 +221,7 @@ double row_sums_rows(const F f, const RowSumsTask& task, int64_t begin, int64_t 
     const A coefficient = static_cast<A>(task.scale) * f.finish(A(0), A(0)).coefficient;
     return row_sums_range<F, A, kGrads>(f, task, coefficient, begin, end, &buffers);
   }
-  if (task.length > 0 && task.length <= kShortRow) {
+  if (task.length > 0 && task.length <= kBlockedRow) {
     return row_sums_short_rows<F, A, kGrads>(f, task, begin, end, &buffers);
   }
   double total = 0;

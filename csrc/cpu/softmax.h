@@ -28,14 +28,14 @@ void check_class_indices(const char* op, const SoftmaxProblem& problem);
 
 // Rows are run one by one with classes in the vector lanes; everything else in tiles [classes, lanes] of positions.
 constexpr int64_t kRowBlock = 4096;     // classes of a row that share one shift of their exponentials
-constexpr int64_t kShortRow = 32;       // shorter rows are run as tiles
+constexpr int64_t kFewClasses = 32;     // rows of fewer are run as tiles
 constexpr int64_t kPaddedBelow = 2048;  // shorter rows are filled up to whole vectors
 constexpr int64_t kMaxLanes = 256;
 constexpr int64_t kGatherInner = 16;  // a smaller inner dimension is gathered from several outer ones
 
 constexpr int64_t padded_classes(int64_t classes) { return (classes + 15) / 16 * 16; }
 
-constexpr bool runs_as_rows(int64_t classes, int64_t inner) { return inner == 1 && classes >= kShortRow; }
+constexpr bool runs_as_rows(int64_t classes, int64_t inner) { return inner == 1 && classes >= kFewClasses; }
 
 // Positions of a tile: at least one cache line, at most what keeps a tile in L2.
 constexpr int64_t tile_lanes(int64_t classes) {

@@ -56,3 +56,10 @@ void write_block(const A* in, void* dest, Dtype dtype, int64_t offset, int64_t n
   if (!non_temporal || element_size(dtype) != kSize) return store_block(in, dest, dtype, offset, n);
   copy_non_temporal(in, static_cast<char*>(dest) + offset * kSize, n * kSize);
 }
+
+// Before a block of a float16 gradient is written, where the loss wants it.
+template <class A>
+void saturate(A* __restrict values, const int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) values[i] = saturated(values[i]);
+}

@@ -166,10 +166,10 @@ __device__ __forceinline__ A element(const F& f, const ElementwiseOperands& o, c
   }
 }
 
-// A gradient in its storage type; float16 holds up to 65504.
+// A gradient in its storage type.
 template <class F, class T, class A>
 __device__ __forceinline__ T narrow_gradient(A g) {
-  if constexpr (F::kSaturates && std::is_same_v<T, __half>) g = max_(min_(g, A(65504)), A(-65504));
+  if constexpr (F::kSaturates && std::is_same_v<T, __half>) g = saturated(g);
   return narrow<T>(g);
 }
 

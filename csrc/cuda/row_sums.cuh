@@ -25,16 +25,15 @@ __device__ __forceinline__ void load_elements(const RowSumsOperands& o, int64_t 
   }
 }
 
-// float16 holds up to 65504: a larger finite gradient is stored as that.
+// A gradient as a tensor of this dtype can hold it.
 template <class F, class A>
-__device__ __forceinline__ A saturated(A g, Dtype dtype) {
-  if (F::kSaturates && dtype == Dtype::kFloat16) return max_(min_(g, A(65504)), A(-65504));
-  return g;
+__device__ __forceinline__ A held_by(Dtype dtype, A g) {
+  return F::kSaturates && dtype == Dtype::kFloat16 ? saturated(g) : g;
 }
 
 template <class F, class T, class A>
 __device__ __forceinline__ T narrow_gradient(A g) {
-  return narrow<T>(saturated<F>(g, std::is_same_v<T, __half> ? Dtype::kFloat16 : Dtype::kFloat32));
+  return narrow<T>(held_by<F>(std::is_same_v<T, __half> ? Dtype::kFloat16 : Dtype::kFloat32, g));
 }
 
 // The term of one element, which a loss may refuse.
@@ -95,8 +94,7 @@ __device__ __forceinline__ double sweep_elements(const F& f, const RowSumsOperan
 #pragma unroll
       for (int k = 0; k < F::kOperands; ++k) {
         if (o.gradients[k])
-          store_any(o.gradients[k], o.operands[k].dtype, at,
-                    saturated<F>(coefficient * r.grad[k], o.operands[k].dtype));
+          store_any(o.gradients[k], o.operands[k].dtype, at, held_by<F>(o.operands[k].dtype, coefficient * r.grad[k]));
       }
     }
   }

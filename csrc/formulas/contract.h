@@ -10,6 +10,12 @@ struct Terms {
 // caches. kFew: some additions and products; kExponential: one exponential; kMuch: more.
 enum Work : int { kFew, kExponential, kMuch };
 
+// A gradient that float16 is to hold, up to 65504: a larger one is stored as that.
+template <class A>
+FL_HD A saturated(A gradient) {
+  return at_least_(at_most_(gradient, A(65504)), A(-65504));
+}
+
 // A functor without compile-time variants: `with` builds it from its options and hands it to `run`.
 template <class Self>
 struct Plain {
