@@ -104,6 +104,8 @@ def test_what_parts_refuse(device):
             op.forward(x, w, index, None, None, elsewhere, given, MEAN, 0)
     with pytest.raises(RuntimeError, match="expected linear_bias of shape"):
         ops.linear_log_sums(x, w, index, x[0], 0.0)
+    with pytest.raises(RuntimeError, match="linear_log_sums: expected linear_bias of"):
+        ops.linear_log_sums(x, w, index, w[:, 0].double(), 0.0)
     with pytest.raises(RuntimeError, match="linear_log_sums: expected class_index of 3 int64 elements"):
         ops.linear_log_sums(x, w, index[:2], None, 0.0)
     with pytest.raises(RuntimeError, match=r"linear_log_sums: expected input of shape \(N, D\)"):

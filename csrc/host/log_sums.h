@@ -34,7 +34,11 @@ Tensor linear_log_sums(Tensor input, Tensor linear_weight, Tensor class_index, O
     refuse(kOp, "linear_bias of shape (", classes, ",), got ", shape_text(*linear_bias));
   }
   for (Tensor* t : {&input, &linear_weight, &class_index}) *t = detail::contiguous(*t);
-  if (linear_bias) linear_bias = detail::contiguous(*linear_bias);
+  if (linear_bias) {
+    linear_bias = detail::contiguous(*linear_bias);
+    check_device(kOp, "every tensor", *linear_bias, input);
+    check_same_dtype(kOp, "linear_bias", *linear_bias, input);
+  }
   check_device(kOp, "every tensor", linear_weight, input);
   check_device(kOp, "every tensor", class_index, input);
   check_same_dtype(kOp, "linear_weight", linear_weight, input);
