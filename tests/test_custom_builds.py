@@ -224,3 +224,38 @@ def test_threads_share_one_loss(gallery_built):
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda _: gallery.quantile(x, t).item(), range(8)))
     assert len(set(found)) == 1
+
+
+def test_a_process_forked_while_a_thread_compiles_does_not_wait_for_it(tmp_path):
+    code = LOSS.format(name="squared", power=2)
+    code += """
+    import os, signal, threading, warnings
+    from fused_losses.custom import builder
+
+    warnings.simplefilter("ignore")
+    started, forked = threading.Event(), threading.Event()
+
+    def find(name):
+        if parent == os.getpid():
+            started.set()
+            forked.wait(60)
+        return None
+
+    def build(losses, say):
+        raise builder.NoCompiler("no C++ compiler")
+
+    parent, builder.find, builder.build = os.getpid(), find, build
+    x = torch.tensor([0.5])
+    thread = threading.Thread(target=squared, args=(x, x))
+    thread.start()
+    started.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(squared(x, x).item() != 0.5625)
+    print(os.waitpid(child, 0)[1])
+    forked.set()
+    thread.join()
+    """
+    out, said = run(code, tmp_path).communicate(timeout=120)
+    assert out == "0\n", said

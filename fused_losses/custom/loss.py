@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +31,15 @@ MOST_TENSORS, MOST_OPTIONS = 4, 8
 _REDUCTION_NAMES = {number: name for name, number in REDUCTIONS.choices.items()}
 _lock = threading.RLock()  # of everything that finds, builds and loads
 _warned: list[str] = []
+
+
+def _renew_lock() -> None:
+    """A forked process has none of the threads that may hold it."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def check_number_of_options(name: str, options: Sequence[str]) -> None:
