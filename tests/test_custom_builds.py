@@ -259,3 +259,26 @@ def test_a_process_forked_while_a_thread_compiles_does_not_wait_for_it(tmp_path)
     """
     out, said = run(code, tmp_path).communicate(timeout=120)
     assert out == "0\n", said
+
+
+def test_a_lock_is_free_when_its_builder_leaves_it_whoever_was_forked_meanwhile(tmp_path):
+    code = f"""
+    import fcntl, os, signal, time
+    from pathlib import Path
+    from fused_losses.custom import builder
+
+    path = Path({str(tmp_path / "lock")!r})
+    with builder._locked(path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(child, signal.SIGKILL)
+    """
+    process = run(code, tmp_path)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said

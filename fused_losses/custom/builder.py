@@ -105,10 +105,16 @@ def build(losses: dict[str, Functor], device: str = "cpu", say=None) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process, and one thread of it, inside at a time; freed by the system if it dies."""
+    """One process, and one thread of it, inside at a time; freed by the system if it dies.
+
+    Unlocked before it is closed, for a process forked meanwhile has the file open too.
+    """
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _write_whole(path: Path, text: str) -> None:
