@@ -60,7 +60,8 @@ class LossModule(nn.Module):
         if name not in self.options.parameters:
             return super().__setattr__(name, value)
         if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
-            return self.register_buffer(name, value, getattr(value, "persistent", True))  # nn.Buffer says whether
+            was = name not in self._buffers or name not in self._non_persistent_buffers_set
+            return self.register_buffer(name, value, getattr(value, "persistent", was))  # nn.Buffer says whether
         self._forget(name)
         if type(value).__module__ == "numpy" and type(value).__name__ != "ndarray" and hasattr(value, "item"):
             value = value.item()  # a NumPy scalar, which Dynamo takes for an array

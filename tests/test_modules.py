@@ -153,6 +153,20 @@ def test_a_buffer_may_be_left_out_of_the_state_or_registered_as_in_torch():
     assert (list(module.state_dict()), module.weight) == ([], None)
 
 
+def test_a_buffer_assigned_again_is_in_the_state_if_it_was():
+    """As in torch's Modules; an option that was no buffer is in the state."""
+    module, weight = fused_losses.BCEWithLogitsLoss(), torch.ones(3)
+    for persistent in (False, True):
+        module.register_buffer("weight", weight, persistent)
+        module.weight = torch.zeros(3)
+        assert list(module.state_dict()) == ["weight"] * persistent
+        assert not module.weight.any()
+    module.register_buffer("weight", weight, persistent=False)
+    for value in (None, weight):
+        module.weight = value
+    assert list(module.state_dict()) == ["weight"]
+
+
 @pytest.mark.promise("Where a loss is called from", "A tensor assigned to an option of a Module later is a buffer.")
 def test_an_alpha_assigned_later_is_a_buffer():
     module = fused_losses.SoftmaxFocalLoss(alpha=0.5)
