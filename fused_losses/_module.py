@@ -57,7 +57,8 @@ class LossModule(nn.Module):
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self.options.parameters:
+        parametrized = isinstance(getattr(type(self), name, None), property)  # by torch.nn.utils.parametrize
+        if name not in self.options.parameters or parametrized:
             return super().__setattr__(name, value)
         if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
             was = name not in self._buffers or name not in self._non_persistent_buffers_set

@@ -12,6 +12,7 @@ import torch
 from cases import each_case, each_in, each_variant
 from problems import as_tuple
 from tolerances import assert_agrees
+from torch.nn.utils import parametrize
 
 import fused_losses
 from fused_losses import functional as F
@@ -311,6 +312,31 @@ def test_mean_and_factor_may_be_learned(case):
     assert {n for n, _ in module.named_parameters()} == {"mean", "scale_tril"}
     module(*tensors).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+class Lower(torch.nn.Module):
+    def forward(self, factor):
+        return factor.tril()
+
+    def right_inverse(self, factor):
+        return factor
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, torch.nn.Buffer])
+def test_a_parametrized_factor_may_be_assigned(kind):
+    """As in torch's Modules: the tensor below the parametrization gets the value."""
+    x, y, mean, factor = torch.randn(4, 3), torch.tensor([1, 0, 1, 0]), torch.zeros(3), torch.eye(3)
+    module = fused_losses.MahalanobisLoss(mean, kind(factor))
+    parametrize.register_parametrization(module, "scale_tril", Lower())
+    given = 2 * factor + torch.ones(3, 3)
+    module.scale_tril = given
+    assert torch.equal(module.scale_tril, given.tril())
+    assert torch.equal(module.parametrizations.scale_tril.original, given)
+    torch.testing.assert_close(module(x, y), F.mahalanobis_loss(x, y, mean, given.tril()))
+    parametrize.remove_parametrizations(module, "scale_tril", leave_parametrized=kind is torch.nn.Parameter)
+    module.scale_tril = kind(factor)
+    assert "scale_tril" in module.state_dict()
+    torch.testing.assert_close(module(x, y), F.mahalanobis_loss(x, y, mean, factor))
 
 
 @pytest.mark.parametrize("function", sorted(MODULES))
