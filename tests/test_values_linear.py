@@ -188,3 +188,19 @@ def test_without_classes_the_gradient_of_a_row_is_0(reduction, device):
                  lambda x: F.linear_js_div(x, weight, *teacher, reduction=reduction)):  # fmt: skip
         leaf = x.clone().requires_grad_()
         assert not torch.autograd.grad(loss(leaf).sum(), leaf)[0].any()
+
+
+@pytest.mark.parametrize("rows", [(), (5,), (2, 3)])
+def test_rows_without_features_have_the_bias_for_logits(rows, mesh):
+    """Alone, and with classes spread over a group."""
+    weight, bias, target = torch.zeros(4, 0), torch.randn(4), torch.randint(4, rows)
+    expected = torch.nn.functional.cross_entropy(bias.expand(target.numel(), 4), target.reshape(-1), reduction="none")
+    for group in (None, mesh):
+        for reduction, of_torch in (("none", expected.reshape(rows)), ("mean", expected.mean())):
+            x, b = torch.zeros(*rows, 0, requires_grad=True), bias.clone().requires_grad_()
+            loss = F.linear_cross_entropy(x, weight, target, linear_bias=b, reduction=reduction, group=group)
+            torch.testing.assert_close(loss.detach(), of_torch)
+            loss.mean().backward()
+            hits = torch.nn.functional.one_hot(target.reshape(-1), 4).float().mean(0)
+            torch.testing.assert_close(b.grad, bias.softmax(0) - hits)
+            assert x.grad.shape == x.shape

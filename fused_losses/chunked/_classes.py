@@ -91,7 +91,7 @@ def across_classes(op: Op, group) -> Op:
     def forward(input, weight, target, bias, class_weight, elsewhere, options, reduction, gradients):
         check_layer(weight, among)
         named, classes = read(target, weight, options)
-        rows, index = input.reshape(-1, input.shape[-1]), classes.own.clamp(0, weight.shape[0] - 1)
+        rows, index = input.reshape(target.numel(), input.shape[-1]), classes.own.clamp(0, weight.shape[0] - 1)
         own, logit = linear_log_sums(rows, weight, index, bias, named["softcap"]).unbind(1)
         whole = log_sums(own, among)
         losses = whole - reduced(torch.where(classes.here, logit, 0), among)
