@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tolerances import assert_agrees
@@ -56,6 +58,41 @@ def test_divergences_of_rows_that_share_no_class(namespace, device):
     z = torch.tensor([[-torch.inf, 0.0, -torch.inf]], device=device)
     assert namespace.kl_div_with_logits(x, z).item() == torch.inf
     assert_agrees(namespace.js_div_with_logits(x, z), torch.tensor(2.0).log())
+
+
+def kl_div_of_logits(namespace, x, z):
+    return namespace.kl_div_with_logits(x, z, temperature=2.0)
+
+
+def kl_div_of_layers(namespace, x, z):
+    """The same logits by biases of two layers, whose products are 0."""
+    eye = torch.eye(3, dtype=x.dtype, device=x.device)
+    biases = {"linear_bias": x[0], "teacher_bias": z[0]}
+    return namespace.linear_kl_div(0 * eye[:1], eye, 0 * eye[:1], eye, temperature=2.0, **biases)
+
+
+@pytest.mark.parametrize("loss", [kl_div_of_logits, kl_div_of_layers])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_class_whose_probability_underflows_counts_nothing_where_the_student_cannot_take_it(loss, dtype, device):
+    """By the kernel, by the reference, and by what the reference serves: transforms, tangents, second derivatives."""
+    x = torch.tensor([[1, -torch.inf, 2]], dtype=dtype, device=device)
+    z = torch.tensor([[1.5, -1e4, 2.1]], dtype=dtype, device=device)
+    expected = F.kl_div_with_logits(x[:, ::2], z[:, ::2], temperature=2.0)
+    for namespace in (F, reference):
+        assert_agrees(loss(namespace, x, z), expected)
+    assert_agrees(torch.func.vmap(partial(loss, F))(x[None], z[None]), expected[None])
+
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(F, leaf, z), leaf, create_graph=True)
+    direction = torch.tensor([[1, 0, -2]], dtype=dtype, device=device)
+    (second,) = torch.autograd.grad((first * direction).sum(), leaf)
+    q = (x / 2).softmax(1)
+    gradient = 2 * (q - (z / 2).softmax(1))
+    assert_agrees(first, gradient)
+    assert_agrees(second, q * direction - q * (q * direction).sum())
+    value, tangent = torch.func.jvp(lambda t: loss(F, t, z), (x,), (direction,))
+    assert_agrees(value, expected)
+    assert_agrees(tangent, (gradient * direction).sum())
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,11 @@ class KLDivLoss(LossModule, function=kl_div):
 
 
 def _log_distance(log_p, log_q):
-    """p (log p - log q) - p + q, q where log p is -inf; summed over distributions, -p + q is 0.
+    """p (log p - log q) - p + q, q where p is 0, underflown too; summed over distributions, -p + q is 0.
 
     Never negative; an error that all of a row's log p, or log q, have in common does not reach the sum.
     """
-    empty = (log_p == -torch.inf) & ~log_q.isnan()
+    empty = (log_p.exp() == 0) & ~log_q.isnan()
     q = log_q.exp()
     log_p, other = without(empty, log_p, log_q)
     p, d = log_p.exp(), other - log_p
