@@ -214,14 +214,14 @@ def test_saturated_reconstruction(case, dtype, device):
 @each_in("probabilities")
 def test_probabilities_at_the_ends(case, dtype, device):
     """log is clamped at -100; the gradient is (p - t) / max(p (1 - p), 1e-12), saturating in half."""
-    p = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5], device=device).to(dtype).requires_grad_()
-    t = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0], device=device).to(dtype)
+    p = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5, -0.0, -0.0], device=device).to(dtype).requires_grad_()
+    t = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0], device=device).to(dtype)
     loss = case.function(p, t, reduction="none")
-    want = torch.tensor([0.0, 100.0, 100.0, 0.0, math.log(2)])
+    want = torch.tensor([0.0, 100.0, 100.0, 0.0, math.log(2), 0.0, 100.0])
     torch.testing.assert_close(loss.detach().cpu().float(), want)
     (gradient,) = torch.autograd.grad(loss.sum(), p)
     top = min(1e12, torch.finfo(dtype).max)
-    want = torch.tensor([0.0, top, -top, 0.0, -2.0], dtype=torch.float64)
+    want = torch.tensor([0.0, top, -top, 0.0, -2.0, 0.0, -top], dtype=torch.float64)
     rtol = max(torch.finfo(dtype).eps, 1e-6)
     torch.testing.assert_close(gradient.cpu().double(), want, rtol=rtol, atol=0)
 

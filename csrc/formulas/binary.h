@@ -70,8 +70,8 @@ struct OfProbability : InTwoSteps<Self, A> {
   FL_HD static bool valid_input(A p) { return is_probability(p); }
   FL_HD static bool valid_target(A t) { return is_probability(t); }
   FL_HD static A ahead(A p) { return log1p_neg(p); }
-  // Of p in [0, 1]; NaN comes through log_q.
-  FL_HD static Terms<A> in_range(A p, A log_q, A t) { return probability_terms(p, log_finite(p), log_q, t); }
+  // Of p in [0, 1], which -0 is, too; NaN comes through log_q.
+  FL_HD static Terms<A> in_range(A p, A log_q, A t) { return probability_terms(p, log_finite(abs_(p)), log_q, t); }
 };
 
 template <class A>

@@ -44,7 +44,7 @@ FL_HD double high_exponent(int64_t i) {
 
 }  // namespace detail
 
-// log x of 0 <= x < infinity as log_, denormal x too, but at 0 a number below the logarithm of any other x; anything
+// log x of 0 <= x < infinity as log_, denormal x too, but at +0 a number below the logarithm of any other x; anything
 // for other x.
 template <class Policy = DefaultPolicy, class T>
 FL_HD T log_finite(T x) {
