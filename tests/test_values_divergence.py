@@ -151,6 +151,17 @@ def test_js_div_with_logits_of_rows_however_near(dtype, classes, apart, beta, de
     assert x.grad.tolist() == pytest.approx(gradient, rel=room, abs=room * max(map(abs, gradient)))
 
 
+@pytest.mark.parametrize("beta", [0.5, 0.1, 0.9])
+def test_js_div_with_logits_of_certain_rows(beta, device):
+    """One class has all of the probability, and what is left of the others is near the least of float32, or below."""
+    x, z = (60 * torch.randn(1000, 3, dtype=torch.float64) for _ in range(2))
+    for dtype in (torch.float32, torch.float64):
+        assert (F.js_div_with_logits(x.to(device, dtype), z.to(device, dtype), "none", beta=beta) >= 0).all()
+    x, z = (torch.tensor([[top, 0.0, 0.0]], dtype=torch.float64) for top in (90.0, 93.0))
+    loss = F.js_div_with_logits(x.to(device), z.to(device), "none", beta=beta)
+    assert loss.item() == pytest.approx(exact_js_div(x[0], z[0], beta)[0], rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("beta", [0.999, 0.999999])
 def test_js_div_with_logits_of_a_weight_near_one(beta, device):
     """1 - beta is not that of a rounded beta."""

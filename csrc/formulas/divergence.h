@@ -51,6 +51,12 @@ struct KLDivWithLogits : OfLogits<KLDivWithLogits<A>, A> {
   }
 };
 
+// A mean of two divergences, which is none below 0.
+template <class Self, class A>
+struct JSOfLogits : OfLogits<Self, A> {
+  FL_HD A loss_of(A sum) const { return at_least_(Self::factor * sum, A(0)); }
+};
+
 // log cosh(d/2) for |d| <= 1/2 within eps, by its power series.
 template <class A>
 FL_HD A log_cosh_of_half(A d2) {
@@ -73,15 +79,13 @@ FL_HD A log_cosh_of_half(A d2) {
 //   log p/m = d/2 - log cosh(d/2), log q/m = log p/m - d,
 // by a series where d is small: without the rounding of log m, which the terms have in common.
 template <class A>
-struct JSHalves : OfLogits<JSHalves<A>, A> {
+struct JSHalves : JSOfLogits<JSHalves<A>, A> {
   static constexpr A factor = A(0.5);
 
   explicit JSHalves(const Options&) {}
 
-  FL_HD A loss_of(A sum) const { return at_least_(factor * sum, A(0)); }
-
   FL_HD PairTerms<A> operator()(A log_p, A p, A log_q, A q) const {
-    constexpr A kSmallest = static_cast<A>(1.17549435e-38), kLowest = A(-1e30);  // 0 times kLowest is 0
+    constexpr A kSmallest = std::numeric_limits<A>::min(), kLowest = A(-1e30);  // 0 times kLowest is 0
     const A u = at_least_(log_p, kLowest), v = at_least_(log_q, kLowest), d = u - v, d2 = d * d, m = A(0.5) * (p + q);
     const A log_m = fma_(m, A(0), log_normal(at_least_(m, kSmallest)));  // NaN for NaN
     const A small = fma_(A(0.5), d, -log_cosh_of_half(d2));
@@ -94,13 +98,13 @@ struct JSHalves : OfLogits<JSHalves<A>, A> {
 // beta q log(q/m) + (1-beta) p log(p/m), m = beta q + (1-beta) p, for beta <= 1/2. m/p is near 1 by beta, and its
 // logarithm is not that of m less that of p but of 1 + beta (q - p)/p; log m serves where that is far from 1.
 template <class A>
-struct JSToInput : OfLogits<JSToInput<A>, A> {
+struct JSToInput : JSOfLogits<JSToInput<A>, A> {
   A beta, rest;  // their sum is 1
 
   explicit JSToInput(double weight) : beta(static_cast<A>(weight)), rest(static_cast<A>(1 - weight)) {}
 
   FL_HD PairTerms<A> operator()(A u, A p, A v, A q) const {
-    constexpr A kSmallest = static_cast<A>(1.17549435e-38);
+    constexpr A kSmallest = std::numeric_limits<A>::min();
     const A m = fma_(beta, q, rest * p), excess = beta * ((q - p) / p);
     const bool near = excess <= A(1);
     const A log = fma_(m, A(0), log_of_sum_or(near, excess, m < kSmallest ? kSmallest : m));  // NaN for NaN
@@ -112,7 +116,7 @@ struct JSToInput : OfLogits<JSToInput<A>, A> {
 
 // The same for beta > 1/2: of the other distribution.
 template <class A>
-struct JSToTarget : OfLogits<JSToTarget<A>, A> {
+struct JSToTarget : JSOfLogits<JSToTarget<A>, A> {
   JSToInput<A> mirrored;
 
   explicit JSToTarget(double beta) : mirrored(1 - beta) {}
