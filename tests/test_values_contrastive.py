@@ -12,6 +12,7 @@ from emulated_device import ops
 from independent import assert_same, each_dtype
 
 from fused_losses import functional as F
+from fused_losses import reference
 
 N, D = 20, 16
 
@@ -130,6 +131,23 @@ def test_multi_similarity(labels, dtype, device):
         return F.multi_similarity_loss(z, labels.to(device), beta=10.0)
 
     assert_same(ours, theirs, pair()[0], dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("size, sharp", [(1, 50.0), (5, 50.0), (30, 50.0), (1, 1e4)])
+def test_multi_similarity_of_large_exponents(size, sharp, device):
+    """Exponents of 1e5 and more: a pair's weight is of their difference, which is exact."""
+    labels = torch.arange(64) // 4
+    z = (torch.randn(64, 32) + torch.randn(16, 32)[labels]) * size
+
+    def gradient(loss, z):
+        z = z.detach().requires_grad_()
+        loss(z, labels.to(z.device), alpha=sharp / 25, beta=sharp, normalize=False).backward()
+        return z.grad.double().cpu()
+
+    exact = gradient(reference.multi_similarity_loss, z.double())
+    found, plain = gradient(F.multi_similarity_loss, z.to(device)), gradient(reference.multi_similarity_loss, z)
+    room = max(4 * (plain - exact).abs().max(), 1e-5 * exact.abs().max())
+    assert (found - exact).abs().max() <= room
 
 
 @each_dtype

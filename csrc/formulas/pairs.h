@@ -132,8 +132,9 @@ struct SupCon : PairsBase<A> {
 
 // log(1 + sum e^(-alpha (s - base))) / alpha over the positives below the hardest negative plus epsilon, and log(1 +
 // sum e^(beta (s - base))) / beta over the negatives above the hardest positive minus epsilon; Wang et al.,
-// "Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning", 2019. Statistics: the least logit of
-// the positives, the largest of the negatives, and both logarithms.
+// "Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning", 2019. Exponents count from the least
+// logit of the positives and the largest of the negatives where these are beyond the base: a difference of two logits
+// is exact where that of two exponents is not. Statistics: both logits, and both logarithms counted from there.
 template <class A>
 struct MultiSimilarity : PairsBase<A> {
   static constexpr int kStatistics = 4;
@@ -149,30 +150,31 @@ struct MultiSimilarity : PairsBase<A> {
 
   FL_HD bool in_low(bool own, bool same) const { return same && !own; }
   FL_HD bool in_high(bool, bool same) const { return !same; }
-  FL_HD A of_positive(A s) const { return -alpha * (s - base); }
-  FL_HD A of_negative(A s) const { return beta * (s - base); }
+  FL_HD bool counts_from_low(A low) const { return low < base && low > -infinity_<A>(); }
+  FL_HD bool counts_from_high(A high) const { return high > base && high < infinity_<A>(); }
+  FL_HD A of_positive(A s, A low) const { return -alpha * (s - (counts_from_low(low) ? low : base)); }
+  FL_HD A of_negative(A s, A high) const { return beta * (s - (counts_from_high(high) ? high : base)); }
   FL_HD bool keeps_positive(A s, bool own, bool same, A high) const { return same & !own & !(s - epsilon >= high); }
   FL_HD bool keeps_negative(A s, bool same, A low) const { return !same & !(s + epsilon <= low); }
-  FL_HD A shift(A exponent) const { return exponent > A(0) ? finite_shift(exponent) : A(0); }
-
-  // log(1 + e^shift sum): 0 where the mining keeps no pair, whose logit the shift was made of.
-  FL_HD A log_one_plus(A sum, A shift) const { return sum == A(0) ? A(0) : shift + log_(exp_(-shift) + sum); }
 
   FL_HD PairSums3<A> terms(A s, bool own, bool same, A low, A high) const {
-    const A positive = exp_(of_positive(s) - shift(of_positive(low)));
-    const A negative = exp_(of_negative(s) - shift(of_negative(high)));
+    const A positive = exp_(of_positive(s, low)), negative = exp_(of_negative(s, high));
     return {keeps_positive(s, own, same, high) ? positive : A(0), keeps_negative(s, same, low) ? negative : A(0), A(0)};
   }
   FL_HD A finish(A low, A high, const PairSums3<A>& sums, A* statistics) const {
     statistics[0] = low;
     statistics[1] = high;
-    statistics[2] = log_one_plus(sums.a, shift(of_positive(low)));
-    statistics[3] = log_one_plus(sums.b, shift(of_negative(high)));
-    return statistics[2] / alpha + statistics[3] / beta;
+    const A short_by = counts_from_low(low) ? base - low : A(0), beyond = counts_from_high(high) ? high - base : A(0);
+    statistics[2] = log_(exp_(-alpha * short_by) + sums.a);
+    statistics[3] = log_(exp_(-beta * beyond) + sums.b);
+    // Where the mining keeps no pair, not that which is counted from either, the loss is 0.
+    return (sums.a == A(0) ? A(0) : short_by + statistics[2] / alpha) +
+           (sums.b == A(0) ? A(0) : beyond + statistics[3] / beta);
   }
   FL_HD A of_anchor(A s, bool own, bool same, const A* anchor) const {
     const A low = anchor[0], high = anchor[1];
-    const A positive = exp_(of_positive(s) - anchor[2]), negative = exp_(of_negative(s) - anchor[3]);
+    const A positive = exp_(at_most_(of_positive(s, low), A(0)) - anchor[2]);
+    const A negative = exp_(at_most_(of_negative(s, high), A(0)) - anchor[3]);
     const A pushed = keeps_negative(s, same, low) ? negative : A(0);
     return keeps_positive(s, own, same, high) ? -positive : pushed;
   }
