@@ -68,7 +68,8 @@ def approx_ndcg_loss(scores, relevance, *, temperature=1.0, k=None, mask=None, r
 
     Args:
         scores: s (B, n); float32, float64, float16 or bfloat16.
-        relevance: r (B, n), not negative; floating, bool, uint8, int32 or int64.
+        relevance: r (B, n), not negative, at most 100 in float32, which holds 2^r; floating, bool, uint8, int32 or
+            int64.
         temperature: T > 0; towards 0 the loss tends to 1 - NDCG.
         k: cut-off: the sum is over the items now ranked at most k (no gradient through that choice, equal scores in
             the order of the input), IDCG over the k best; None: all.
@@ -130,7 +131,8 @@ def lambda_ndcg_loss(scores, relevance, *, sigma=1.0, k=None, mask=None, reducti
 
     Args:
         scores: s (B, n); float32, float64, float16 or bfloat16.
-        relevance: r (B, n), not negative; floating, bool, uint8, int32 or int64.
+        relevance: r (B, n), not negative, at most 100 in float32, which holds 2^r; floating, bool, uint8, int32 or
+            int64.
         sigma: steepness, > 0.
         k: cut-off: only pairs with both current ranks at most k, IDCG over the k best; None: all.
         mask: (B, n) bool, True for a real item; a padded one is not read.
