@@ -92,8 +92,15 @@ class LossModule(nn.Module):
         twin.__setstate__(super().__reduce_ex__(4)[2])
         return twin
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> LossModule:
-        """A ProcessGroup is shared: there is one of it in a process."""
+    @property
+    def __deepcopy__(self) -> Callable[[dict[int, Any]], LossModule]:
+        """Of a Module that has a ProcessGroup; a compiled one hands this on, and the copy would not be compiled."""
+        if not _process_groups(self):
+            raise AttributeError("__deepcopy__")
+        return self._sharing_groups
+
+    def _sharing_groups(self, memo: dict[int, Any]) -> LossModule:
+        """A deep copy; a ProcessGroup is shared: there is one of it in a process."""
         twin = memo[id(self)] = type(self).__new__(type(self))
         memo.update((id(group), group) for group in _process_groups(self))
         twin.__setstate__(copy.deepcopy(super().__reduce_ex__(4)[2], memo))

@@ -266,6 +266,13 @@ def test_copies_of_a_module_with_a_group(kind, mesh):
         assert torch.equal(twin(z, labels), module(z, labels))
 
 
+def test_a_deep_copy_of_a_compiled_module_is_compiled():
+    model = torch.nn.ModuleDict({"loss": torch.compile(fused_losses.MSELoss(weight=torch.ones(3)), backend="eager")})
+    twin = copy.deepcopy(model)
+    assert type(twin["loss"]) is type(model["loss"])
+    twin.load_state_dict(model.state_dict())
+
+
 def test_a_copy_keeps_what_a_module_refers_to():
     """Two of one are one in the copy, and so is what refers to itself."""
     loss = fused_losses.MSELoss(weight=torch.ones(3))
