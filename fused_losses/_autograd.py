@@ -22,6 +22,7 @@ from ._torch_private import (
     is_wrapped,
     keeps_graph,
     saved_tensor_hooks,
+    traces_gradients,
     tracing_state,
     transforms_active,
     unwrap_if_dead,
@@ -56,6 +57,8 @@ def fused(op: Op, tensors: tuple, settings: Settings, compiling: bool):
         first = tensors[0]
         common = first.is_cpu or (first.is_cuda and op.has_cuda_kernel is True)
         common = common and not forward_mode_active() and tracing_state() is None
+    elif common and needs:
+        common = not traces_gradients()
     if not common and reference_reason(op, tensors, needs, compiling):
         if compiling and not plain:
             return _reference_of_subclass(op, tensors, settings)
@@ -95,7 +98,10 @@ def reference_reason(op: Op, tensors: Sequence, needs: int, compiling: bool) -> 
             return f"a tensor is a {type(t).__name__}, a subclass of torch.Tensor that no kernel reads"
     if transforms_active():
         return "a transform of torch.func is active (vmap, grad, jvp, ...), and a kernel has no rule for it"
-    if not compiling:
+    if compiling:
+        if needs and traces_gradients():
+            return "torch.compile traces the gradient, too, and a kernel's would have no derivative in its graph"
+    else:
         if forward_mode_active():
             return "a level of forward-mode differentiation is open: the tensors may carry tangents"
         if tracing_state() is not None:
@@ -197,7 +203,9 @@ class FusedLoss(Function):
         saved = ctx.saved_tensors
         tensors, kept = saved[:n], saved[n:]
         if torch.compiler.is_compiling():
-            if ctx.kept:
+            if grad_mode and not call[3]:  # compiled autograd, under create_graph
+                gradients = _first_derivative(call, *grad_outputs, *tensors)
+            elif ctx.kept:
                 gradients = [g * grad_outputs[0] for g in kept[op.saved :]]
             else:
                 gradients = _run_backward(call, kept, grad_outputs, tensors)
@@ -287,7 +295,7 @@ def _first_derivative(call: tuple, *arguments) -> Sequence[torch.Tensor]:
 
 def _pull_back(function, inputs: Sequence[torch.Tensor], incoming) -> Sequence[torch.Tensor]:
     """The vector-Jacobian product of `function` at `inputs`."""
-    if not saved_tensor_hooks():
+    if torch.compiler.is_compiling() or not saved_tensor_hooks():
         return torch.func.vjp(function, *inputs)[1](incoming)
     differentiable = is_grad_enabled()  # torch.func allows no hooks
     with torch.enable_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -79,6 +80,12 @@ def constant_when_compiled(function):
 
 
 @contextlib.contextmanager
+@constant_when_compiled
+def traces_gradients() -> bool:
+    """Dynamo takes torch.autograd.grad and backward into its graph, where a Function's backward has no derivative."""
+    return bool(getattr(sys.modules.get("torch._dynamo.config"), "trace_autograd_ops", False))
+
+
 def outside_modes():
     """No mode, of fake tensors say, and no transform of torch.func sees what is done inside."""
     with _disable_current_modes(), torch._C._DisableFuncTorch():

@@ -276,6 +276,39 @@ def test_compiled_autograd():
     torch.testing.assert_close(x.grad, want)
 
 
+@pytest.mark.promise("Where a loss is called from", "A gradient that a compiler takes has a derivative, or is refused.")
+@pytest.mark.parametrize("how", ["backward", "graph of both", "a break between"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_second_derivatives_of_a_compiled_gradient(how, reduction):
+    x, y = torch.randn(4, 5), torch.randint(5, (4,))
+
+    def call(x):
+        return F.cross_entropy(x, y, reduction=reduction).sum()
+
+    def penalised(call, x):
+        loss = call(x)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        return loss + slope.square().sum()
+
+    def gradient(penalised, call):
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(penalised(call, leaf), leaf)[0]
+
+    want = gradient(penalised, lambda x: torch.nn.functional.cross_entropy(x, y, reduction=reduction).sum())
+    torch._dynamo.reset()
+    if how == "backward":
+        with torch._dynamo.compiled_autograd._enable(lambda graph: torch.compile(graph, backend="eager")):
+            found = gradient(penalised, call)
+    elif how == "a break between":
+        found = gradient(torch.compile(penalised, backend="eager"), call)
+    elif not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        pytest.skip("this torch.compile takes no gradient into its graph")
+    else:
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            found = gradient(torch.compile(penalised, backend="eager", fullgraph=True), call)
+    torch.testing.assert_close(found, want)
+
+
 @pytest.mark.promise("Where a loss is called from", "On the meta device a loss has its shape and dtype, as everywhere.")
 @each_case
 def test_meta_tensors(case):
