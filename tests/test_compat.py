@@ -251,6 +251,7 @@ def test_dtypes_under_autocast_of_a_gpu(dtype):
     (lambda x: compat.kornia.binary_focal_loss_with_logits(x, torch.full_like(x, 0.3)), "soft targets"),
     (lambda x: compat.kornia.focal_loss(x, x[:, 0].long(), 0.5, reduction="batchmean"), "reduction='batchmean'"),
     (lambda x: compat.smp.FocalLoss("binary", normalized=True)(x, x), "normalized=True"),
+    (lambda x: compat.smp.FocalLoss("multiclass")(x[:, :1], x[:, 0].long()), "a single class"),
     (lambda x: compat.smp.SoftCrossEntropyLoss(smooth_factor=0.1, dim=-1)(x, x), "dim=-1"),
     (lambda x: compat.torchvision.sigmoid_focal_loss(x, x.long()), "targets of torch.int64"),
     (lambda x: compat.open_clip.ClipLoss(world_size=2)(x[0], x[0], 1.0), "world_size=2 and rank=0"),

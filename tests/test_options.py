@@ -256,13 +256,15 @@ def test_a_mask_is_not_copied(name, dtype, device):
 
 @pytest.mark.promise("What is taken", "A mask of one class may have the dimension of the classes or not.")
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool, torch.float16])
-@each_in("overlap")
+@each_of(case for case in CASES if "overlap" in case.groups or case.name == "sigmoid_focal_loss")
 def test_one_class_with_and_without_its_dimension(case, dtype):
     """(B, 1, ...) and (B, ...) are the mask of a single class, in any dtype."""
     x, t = torch.randn(2, 1, 4, 5), torch.rand(2, 1, 4, 5) > 0.5
-    want = case.function(x, t.float())
-    assert torch.equal(case.function(x, t.to(dtype)), want)
-    assert torch.equal(case.function(x, t.squeeze(1).to(dtype)), want)
+    for function in (case.function, case.function.reference):
+        want = function(x, t.float())
+        for ignored in ({}, {"ignore_index": -1}):
+            assert torch.equal(function(x, t.to(dtype), **ignored), want)
+            assert torch.equal(function(x, t.squeeze(1).to(dtype), **ignored), want)
 
 
 @pytest.mark.promise(

@@ -297,8 +297,8 @@ def test_sigmoid_focal_loss_refuses_a_class_out_of_range():
             F.sigmoid_focal_loss(x, classes)
         with pytest.raises(IndexError, match=r"class index in \[0, 3\) or ignore_index 3, got 100 at flat index 9400"):
             F.sigmoid_focal_loss(x, classes, ignore_index=3)
-    with pytest.raises(IndexError, match=r"class index in \[0, 1\), got 1 at flat index 2"):
-        F.sigmoid_focal_loss(torch.randn(4, 1), torch.tensor([0, 0, 1, 0]))
+    with pytest.raises(RuntimeError, match=r"integer target to be 0, 1 or ignore_index, got 2 at flat"):  # a mask
+        F.sigmoid_focal_loss(torch.randn(4, 1), torch.tensor([0, 1, 2, 0]))
     shapes, kinds = r"shape \(2, 3, 4\) or \(2, 4\)", "class indices of dtype"
     for wrong, words in ((torch.zeros(2, 5), shapes), (torch.zeros(2, 4), kinds)):
         with pytest.raises((ValueError, TypeError), match=words):

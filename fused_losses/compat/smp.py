@@ -159,6 +159,7 @@ class FocalLoss(Adapter, peer="segmentation_models_pytorch.losses.FocalLoss"):
             needs(self.class_weights is None or reduction != "none", "class_weights with reduction='none'")
             each = "sum" if reduction == "sum" else "mean"
             if self.mode == _MULTICLASS:
+                needs(y_pred.shape[1] > 1, "a single class")
                 needs(y_true.shape == y_pred.shape[:1] + y_pred.shape[2:], "a target of another shape")
         weight, factor = _share(self.class_weights, None, y_pred) if self.mode != _BINARY else None, 1.0
         if weight is not None:

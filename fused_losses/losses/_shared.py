@@ -83,6 +83,11 @@ def without(dropped: torch.Tensor, *tensors):
     return [t if t is None else torch.where(dropped, 0, t) for t in tensors]
 
 
+def with_classes(target: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+    """The target of an input (B, C, ...); the mask (B, ...) of a single class is the one of (B, 1, ...)."""
+    return target.unsqueeze(1) if target.ndim < input.ndim and input.shape[1] == 1 else target
+
+
 def one_hot(classes: torch.Tensor, like: torch.Tensor, ignore_index: int | None):
     """The target of the shape of `like` that class indices (B, ...) stand for, and (B, 1, ...) where they count.
 

@@ -18,6 +18,7 @@ from ._shared import (
     softplus,
     valid,
     valid_mask,
+    with_classes,
     without,
 )
 
@@ -78,7 +79,8 @@ def _read(input, target, weight, pos_weight, ignore_index):
 
 
 def _read_focal(input, target, weight, pos_weight, ignore_index):
-    """As `_read`; a target without the classes is made of its class indices."""
+    """As `_read`; a target without the classes is made of its class indices, or is the mask of a single class."""
+    target = with_classes(target, input)
     if target.ndim == input.ndim:
         return _read(input, target, weight, pos_weight, ignore_index)
     x, w, p = accumulate(input, weight, pos_weight)
@@ -109,13 +111,16 @@ def check_logits(name, input, target, weight, pos_weight):
 
 
 def check_focal(name, input, target, weight, pos_weight, ignore_index):
-    """As `check_logits`; the target may be class indices (B, ...) of an input (B, C, ...)."""
+    """As `check_logits`; the target of an input (B, C, ...) may be class indices (B, ...), a mask where C is 1."""
     if input.ndim < 2 or not isinstance(target, torch.Tensor) or target.ndim + 1 != input.ndim:
         return check_logits(name, input, target, weight, pos_weight)
     shape, positions = tuple(input.shape), tuple(input.shape[:1] + input.shape[2:])
     if target.shape != positions:
         raise ValueError(f"{name}: expected target of shape {shape} or {positions}, got {tuple(target.shape)}")
-    check.class_indices(name, target, ignore_index)
+    if shape[1] == 1:
+        check.tensor(name, "target", target, check.DENSE)
+    else:
+        check.class_indices(name, target, ignore_index)
     check.same_device(name, "target", target, input)
     check_logits(name, input, input, weight, pos_weight)
 
@@ -133,6 +138,11 @@ def logits_operands(input, target, weight, pos_weight):
         None if weight is None else readable(weight, input),
         None if pos_weight is None else readable(pos_weight, input),
     )
+
+
+def focal_operands(input, target, weight, pos_weight):
+    """As `logits_operands`, with the classes of the target of a single one."""
+    return logits_operands(input, with_classes(target, input), weight, pos_weight)
 
 
 @loss(shape=elementwise_shape, check=check_weighted, operands=weighted_operands)
@@ -316,7 +326,7 @@ class WeightedBinaryCrossEntropyWithLogitsLoss(LossModule, function=weighted_bin
 @loss(
     shape=elementwise_shape,
     check=check_focal,
-    operands=logits_operands,
+    operands=focal_operands,
     options={"alpha": ALPHA, "gamma": Number(low=0), "ignore_index": IgnoreIndex()},
 )
 def sigmoid_focal_loss(
@@ -331,7 +341,8 @@ def sigmoid_focal_loss(
         input: logits x, any shape; float32, float64, float16 or bfloat16.
         target: t in [0, 1], the input's shape; floating, bool, uint8, int32 or int64. Soft targets mix the two cases.
             Or class indices (B, ...) in [0, C) for an input (B, C, ...), uint8, int32 or int64: t is 1 for the class of
-            each position and 0 for the others, and is never made.
+            each position and 0 for the others, and is never made. (B, ...) of a single class is its mask, of any of the
+            dtypes above.
         alpha: weight of t = 1 in [0, 1], t = 0 gets 1 - alpha; -1 for no such weights.
         gamma: focusing exponent, not negative; 0 gives the binary cross-entropy times the alpha factor.
         reduction: "none", "mean" (over the elements not ignored) or "sum".

@@ -15,7 +15,7 @@ from .._loss import loss
 from .._module import LossModule
 from .._op import NONE
 from .._options import Choice, Flag, IgnoreIndex, Number
-from ._shared import accumulate, one_hot, reduce, valid_mask, widened
+from ._shared import accumulate, one_hot, reduce, valid_mask, widened, with_classes
 
 REGION_OPTIONS = {
     "activation": Choice({None: 0, "sigmoid": 1, "softmax": 2}),
@@ -37,8 +37,7 @@ def read_regions(input, target, activation, ignore_index):
     0 in x, so that nothing in them, NaN included, is read.
     """
     (x,) = accumulate(input)
-    if target.ndim < input.ndim and input.shape[1] == 1:
-        target = target.unsqueeze(1)
+    target = with_classes(target, input)
     if target.ndim == input.ndim:
         g = valid_mask(target, target.to(x.dtype), ignore_index)
         if ignore_index is None:
@@ -137,9 +136,7 @@ def _check_one_per_position(name, input, target, ignore_index):
 
 def region_operands(input, target, weight):
     """The op's tensors: a target (B, ...) of a single class is its mask (B, 1, ...)."""
-    if input.shape[1] == 1 and target.ndim < input.ndim:
-        target = target.unsqueeze(1)
-    return input, target, weight
+    return input, with_classes(target, input), weight
 
 
 def _losses_shape(tensors, options, reduction):
