@@ -265,6 +265,20 @@ def test_compile_of_the_same_tensor_twice(name):
     torch.testing.assert_close(found[1], found[0])
 
 
+@pytest.mark.promise("Where a loss is called from", "A compiled call may choose its rows by a mask.")
+@pytest.mark.parametrize("name", ["mse_loss", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"])
+def test_compile_of_rows_chosen_by_a_mask(name):
+    """Their number is known at run time alone."""
+
+    def call(x, t, weight, chosen):
+        return getattr(F, name)(x[chosen], t[chosen], weight=weight[chosen], reduction="sum")
+
+    tensors = *(torch.rand(6, 3) for _ in range(3)), torch.tensor([True, False, True, True, False, True])
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        torch.testing.assert_close(compiled(*tensors), call(*tensors))
+
+
 @pytest.mark.promise("Where a loss is called from", "The backward itself may be compiled, with `fullgraph=True`.")
 def test_compiled_autograd():
     x, y = torch.randn(4, 5, requires_grad=True), torch.randint(5, (4,))

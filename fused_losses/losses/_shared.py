@@ -130,6 +130,8 @@ def readable(weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
     matches the input's; any other is expanded here.
     """
     given, shape = weight.shape, input.shape
+    if given == shape:  # no dimension is compared with 1, which a size only known at run time refuses
+        return weight
     trailing = shape[len(shape) - len(given) :]
     spans = [i for i, g in enumerate(given) if g != 1]
     if spans and any(given[i] != trailing[i] for i in range(spans[0], spans[-1] + 1)):
