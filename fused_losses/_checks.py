@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, strided
+from torch.masked import MaskedTensor
 
 from ._torch_private import transforms_active
 
@@ -23,14 +24,15 @@ def tensor(name: str, argument: str, value, dtypes: frozenset = FLOATING) -> Non
     if value.dtype not in dtypes:
         listed = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
         raise TypeError(f"{name}: expected {argument} of dtype {listed}, got {str(value.dtype).removeprefix('torch.')}")
-    if value.layout is not strided or value.is_nested:
+    if value.layout is not strided or value.is_nested or type(value) is MaskedTensor:
         _refuse_layout(name, argument, value)
 
 
 def _refuse_layout(name: str, argument: str, value: torch.Tensor) -> None:
-    """Sparse, MKL-DNN and nested tensors; a jagged one is a tensor subclass, which the references serve."""
+    """Sparse, MKL-DNN, nested and masked tensors; a jagged one is a tensor subclass, which the references serve."""
     if value.layout is not torch.jagged:
         given = "a nested tensor" if value.is_nested else str(value.layout).removeprefix("torch.")
+        given = "a masked tensor" if type(value) is MaskedTensor else given
         raise TypeError(f"{name}: expected {argument} to be a dense tensor, got {given}")
 
 

@@ -7,6 +7,7 @@ import inspect
 import pytest
 import torch
 from cases import BY_NAME, CASES, each_case, each_in, each_variant, variants
+from torch.masked import MaskedTensor
 
 from fused_losses import functional as F
 
@@ -78,13 +79,15 @@ def dense_only(value):
     """The layouts that no kernel reads."""
     nested = torch.nested.nested_tensor([value, value])
     layouts = {"sparse_coo": value.to_sparse(), "nested": nested}
+    if value.dtype is not torch.uint8:
+        layouts["masked"] = MaskedTensor(value, torch.ones_like(value, dtype=torch.bool))
     return layouts if value.dim() == 0 else layouts | {"_mkldnn": value.float().to_mkldnn()}
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of")
 @each_variant
 def test_layout(case, variant):
-    """Sparse, MKL-DNN and nested tensors, for every tensor argument."""
+    """Sparse, MKL-DNN, nested and masked tensors, for every tensor argument."""
     problem = case.problem(variant)
     for name, value in problem.arguments.items():
         if isinstance(value, torch.Tensor):
