@@ -49,8 +49,8 @@ class ClipLoss(LossModule):
     normalize: bool
     group: ProcessGroup | DeviceMesh | None
     def __init__(self, *, normalize: bool = False, group: ProcessGroup | DeviceMesh | None = None) -> None: ...
-    def forward(self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None) -> Tensor: ...
-    def __call__(self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None) -> Tensor: ...
+    def forward(self, x: Tensor, y: Tensor, logit_scale: Tensor | float) -> Tensor: ...
+    def __call__(self, x: Tensor, y: Tensor, logit_scale: Tensor | float) -> Tensor: ...
 
 class ContrastiveLoss(LossModule):
     margin: float
@@ -238,13 +238,13 @@ class HuberLoss(LossModule):
     def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
 
 class InfoNCELoss(LossModule):
-    temperature: Tensor | float | None
+    temperature: Tensor | float
     normalize: bool
     reduction: Literal["none", "mean", "sum"]
     def __init__(
         self,
         *,
-        temperature: Tensor | float | None = 0.07,
+        temperature: Tensor | float = 0.07,
         normalize: bool = False,
         reduction: Literal["none", "mean", "sum"] = "mean",
     ) -> None: ...
@@ -446,13 +446,13 @@ class MultiSimilarityLoss(LossModule):
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor: ...
 
 class NTXentLoss(LossModule):
-    temperature: Tensor | float | None
+    temperature: Tensor | float
     normalize: bool
     group: ProcessGroup | DeviceMesh | None
     def __init__(
         self,
         *,
-        temperature: Tensor | float | None = 0.5,
+        temperature: Tensor | float = 0.5,
         normalize: bool = True,
         group: ProcessGroup | DeviceMesh | None = None,
     ) -> None: ...
@@ -463,12 +463,8 @@ class SigLipLoss(LossModule):
     normalize: bool
     group: ProcessGroup | DeviceMesh | None
     def __init__(self, *, normalize: bool = False, group: ProcessGroup | DeviceMesh | None = None) -> None: ...
-    def forward(
-        self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None, logit_bias: Tensor | float | None
-    ) -> Tensor: ...
-    def __call__(
-        self, x: Tensor, y: Tensor, logit_scale: Tensor | float | None, logit_bias: Tensor | float | None
-    ) -> Tensor: ...
+    def forward(self, x: Tensor, y: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float) -> Tensor: ...
+    def __call__(self, x: Tensor, y: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float) -> Tensor: ...
 
 class SigmoidFocalLoss(LossModule):
     alpha: float
@@ -519,13 +515,13 @@ class SoftmaxFocalLoss(LossModule):
     def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
 
 class SupConLoss(LossModule):
-    temperature: Tensor | float | None
+    temperature: Tensor | float
     normalize: bool
     group: ProcessGroup | DeviceMesh | None
     def __init__(
         self,
         *,
-        temperature: Tensor | float | None = 0.07,
+        temperature: Tensor | float = 0.07,
         normalize: bool = True,
         group: ProcessGroup | DeviceMesh | None = None,
     ) -> None: ...

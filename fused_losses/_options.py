@@ -113,20 +113,21 @@ class Flag(Option):
 class Number(Option):
     """A number in [low, high], or with `open` between them. `also`: one more; none: what None travels as.
 
+    takes_none: where None travels, a caller may give it too, not a tensor alone.
     divides: 0 is a case of its own, so that a number which is 0 in the accumulation dtype alone is refused.
     """
 
     def __init__(self, low=-INFINITY, high=INFINITY, *, open=False, also=None, none=None, divides=False,
-                 or_tensor=False):  # fmt: skip
+                 or_tensor=False, takes_none=True):  # fmt: skip
         self.low, self.high, self.open, self.also, self.none = low, high, open, also, none
-        self.divides, self.or_tensor = divides, or_tensor
+        self.divides, self.or_tensor, self.takes_none = divides, or_tensor, takes_none and none is not None
         more, less = (">", "<") if open else (">=", "<=")
         bounds = [f"{sign} {end:g}" for sign, end in ((more, low), (less, high)) if abs(end) != INFINITY]
         self.range = " and ".join(bounds) + (f", or {also}" if also is not None else "") or "to be a number"
 
     @property
     def annotation(self):
-        return "float" if self.none is None else "float | None"
+        return "float | None" if self.takes_none else "float"
 
     def read(self, what, value, dtype, dims):
         if value is None and self.none is not None:

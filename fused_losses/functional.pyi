@@ -32,7 +32,7 @@ def binary_cross_entropy_with_logits(
 def clip_loss(
     x: Tensor,
     y: Tensor,
-    logit_scale: Tensor | float | None,
+    logit_scale: Tensor | float,
     *,
     normalize: bool = False,
     group: ProcessGroup | DeviceMesh | None = None,
@@ -148,7 +148,7 @@ def info_nce_loss(
     key: Tensor,
     *,
     target: Tensor | None = None,
-    temperature: Tensor | float | None = 0.07,
+    temperature: Tensor | float = 0.07,
     normalize: bool = False,
     reduction: Literal["none", "mean", "sum"] = "mean",
 ) -> Tensor: ...
@@ -264,15 +264,15 @@ def nt_xent_loss(
     z1: Tensor,
     z2: Tensor,
     *,
-    temperature: Tensor | float | None = 0.5,
+    temperature: Tensor | float = 0.5,
     normalize: bool = True,
     group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...
 def siglip_loss(
     x: Tensor,
     y: Tensor,
-    logit_scale: Tensor | float | None,
-    logit_bias: Tensor | float | None,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
     *,
     normalize: bool = False,
     group: ProcessGroup | DeviceMesh | None = None,
@@ -310,7 +310,7 @@ def sup_con_loss(
     features: Tensor,
     labels: Tensor,
     *,
-    temperature: Tensor | float | None = 0.07,
+    temperature: Tensor | float = 0.07,
     normalize: bool = True,
     group: ProcessGroup | DeviceMesh | None = None,
 ) -> Tensor: ...

@@ -62,6 +62,11 @@ def poly(log_p: Tensor, p: Tensor) -> Tensor:
 assert_type(relative(tensor, tensor, scale=2.0, reduction="sum"), Tensor)
 assert_type(poly(tensor, tensor), Tensor)
 print(relative.Module(scale=2.0), relative.reference, relative.source, custom.cache_info(), custom.build("losses.py"))
+F.clip_loss(tensor, tensor, None)  # type: ignore[arg-type]
+F.siglip_loss(tensor, tensor, tensor, None)  # type: ignore[arg-type]
+F.nt_xent_loss(tensor, tensor, temperature=None)  # type: ignore[arg-type]
+F.info_nce_loss(tensor, tensor, temperature=None)  # type: ignore[arg-type]
+fused_losses.SupConLoss(temperature=None)  # type: ignore[arg-type]
 custom.elementwise(Wrong())  # type: ignore[arg-type]
 custom.overlap(relative, no_option=1)  # type: ignore[call-arg]
 custom.row_sums(relative)  # type: ignore[call-arg]

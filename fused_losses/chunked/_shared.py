@@ -33,7 +33,10 @@ class OperandNumber(ForOperands, Number):
     """A number that `operands` makes a tensor of, or the tensor itself."""
 
     def __init__(self, low=-torch.inf, high=torch.inf, **options):
-        super().__init__(low, high, none=1, or_tensor=True, **options)
+        super().__init__(low, high, none=1, or_tensor=True, takes_none=False, **options)
+
+
+TEMPERATURE = Number(low=0, open=True, none=1, or_tensor=True, takes_none=False)
 
 
 class Group(Option):

@@ -15,10 +15,10 @@ from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
 from .._op import MEAN
-from .._options import Number
 from ..losses._shared import accumulate, scalar_shape, softplus
 from ._processes import across_one_set, across_two_sets, processes, whole_batch
 from ._shared import (
+    TEMPERATURE,
     Group,
     OperandFlag,
     OperandNumber,
@@ -253,10 +253,7 @@ def views(z1, z2, temperature, normalize, group):
     return features, labels, None, None
 
 
-ONE_SET = {
-    "temperature": Number(low=0, open=True, none=1, or_tensor=True), "normalize": OperandFlag(),
-    "group": Group("first"),
-}  # fmt: skip
+ONE_SET = {"temperature": TEMPERATURE, "normalize": OperandFlag(), "group": Group("first")}
 
 
 @loss(

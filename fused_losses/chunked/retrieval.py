@@ -11,10 +11,9 @@ import torch
 from .. import _checks as check
 from .._loss import loss
 from .._module import LossModule
-from .._options import Number
 from ..losses._shared import accumulate, leading_shape, reduce
 from ..losses.classification import class_losses
-from ._shared import OperandFlag, check_same_dtype, check_scalar, product, unit_rows
+from ._shared import TEMPERATURE, OperandFlag, check_same_dtype, check_scalar, product, unit_rows
 
 
 def check_retrieval(name, query, key, target, temperature):
@@ -57,7 +56,7 @@ def retrieval(query, key, target, temperature=None, reduction="mean"):
     check=check_retrieval,
     operands=retrieval_operands,
     kernel=retrieval,
-    options={"temperature": Number(low=0, open=True, none=1, or_tensor=True), "normalize": OperandFlag()},
+    options={"temperature": TEMPERATURE, "normalize": OperandFlag()},
 )
 def info_nce_loss(query, key, *, target=None, temperature=0.07, normalize=False, reduction="mean"):
     """InfoNCE: each query is to find its key among all keys.
