@@ -19,6 +19,7 @@ LIBRARIES = {
     "segmentation_models_pytorch": smp, "torchvision": torchvision,
 }  # fmt: skip
 _SHORT = {"pml": "pytorch_metric_learning", "smp": "segmentation_models_pytorch"}
+_NAMES = ", ".join([*LIBRARIES, *_SHORT])
 
 
 def patch(*libraries: str) -> Patch:
@@ -53,11 +54,11 @@ def unpatch(*libraries: str) -> None:
 
 def _modules(name: str, libraries: tuple[str, ...]) -> list[ModuleType]:
     if not libraries:
-        raise ValueError(f"{name}: expected libraries among {', '.join(LIBRARIES)}, got none")
+        raise ValueError(f"{name}: expected libraries among {_NAMES}, got none")
     found = [isinstance(name, str) and LIBRARIES.get(_SHORT.get(name, name)) for name in libraries]
     unknown = [name for name, module in zip(libraries, found) if not module]
     if unknown:
-        raise ValueError(f"{name}: expected libraries among {', '.join(LIBRARIES)}, got {unknown[0]!r}")
+        raise ValueError(f"{name}: expected libraries among {_NAMES}, got {unknown[0]!r}")
     return found
 
 
