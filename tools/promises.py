@@ -14,6 +14,10 @@ on the CPU; one with a ✓ runs on the emulated CUDA device, too: the kernels th
 `fused_losses.reference` refuses what the losses refuse of options, dtypes and shapes. It looks at no value, nor does
 anything inside a transform of torch.func and under forward mode: there a value that a kernel refuses is NaN, and a
 class out of range torch's own error.
+
+Under torch.compile an option is a constant, as torch's own are: one that is another number at each step (a warm-up of
+beta) is compiled anew for each, and after 8 runs uncompiled. Weigh the parts of `vae_loss` outside instead, or give
+a temperature as a tensor.
 """
 TOPICS = (
     "Values and gradients",

@@ -1,4 +1,4 @@
-"""Losses of a linear layer whose logits are never all there: formulas in plain PyTorch, and Modules.
+"""Losses of a linear layer, whose logits are made a tile at a time: formulas in plain PyTorch, and Modules.
 
 The fused functions make the logits of some rows at a time, turn them into their gradient where they are, and multiply
 that on: three products forward and backward, and beyond the gradients a tile of memory, about 32 MiB on the CPU. The

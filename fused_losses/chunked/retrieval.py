@@ -1,7 +1,7 @@
 """Each query finds its key among all keys (InfoNCE): the formula in plain PyTorch, and the Module.
 
-The fused functions make the similarities a tile at a time and never hold them all; the formulas below, which also serve
-second derivatives and torch.func, do.
+The fused functions make the similarities a tile at a time and hold no more of them; the formulas below, which also
+serve second derivatives and torch.func, hold them all.
 """
 
 from __future__ import annotations
