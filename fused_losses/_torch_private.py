@@ -79,13 +79,13 @@ def constant_when_compiled(function):
     return function
 
 
-@contextlib.contextmanager
 @constant_when_compiled
 def traces_gradients() -> bool:
     """Dynamo takes torch.autograd.grad and backward into its graph, where a Function's backward has no derivative."""
     return bool(getattr(sys.modules.get("torch._dynamo.config"), "trace_autograd_ops", False))
 
 
+@contextlib.contextmanager
 def outside_modes():
     """No mode, of fake tensors say, and no transform of torch.func sees what is done inside."""
     with _disable_current_modes(), torch._C._DisableFuncTorch():
